@@ -1,0 +1,1 @@
+"""Armature: an operating layer for LLM inference."""
