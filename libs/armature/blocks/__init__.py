@@ -1,0 +1,1 @@
+"""KV blocks: their identity and the pool that owns them. Pure."""

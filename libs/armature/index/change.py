@@ -1,0 +1,29 @@
+"""What can happen to one worker's entry in the index; changes of a worker are in order."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from armature.index.tiers import Tier
+
+
+class ChangeKind(IntEnum):
+    """The numbers are the contract's (`WorkerChange.Kind` in kv_index.proto)."""
+
+    STORED = 1
+    REMOVED = 2
+    CLEARED = 3
+    """It holds nothing in the tier, or in any if none is named."""
+    DROPPED = 4
+    """It is gone."""
+    STALE = 5
+    """Changes of it may be missing."""
+    EXACT = 6
+    """None is missing any more."""
+
+
+class Change(NamedTuple):
+    kind: ChangeKind
+    worker_id: str
+    tier: Tier | None = None
+    hashes: Sequence[int] = ()

@@ -1,0 +1,1 @@
+"""What an engine computes next: requests, continuous batching, preemption. Pure."""

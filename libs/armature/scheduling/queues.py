@@ -1,0 +1,86 @@
+"""The three places where requests stand in line: waiting, prefilling, decoding; each in order of arrival."""
+
+from bisect import insort
+from collections import deque
+from operator import attrgetter
+
+from armature.scheduling.job import Job
+from armature.scheduling.lifecycle import Event, State
+
+by_arrival = attrgetter("arrival")
+
+
+class Queues:
+    """Moves jobs between the lines and keeps the sum of prompt tokens that are still to be computed."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self.waiting: deque[Job] = deque()
+        self.prefilling: list[Job] = []
+        self.decoding: list[Job] = []
+        self.backlog = 0
+
+    @property
+    def num_running(self) -> int:
+        return len(self.prefilling) + len(self.decoding)
+
+    def enqueue(self, job: Job) -> None:
+        """Let a WAITING job wait. One that comes back was early, so its place is near the front."""
+        if not self.waiting or self.waiting[-1].arrival < job.arrival:
+            self.waiting.append(job)
+        else:
+            position = 0
+            while self.waiting[position].arrival < job.arrival:
+                position += 1
+            self.waiting.insert(position, job)
+        self.note_backlog(job)
+
+    def start(self, job: Job) -> None:
+        """From waiting to prefilling."""
+        self.leave(job)
+        job.advance(Event.ADMIT)
+        insort(self.prefilling, job, key=by_arrival)
+
+    def answer(self, job: Job) -> None:
+        """From prefilling to decoding."""
+        self.leave(job)
+        job.advance(Event.FIRST_TOKEN)
+        insort(self.decoding, job, key=by_arrival)
+        self.note_backlog(job)
+
+    def leave(self, job: Job) -> None:
+        """Out of whichever line it stands in."""
+        if job.state is State.WAITING:
+            if self.waiting[0] is job:
+                self.waiting.popleft()
+            else:
+                self.waiting.remove(job)
+        elif job.state is State.PREFILLING:
+            self.prefilling.remove(job)
+        elif job.state is State.DECODING:
+            self.decoding.remove(job)
+
+    def idle_holders(self) -> list[Job]:
+        """Waiting jobs that have blocks all the same: fetched, or found in the cache."""
+        return [job for job in self.waiting if job.block_ids]
+
+    def note_backlog(self, job: Job) -> None:
+        """Bring the sum up to date after a change of the job's progress or state."""
+        backlog = self._backlog_of(job)
+        self.backlog += backlog - job.backlog
+        job.backlog = backlog
+
+    def forget(self, job: Job) -> None:
+        self.backlog -= job.backlog
+        job.backlog = 0
+
+    def _backlog_of(self, job: Job) -> int:
+        if job.state in (State.DECODING, State.HOLDING):
+            return 0
+        if job.is_prefill:
+            return job.end - job.computed
+        if job.wants_fetch or job.state is State.FETCHING:
+            return len(job.token_ids) - (job.prompt_tokens - 1) // self._block_size * self._block_size
+        if job.state is State.WAITING:
+            return len(job.token_ids) - len(job.block_ids) * self._block_size
+        return len(job.token_ids) - job.computed

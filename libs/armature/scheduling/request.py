@@ -1,0 +1,160 @@
+"""What an engine is asked to do, and what one of its steps yields.
+
+These are the words between a worker's event loop and its engine: plain data, no behaviour.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from armature.blocks.events import KvEvent as KvEvent
+from armature.blocks.events import KvEventKind as KvEventKind
+from armature.blocks.hashing import BlockDigest
+
+
+class FinishReason(Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class Work(Enum):
+    """What is wanted of a request."""
+
+    GENERATE = "generate"
+    PREFILL = "prefill"
+    """Compute the prompt's whole blocks and keep them until released; sample nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; the meaning of each field stands in `protos/armature/v1/common.proto`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    top_logprobs: int | None = None
+    """None: no log probabilities; n: the chosen token's and those of the n likeliest."""
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One piece of work for an engine.
+
+    `token_ids` holds the prompt and, for a request that was moved here, the output made elsewhere, which counts as
+    output for limits, penalties and random numbers.
+    """
+
+    request_id: str
+    token_ids: Sequence[int]
+    prompt_tokens: int
+    max_tokens: int
+    """Output tokens, those already in `token_ids` included."""
+    root: BlockDigest
+    sampling: Sampling = Sampling()
+    work: Work = Work.GENERATE
+    remote: bool = False
+    """The prompt's whole blocks come from another worker: reserve room for them and wait (see `Reserved`)."""
+    first_block: int = 0
+    """For PREFILL: blocks before this index need not be announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log probability of the chosen token, then of the likeliest ones in falling order."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class TokenOutput(NamedTuple):
+    """Tokens that a step gave to one request. A stop token that ends the request is the last of them.
+
+    A named tuple, since one is made per token and a frozen dataclass takes three times as long.
+    """
+
+    request_id: str
+    output_index: int
+    """Position of the first of `token_ids` among the output, counted from the end of the prompt."""
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+    """Prompt tokens found in the local prefix cache when the request was first admitted."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Room for a remote request's blocks. Empty `block_ids`: everything was in the local cache, nothing to fetch; the
+    engine goes on by itself, and a `finish_remote` is allowed but not needed.
+
+    Otherwise the receiver answers with `Engine.land` as verified blocks arrive in order, then once with
+    `Engine.finish_remote`.
+    """
+
+    request_id: str
+    first_block: int
+    """Index in the prompt of the first block to fetch; the blocks before it are in the local cache."""
+    block_ids: tuple[int, ...]
+    digests: tuple[BlockDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Blocks of a PREFILL request that are computed and held until `Engine.release`.
+
+    One with `is_last`, perhaps without blocks, comes for every request that is not aborted, released or failed before.
+    """
+
+    request_id: str
+    first_block: int
+    block_ids: tuple[int, ...]
+    digests: tuple[BlockDigest, ...]
+    is_last: bool
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What the engine has to do, after a step."""
+
+    running_seqs: int = 0
+    waiting_seqs: int = 0
+    waiting_prefill_tokens: int = 0
+    free_blocks: int = 0
+    total_blocks: int = 0
+    cached_blocks: int = 0
+    """Blocks that the prefix cache can find, in use or not."""
+    quarantined_blocks: int = 0
+    staged_blocks: int = 0
+    prefill_tokens_per_s: float = 0.0
+    decode_step_s: float = 0.0
+    computed_prefill_tokens: int = 0
+    """Since the start: prompt tokens, and tokens computed again after a preemption or a move."""
+    preemptions: int = 0
+    """Since the start."""
+    failed_steps_in_a_row: int = 0
+    """Steps that raised since the last that did not; above 0 the engine is ill or a request was poisonous."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Everything that one engine step has to tell."""
+
+    tokens: tuple[TokenOutput, ...] = ()
+    reserved: tuple[Reserved, ...] = ()
+    staged: tuple[Staged, ...] = ()
+    kv_events: tuple[KvEvent, ...] = ()
+    load: EngineLoad = EngineLoad()

@@ -1,0 +1,393 @@
+"""Continuous batching over a block pool: which tokens of which requests the next step computes.
+
+Pure bookkeeping: it computes no token and moves no byte. Commands (`submit`, `abort`, ...) and steps (`schedule`, then
+`complete` or `fail`) come one after another from one owner, who takes the news with `take`. Requests are served first
+come, first served. A block enters the prefix cache only when the KV of all its tokens has been computed. A token once
+told is never told again: a preempted request computes its tokens anew, as if they were a prompt.
+
+When a step fails nobody knows whose fault it was, so each of its requests is tried alone, and ends with an error only
+if it fails again.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from armature.blocks.hashing import BlockHasher
+from armature.blocks.pool import BlockPool
+from armature.scheduling.job import Job, open_job
+from armature.scheduling.lifecycle import Event, State
+from armature.scheduling.limits import Limits, refusal
+from armature.scheduling.outbox import Outbox
+from armature.scheduling.pace import Pace
+from armature.scheduling.plan import SampledToken, Slice, StepPlan
+from armature.scheduling.queues import Queues
+from armature.scheduling.request import EngineLoad, FinishReason, Request, StepOutput, TokenOutput
+from armature.scheduling.reservations import Reservations
+from armature.scheduling.room import Room
+from armature.scheduling.staging import Staging
+
+
+class Scheduler:
+    """Decides steps and keeps every request's state between them."""
+
+    def __init__(self, limits: Limits, pool: BlockPool, hasher: BlockHasher) -> None:
+        self._limits = limits
+        self._pool = pool
+        self._block_size = hasher.block_size
+        self._pool_tokens = pool.total_blocks * hasher.block_size
+        self._outbox = Outbox()
+        self._queues = Queues(hasher.block_size)
+        self._room = Room(pool, hasher, self._queues)
+        self._reservations = Reservations(pool, self._outbox, hasher.block_size, limits.max_num_seqs)
+        self._staging = Staging(pool, self._outbox, hasher.block_size)
+        self._jobs: dict[str, Job] = {}
+        self._planned: list[Job] = []
+        self._suspects: deque[Job] = deque()
+        self._computed_prefill_tokens = 0
+        self._refused: Job | None = None
+        self._refused_room = 0
+        self._arrivals = 0
+
+    # --- commands
+
+    def submit(self, request: Request) -> None:
+        """Queue a request, or answer it at once if it can't be served or has nothing left to do."""
+        reason = self._refusal(request)
+        if reason:
+            self._outbox.refuse(request, reason)
+            return
+        self._arrivals += 1
+        job = open_job(request, self._arrivals, self._limits, self._block_size, self._pool_tokens)
+        self._jobs[job.request_id] = job
+        self._queues.enqueue(job)
+        finish_reason = self._finish_reason(job)
+        if finish_reason is not None:
+            self._end(job, finish_reason)
+
+    def abort(self, request_id: str) -> None:
+        """End a request now, or once nothing writes to its blocks any more. A GENERATE request answers CANCELLED."""
+        job = self._jobs.get(request_id)
+        if job is None:
+            return
+        if job.state is State.FETCHING:
+            job.is_aborted = True
+        else:
+            self._end(job, FinishReason.CANCELLED)
+
+    def land(self, request_id: str, num_blocks: int) -> None:
+        """The first `num_blocks` reserved blocks hold verified bytes."""
+        job = self._jobs.get(request_id)
+        if job is not None and job.state is State.FETCHING:
+            self._reservations.land(job, num_blocks)
+
+    def finish_remote(self, request_id: str, num_blocks: int, quarantined: Sequence[int] = ()) -> None:
+        """Go on with the first `num_blocks` reserved blocks; see `Engine.finish_remote`."""
+        job = self._jobs.get(request_id)
+        if job is None or job.state is not State.FETCHING:
+            return
+        self._reservations.finish(job, num_blocks, quarantined)
+        self._queues.enqueue(job)
+        if job.is_aborted:
+            self._end(job, FinishReason.CANCELLED)
+
+    def unquarantine(self, block_ids: Sequence[int]) -> None:
+        """Nothing can write to these blocks any more."""
+        self._pool.unquarantine(block_ids)
+
+    def stop_prefill(self, request_id: str) -> None:
+        """Compute no further for a PREFILL request, but hold what is staged."""
+        job = self._jobs.get(request_id)
+        if job is None or not job.is_prefill or job.state is State.HOLDING:
+            return
+        self._hold(job)
+
+    def release(self, request_id: str, up_to_block: int | None = None) -> None:
+        """Let go of staged blocks below prompt index `up_to_block`; None: of all, and end the request."""
+        job = self._jobs.get(request_id)
+        if job is None or not job.is_prefill:
+            return
+        if up_to_block is None:
+            self._end(job, FinishReason.CANCELLED)
+            return
+        self._staging.release(job, up_to_block)
+        self._end_if_released(job)
+
+    def clear_cache(self) -> None:
+        """Forget all cached content; running requests keep their blocks."""
+        self._pool.clear()
+
+    # --- steps
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None if nothing can be computed before another command comes."""
+        slices: list[Slice] = []
+        self._planned.clear()
+        num_decodes = 0
+        while self._suspects and not slices:
+            num_decodes = self._plan_alone(self._suspects.popleft(), slices)
+        if not slices:
+            num_decodes = self._plan_together(slices)
+        if not slices:
+            return None
+        room = self._room
+        prefill_tokens = sum([piece.count for piece in slices[num_decodes:]])
+        plan = StepPlan(tuple(slices), tuple(room.opened), tuple(room.sealed), num_decodes, prefill_tokens)
+        room.opened.clear()
+        room.sealed.clear()
+        return plan
+
+    def complete(self, plan: StepPlan, sampled: Sequence[SampledToken]) -> None:
+        """Take in what the step yielded: one token per slice that samples."""
+        self._computed_prefill_tokens += plan.prefill_tokens
+        for block_id, digest in plan.sealed:
+            self._pool.commit(block_id, digest)
+        tokens = iter(sampled)
+        for job, piece in zip(self._planned, plan.slices, strict=True):
+            job.computed = piece.start + piece.count
+            if job.state is State.PREFILLING:
+                self._advance_prefill(job, piece)
+            if piece.samples:
+                self._accept(job, next(tokens))
+
+    def fail(self, plan: StepPlan, error: str) -> None:
+        """The step raised. A request that was alone in it ends with ERROR, several are tried again one by one."""
+        # Whatever the step has written is written again, so it must not look complete.
+        self._outbox.opened += plan.opened
+        self._outbox.opened += [block_id for block_id, _ in plan.sealed]
+        if len(self._planned) == 1:
+            self._end(self._planned[0], FinishReason.ERROR, error)
+        else:
+            self._suspects.extend(self._planned)
+
+    def fail_all(self, error: str) -> None:
+        """Tell every request that it has failed. The scheduler must not be used afterwards."""
+        for job in self._jobs.values():
+            self._outbox.end(job, FinishReason.ERROR, error)
+        self._jobs.clear()
+
+    # --- news
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is known."""
+        return bool(self._jobs)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a receiver is waiting for something that is known already."""
+        return bool(self._outbox.tokens or self._outbox.reserved or self._outbox.staged)
+
+    def take_opened(self) -> list[int]:
+        """Blocks whose digests must be zeroed before the next `take` is told to anyone."""
+        opened, self._outbox.opened = self._outbox.opened, []
+        return opened
+
+    def take_left(self) -> list[str]:
+        """Requests forgotten since the last call."""
+        left, self._outbox.left = self._outbox.left, []
+        return left
+
+    def take(self, load: EngineLoad) -> StepOutput:
+        """All news since the last call."""
+        outbox = self._outbox
+        output = StepOutput(
+            tuple(outbox.tokens), tuple(outbox.reserved), tuple(outbox.staged), self._pool.take_events(), load
+        )
+        outbox.tokens.clear()
+        outbox.reserved.clear()
+        outbox.staged.clear()
+        return output
+
+    def load(self, pace: Pace, failed_steps_in_a_row: int = 0) -> EngineLoad:
+        """What there is to do."""
+        return EngineLoad(
+            running_seqs=self._queues.num_running,
+            waiting_seqs=len(self._queues.waiting) + self._reservations.fetching,
+            waiting_prefill_tokens=self._queues.backlog,
+            free_blocks=self._pool.free_blocks,
+            total_blocks=self._pool.total_blocks,
+            cached_blocks=self._pool.cached_blocks,
+            quarantined_blocks=self._pool.quarantined_blocks,
+            staged_blocks=self._staging.blocks,
+            prefill_tokens_per_s=pace.prefill_tokens_per_s,
+            decode_step_s=pace.decode_step_s,
+            computed_prefill_tokens=self._computed_prefill_tokens,
+            preemptions=self._room.preemptions,
+            failed_steps_in_a_row=failed_steps_in_a_row,
+        )
+
+    # --- planning
+
+    def _plan_together(self, slices: list[Slice]) -> int:
+        """Plan for everybody; how many of the slices are decodes."""
+        queues, room = self._queues, self._room
+        preemptions = room.preemptions
+        self._plan_decodes(queues.decoding, slices)
+        num_decodes = len(slices)
+        budget = self._limits.max_num_batched_tokens - num_decodes
+        for job in queues.prefilling:
+            if not budget:
+                break
+            budget -= self._plan_chunk(job, slices, budget)
+        # Nobody is let in by the step that had to put somebody out.
+        if queues.waiting and preemptions == room.preemptions:
+            self._admit(slices, budget)
+        return num_decodes
+
+    def _plan_alone(self, job: Job, slices: list[Slice]) -> int:
+        """Plan for one job, if it still runs; how many of the slices are decodes."""
+        if job.state is State.DECODING:
+            self._plan_decodes([job], slices)
+            return len(slices)
+        if job.state is State.PREFILLING:
+            self._plan_chunk(job, slices, self._limits.max_num_batched_tokens)
+        return 0
+
+    def _plan_decodes(self, jobs: list[Job], slices: list[Slice]) -> None:
+        block_size, room = self._block_size, self._room
+        for job in jobs:
+            start = job.computed
+            if start == len(job.block_ids) * block_size and not room.grow(job):
+                # Only the last of all can have lost its own blocks.
+                break
+            if not (start + 1) % block_size:
+                room.seal(job, start, start + 1)
+            slices.append(Slice(job, start, 1, True))
+            self._planned.append(job)
+
+    def _plan_chunk(self, job: Job, slices: list[Slice], budget: int) -> int:
+        start = job.computed
+        target = job.end if job.is_prefill else len(job.token_ids)
+        count = min(target - start, budget)
+        self._room.seal(job, start, start + count)
+        slices.append(Slice(job, start, count, not job.is_prefill and start + count == target))
+        self._planned.append(job)
+        return count
+
+    def _admit(self, slices: list[Slice], budget: int) -> None:
+        """Let in whom there is room for, strictly in order."""
+        queues = self._queues
+        while queues.waiting:
+            job = queues.waiting[0]
+            if self._is_hopeless(job):
+                break
+            if job.wants_fetch:
+                # It computes nothing yet, so it needs neither budget nor a seat.
+                if self._reservations.is_full or not self._reserve(job):
+                    break
+                continue
+            if not budget or queues.num_running >= self._limits.max_num_seqs:
+                break
+            if not self._room.place(job):
+                self._refuse_room(job)
+                break
+            if job.is_prefill and job.computed >= job.end:
+                self._staging.announce(job)
+                self._hold(job)
+                continue
+            queues.start(job)
+            queues.note_backlog(job)
+            if job.is_prefill:
+                self._staging.announce(job)
+            budget -= self._plan_chunk(job, slices, budget)
+
+    def _is_hopeless(self, job: Job) -> bool:
+        """Whether there is no more room than when the job was refused, which is worth not searching its prefix for.
+
+        With nothing running it is tried all the same: others may have to give way to it.
+        """
+        return job is self._refused and self._spare_blocks <= self._refused_room and self._queues.num_running > 0
+
+    def _refuse_room(self, job: Job) -> None:
+        self._refused, self._refused_room = job, self._spare_blocks
+
+    @property
+    def _spare_blocks(self) -> int:
+        return self._pool.free_blocks - len(self._queues.decoding)
+
+    def _reserve(self, job: Job) -> bool:
+        queues = self._queues
+        self._room.extend_digests(job, (job.prompt_tokens - 1) // self._block_size)
+        queues.leave(job)
+        is_reserved = self._reservations.reserve(job, len(queues.decoding))
+        if not is_reserved:
+            self._refuse_room(job)
+        if job.state is State.WAITING:
+            queues.enqueue(job)
+        else:
+            queues.note_backlog(job)
+        return is_reserved
+
+    # --- results
+
+    def _advance_prefill(self, job: Job, piece: Slice) -> None:
+        if piece.samples:
+            self._queues.answer(job)
+            return
+        self._queues.note_backlog(job)
+        if job.is_prefill:
+            self._staging.announce(job)
+            if job.computed >= job.end:
+                self._hold(job)
+
+    def _accept(self, job: Job, sampled: SampledToken) -> None:
+        token_id, logprobs = sampled
+        token_ids = job.token_ids
+        index = len(token_ids) - job.prompt_tokens
+        token_ids.append(token_id)
+        reason = None
+        if token_id in job.stop_ids or len(token_ids) >= job.end:
+            reason = self._finish_reason(job)
+        told_logprobs = () if logprobs is None else (logprobs,)
+        self._outbox.tokens.append(
+            TokenOutput(job.request_id, index, (token_id,), reason, job.cached_tokens, told_logprobs)
+        )
+        if reason is not None:
+            self._forget(job)
+
+    def _finish_reason(self, job: Job) -> FinishReason | None:
+        length = len(job.token_ids)
+        if job.is_prefill:
+            return None
+        if job.token_ids[-1] in job.stop_ids and length > job.stop_after:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if length >= job.end else None
+
+    # --- ends
+
+    def _refusal(self, request: Request) -> str:
+        if request.request_id in self._jobs:
+            return f"request id {request.request_id} is in use"
+        free_seats = self._limits.max_num_seqs - self._queues.num_running
+        if len(self._queues.waiting) >= self._limits.max_waiting + free_seats:
+            return f"queue full: {len(self._queues.waiting)} requests are waiting"
+        return refusal(request, self._limits, self._pool_tokens)
+
+    def _end(self, job: Job, reason: FinishReason, error: str = "") -> None:
+        """End a job that is not told its end with a token. A cancelled PREFILL has nobody who waits for an answer."""
+        if not job.is_prefill or reason is FinishReason.ERROR:
+            self._outbox.end(job, reason, error)
+        self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        self._queues.leave(job)
+        self._staging.drop(job)
+        self._pool.release(job.block_ids[job.held_from :])
+        if job.is_prefill:
+            # Blocks released one by one are older than their successors now; a prefix must be evicted from its tail.
+            self._pool.touch(job.digests[: len(job.block_ids)])
+        job.advance(Event.FINISH)
+        self._queues.forget(job)
+        del self._jobs[job.request_id]
+        self._outbox.left.append(job.request_id)
+
+    def _hold(self, job: Job) -> None:
+        """Compute no more of it; its blocks stay for the reader."""
+        self._queues.leave(job)
+        self._staging.hold(job)
+        self._queues.note_backlog(job)
+        self._end_if_released(job)
+
+    def _end_if_released(self, job: Job) -> None:
+        if job.state is State.HOLDING and job.held_from >= len(job.block_ids):
+            self._end(job, FinishReason.CANCELLED)
