@@ -1,0 +1,1 @@
+"""A cell in simulated time, driven by the cores that the services run. Pure."""

@@ -1,0 +1,191 @@
+"""A worker without a model: the real scheduler over a real block pool, its steps timed by a performance model.
+
+A trace of an hour is more than a million steps, too many to plan one by one in Python (some 40 µs each). But most are
+alike: the same answers grow by a token each, nobody is let in, nobody ends, no block is opened or sealed. Such a
+stretch is planned once and completed at its end; whatever comes in between cuts it short after the step that is being
+computed. What the scheduler decides is the same as step by step, which a test holds against `stretches=False`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from armature.blocks.hashing import BlockHasher
+from armature.blocks.pool import BlockPool
+from armature.scheduling.limits import Limits
+from armature.scheduling.pace import Pace
+from armature.scheduling.plan import SampledToken, Slice, StepPlan
+from armature.scheduling.request import Request, StepOutput
+from armature.scheduling.scheduler import Scheduler
+from armature.sim.performance import PerformanceModel, StepShape
+
+# The pace forgets: more equal steps than this in a row tell it nothing new.
+_STEPS_TOLD = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerShape:
+    """What every worker of a simulated cell is.
+
+    Raises:
+        ValueError: a number is below 1.
+    """
+
+    block_size: int
+    num_blocks: int
+    """Blocks that can be handed out."""
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "num_blocks", "max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """What is being computed: `num_steps` steps like `plan`."""
+
+    plan: StepPlan
+    started_s: float
+    num_steps: int
+    context_tokens: int
+    ends_s: float
+
+
+class SimulatedWorker:
+    """Submit requests, `begin` when idle, `end` at the time that `begin` or `cut` gave."""
+
+    def __init__(
+        self, shape: WorkerShape, hasher: BlockHasher, performance: PerformanceModel, *, stretches: bool = True
+    ) -> None:
+        self.pool = BlockPool(shape.num_blocks + 1)
+        limits = Limits(
+            max_num_seqs=shape.max_num_seqs,
+            max_num_batched_tokens=max(shape.max_num_batched_tokens, shape.max_num_seqs),
+            context_length=1 << 31,
+            vocab_size=1 << 32,
+            max_waiting=1 << 31,
+        )
+        self._scheduler = Scheduler(limits, self.pool, hasher)
+        self._performance = performance
+        self._pace = Pace()
+        self._block_size = shape.block_size
+        self._pool_tokens = shape.num_blocks * shape.block_size
+        self._stretches = stretches
+        self._preemptions = 0
+        self._stretch: _Stretch | None = None
+        self.busy_s = 0.0
+        self.steps = 0
+
+    @property
+    def is_computing(self) -> bool:
+        return self._stretch is not None
+
+    def submit(self, request: Request) -> None:
+        self._scheduler.submit(request)
+
+    def begin(self, now_s: float) -> float | None:
+        """Plan; when what is planned will have been computed, or None if there is nothing to do."""
+        assert self._stretch is None, "the last step has not ended"
+        plan = self._scheduler.schedule()
+        self._scheduler.take_opened()
+        if plan is None:
+            return None
+        context = sum([piece.start + 1 for piece in plan.slices[: plan.num_decodes]])
+        num_steps = self._num_equal_steps(plan)
+        if num_steps > 1:
+            ends_s = now_s + self._performance.stretch_s(plan.num_decodes, context, num_steps)
+        else:
+            ends_s = now_s + self._performance.step_s(_shape(plan, context))
+        self._stretch = _Stretch(plan, now_s, num_steps, context, ends_s)
+        return ends_s
+
+    def cut(self, now_s: float) -> float:
+        """Something has changed: plan again after the step that is computed now; when that ends."""
+        stretch = self._stretch
+        assert stretch is not None, "nothing is being computed"
+        if stretch.num_steps > 1:
+            model, num_decodes = self._performance, stretch.plan.num_decodes
+
+            def ends_s(num_steps: int) -> float:
+                return stretch.started_s + model.stretch_s(num_decodes, stretch.context_tokens, num_steps)
+
+            stretch.num_steps = 1 + bisect_left(range(1, stretch.num_steps), now_s, key=ends_s)
+            stretch.ends_s = ends_s(stretch.num_steps)
+        return stretch.ends_s
+
+    def end(self) -> StepOutput:
+        """Complete what was begun; everything there is to tell."""
+        stretch = self._stretch
+        assert stretch is not None, "nothing is being computed"
+        self._stretch = None
+        plan, num_steps = stretch.plan, stretch.num_steps
+        elapsed_s = stretch.ends_s - stretch.started_s
+        for _ in range(min(num_steps, _STEPS_TOLD)):
+            self._pace.observe(
+                num_decodes=plan.num_decodes, prefill_tokens=plan.prefill_tokens, elapsed_s=elapsed_s / num_steps
+            )
+        self.busy_s += elapsed_s
+        self.steps += num_steps
+        if num_steps > 1:
+            plan = _last_of(plan, num_steps)
+        self._scheduler.complete(plan, _sampled(plan))
+        return self.take()
+
+    def take(self) -> StepOutput:
+        """What is known without a step: refusals."""
+        load = self._scheduler.load(self._pace)
+        self._preemptions = load.preemptions
+        self._scheduler.take_left()
+        return self._scheduler.take(load)
+
+    @property
+    def preemptions(self) -> int:
+        return self._preemptions
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def _num_equal_steps(self, plan: StepPlan) -> int:
+        """For how many steps the scheduler would plan the same again."""
+        if not self._stretches or plan.prefill_tokens or len(plan.slices) != plan.num_decodes:
+            return 1
+        # Whom a preemption made room for may be let in by the next step.
+        if self._scheduler.load(self._pace).preemptions != self._preemptions:
+            return 1
+        block_size, most = self._block_size, 1 << 31
+        for piece in plan.slices:
+            request = piece.sequence.request
+            until_sealed = block_size - 1 - piece.start % block_size
+            end = min(request.prompt_tokens + request.max_tokens, self._pool_tokens)
+            most = min(most, until_sealed, end - len(piece.sequence.token_ids))
+        return max(most, 1)
+
+
+def _shape(plan: StepPlan, context_tokens: int) -> StepShape:
+    pairs = 0.0
+    for piece in plan.slices[plan.num_decodes :]:
+        pairs += piece.count * (piece.start + piece.count / 2)
+    return StepShape(plan.num_decodes, context_tokens, plan.prefill_tokens, pairs)
+
+
+def _last_of(plan: StepPlan, num_steps: int) -> StepPlan:
+    """Enter the tokens of all steps but the last, and return the last one's plan."""
+    slices: list[Slice] = []
+    for piece in plan.slices:
+        token_ids = piece.sequence.token_ids
+        token_ids += [_answer(piece)] * (num_steps - 1)
+        slices.append(Slice(piece.sequence, piece.start + num_steps - 1, 1, True))
+    return replace(plan, slices=tuple(slices))
+
+
+def _sampled(plan: StepPlan) -> Sequence[SampledToken]:
+    return [SampledToken(_answer(piece)) for piece in plan.slices if piece.samples]
+
+
+def _answer(piece: Slice) -> int:
+    """Every token of an answer is the number that only its request has."""
+    return piece.sequence.request.sampling.seed

@@ -1,0 +1,135 @@
+"""The ledger: what a placement adds, what takes it away, and that nothing stays behind."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from armature.routing.decision import Placed
+from armature.routing.ledger import Account, Ledger, Share
+from armature.routing.router import RoutingCore
+from tests.unit.routing.cell import POLICY, cell, load, placed, query, worker
+
+
+def queue_s(core: RoutingCore, worker_id: str, now_s: float) -> float:
+    return max(core._accounts[worker_id].busy_until_s - now_s, 0.0)
+
+
+def test_placements_queue_up_and_time_works_them_off() -> None:
+    core = cell("a1")
+    for number in range(3):
+        core.place(query(f"r{number}", 1000, seed=number), now_s=0.0)
+    assert queue_s(core, "a1", 0.0) == pytest.approx(3.0)
+    assert queue_s(core, "a1", 2.5) == pytest.approx(0.5)
+    assert queue_s(core, "a1", 9.0) == 0.0
+
+
+def test_a_report_replaces_the_guess_but_for_what_was_placed_just_now() -> None:
+    core = cell("a1")
+    core.place(query("old", 1000, seed=1), now_s=0.0)
+    core.place(query("new", 1000, seed=2), now_s=0.98)
+    core.report("a1", load(waiting_prefill_tokens=300, free_blocks=800), now_s=1.0)
+    assert queue_s(core, "a1", 1.0) == pytest.approx(0.3 + 1.0)
+    account = core._accounts["a1"]
+    # 30 blocks for the tokens that wait, 101 for the new prompt.
+    assert account.free_blocks == 800 - 30 - 101
+    assert account.waiting_seqs == 1
+
+
+def test_a_cancelled_prompt_leaves_the_queue_and_a_computed_one_was_in_it() -> None:
+    core = cell("a1")
+    core.place(query("one", 1000, seed=1), now_s=0.0)
+    core.place(query("two", 1000, seed=2), now_s=0.0)
+    core.finish("gateway", "two")
+    assert queue_s(core, "a1", 0.0) == pytest.approx(1.0)
+    core.first_token("gateway", "one")
+    assert queue_s(core, "a1", 0.0) == pytest.approx(1.0)
+    assert core._accounts["a1"].running_seqs == 1
+    core.finish("gateway", "one")
+    assert core._accounts["a1"].running_seqs == 0
+
+
+def test_the_first_token_releases_the_prefill_worker() -> None:
+    core = cell("d1", "p1")
+    assert placed(core.place(query(tokens=1000), now_s=0.0)) == ("d1", "p1")
+    assert core._accounts["p1"].requests == 1
+    assert queue_s(core, "p1", 0.0) == pytest.approx(0.99)
+    assert queue_s(core, "d1", 0.0) == 0.0
+    core.first_token("gateway", "r")
+    core.first_token("gateway", "r")
+    assert core._accounts["p1"].requests == 0
+    assert (core._accounts["d1"].requests, core._accounts["d1"].running_seqs) == (1, 1)
+
+
+def test_a_request_placed_again_counts_once() -> None:
+    core = cell("a1", "a2")
+    core.place(query("r"), now_s=0.0)
+    assert placed(core.place(query("r", excluded=["a1"]), now_s=1.0)) == ("a2", "")
+    assert core.requests_in_flight == 1
+    assert (core._accounts["a1"].requests, core._accounts["a2"].requests) == (0, 1)
+
+
+def test_what_an_owner_placed_is_forgotten_with_it() -> None:
+    core = cell("a1")
+    for number in range(3):
+        core.place(query(f"r{number}", owner="one"), now_s=0.0)
+    core.place(query("r0", owner="other"), now_s=0.0)
+    assert core.forget("one") == 3
+    assert core.requests_in_flight == 1
+    assert core.forget("one") == 0
+
+
+def test_progress_of_strangers_is_ignored() -> None:
+    core = cell("a1")
+    core.first_token("gateway", "never heard of")
+    core.finish("gateway", "never heard of")
+    core.report("never heard of", load(), now_s=0.0)
+    core.remove_worker("never heard of")
+    assert core.requests_in_flight == 0
+
+
+def test_entries_of_an_owner_that_never_tells_end_by_age() -> None:
+    ledger, account = Ledger(max_age_s=10.0), Account(worker("a1"), POLICY.speeds)
+    ledger.open(("o", "old"), (account, Share(0.0, 1.0, 5)), None)
+    ledger.open(("o", "young"), (account, Share(9.0, 1.0, 5)), None)
+    ledger.open(("o", "now"), (account, Share(11.0, 1.0, 5)), None)
+    assert len(ledger) == 2
+    assert account.requests == 2
+
+
+EVENTS = st.tuples(
+    st.sampled_from(["place", "first", "finish", "forget", "report", "leave", "join"]),
+    st.integers(0, 7),
+    st.integers(1, 3000),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(EVENTS, max_size=60))
+def test_when_all_has_ended_nothing_is_left(events: list[tuple[str, int, int]]) -> None:
+    names = ["d1", "d2", "p1", "p2"]
+    core, now_s = cell(*names), 0.0
+    for event, number, amount in events:
+        now_s += 0.01
+        name, owner, request_id = names[number % 4], f"o{number % 2}", f"r{number}"
+        if event == "place":
+            outcome = core.place(query(request_id, amount, seed=number, owner=owner), now_s)
+            assert isinstance(outcome, Placed) or not any(w.worker_id.startswith("d") for w in core.workers)
+        elif event == "first":
+            core.first_token(owner, request_id)
+        elif event == "finish":
+            core.finish(owner, request_id)
+        elif event == "forget":
+            core.forget(owner)
+        elif event == "report":
+            core.report(name, load(running_seqs=0, waiting_prefill_tokens=amount), now_s)
+        elif event == "leave":
+            core.remove_worker(name)
+        else:
+            core.put_worker(worker(name))
+    core.forget("o0")
+    core.forget("o1")
+    assert core.requests_in_flight == 0
+    for account in core._accounts.values():
+        account.report(load(), now_s, 0.0)
+        assert (account.requests, account.running_seqs, account.waiting_seqs) == (0, 0, 0)
+        assert account.free_blocks == 1000
