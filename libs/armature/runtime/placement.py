@@ -1,0 +1,89 @@
+"""The wire's words for placement in the core's, and back: for the router, and for whoever falls back on its core."""
+
+from collections.abc import Mapping
+
+from armature.routing.decision import Placed, Rejected, RejectionCode
+from armature.routing.worker import Load, Role, Speeds, Worker
+from armature.runtime.errors import PeerError
+from armature.v1 import router_pb2
+from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
+from armature.v1.worker_pb2 import LoadReport, PrefillTarget
+
+WORKER_KINDS = ("prefill-worker", "decode-worker")
+"""Kinds of members that requests are placed on."""
+
+_CODES = {
+    RejectionCode.NO_WORKERS: router_pb2.Rejection.CODE_NO_WORKERS,
+    RejectionCode.OVERLOADED: router_pb2.Rejection.CODE_OVERLOADED,
+}
+
+
+def worker_of(member: Member) -> Worker:
+    """What placement knows of a worker, from its record.
+
+    Raises:
+        PeerError: the record lacks what a worker must tell.
+    """
+    info = member.worker
+    try:
+        return Worker(
+            worker_id=member.id,
+            role=Role(info.role),
+            model=info.model.name,
+            block_size=info.model.block_size,
+            block_bytes=info.model.block_bytes,
+            num_blocks=info.num_blocks,
+            max_num_seqs=info.max_num_seqs,
+            max_num_batched_tokens=info.max_num_batched_tokens,
+            fingerprint=info.kv_fingerprint,
+            is_draining=member.state == MEMBER_STATE_DRAINING,
+        )
+    except ValueError as error:
+        raise PeerError(f"the record of {member.id} is of no use: {error}") from error
+
+
+def load_of(report: LoadReport) -> Load:
+    """A worker's report.
+
+    Raises:
+        PeerError: it says what can't be.
+    """
+    try:
+        return Load(
+            running_seqs=report.running_seqs,
+            waiting_seqs=report.waiting_seqs,
+            waiting_prefill_tokens=report.waiting_prefill_tokens,
+            free_blocks=report.free_blocks,
+            speeds=Speeds(report.prefill_tokens_per_s, report.decode_step_s, report.transfer_bytes_per_s),
+        )
+    except ValueError as error:
+        raise PeerError(f"the load report is of no use: {error}") from error
+
+
+def placement_of(query_id: int, outcome: Placed | Rejected, members: Mapping[str, Member]) -> router_pb2.Placement:
+    """The answer to a query; `members` has the chosen workers' records."""
+    if isinstance(outcome, Rejected):
+        rejected = router_pb2.Rejection(
+            code=_CODES[outcome.code], reason=outcome.reason, retry_after_s=outcome.retry_after_s
+        )
+        return router_pb2.Placement(query_id=query_id, rejected=rejected)
+    chosen = outcome.chosen
+    assigned = router_pb2.Assignment(
+        worker_id=chosen.decode_id,
+        address=members[chosen.decode_id].address,
+        prefill=target_of(members[chosen.prefill_id]) if chosen.prefill_id else None,
+        overlap_tokens=outcome.overlap_tokens,
+        predicted_ttft_s=chosen.ttft_s,
+        reason=outcome.reason,
+    )
+    return router_pb2.Placement(query_id=query_id, assigned=assigned)
+
+
+def target_of(member: Member) -> PrefillTarget:
+    """What a decode worker needs to reach a prefill worker."""
+    return PrefillTarget(
+        worker_id=member.id,
+        address=member.address,
+        handoff=member.worker.handoff,
+        kv_fingerprint=member.worker.kv_fingerprint,
+    )

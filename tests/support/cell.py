@@ -1,0 +1,139 @@
+"""A real cell for tests: real services as real processes, each of which a test may kill and start again."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+READY_TIMEOUT_S = 90.0
+
+
+@dataclass
+class Service:
+    """One service process; `spawn` starts it, also again under the same flags after it was killed."""
+
+    name: str
+    module: str
+    flags: tuple[str, ...]
+    env: Mapping[str, str]
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+    member_id: str = ""
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    async def spawn(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", f"services.{self.module}", *self.flags,
+                env={**os.environ, **self.env}, stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while line := (await self.process.stdout.readline()).decode():
+                if line.startswith("READY "):
+                    _, _, self.member_id, *addresses = line.split()
+                    self.addresses = dict(address.split("=", 1) for address in addresses)
+                    return
+        raise AssertionError(f"{self.name} ended before it was ready:\n{self.log.read_text()[-2000:]}")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        await self.process.wait()
+
+    async def stop(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM, and the exit status; SIGKILL after `timeout_s`."""
+        assert self.process is not None
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.process.wait()
+        except TimeoutError:
+            await self.kill()
+            return -signal.SIGKILL
+
+    async def metrics(self) -> dict[str, float]:
+        """Sums of all samples by name, over their labels."""
+        address = self.addresses["http"] if "http" in self.addresses else self.addresses["metrics"]
+        async with httpx.AsyncClient(timeout=10.0, verify=False, trust_env=False) as client:
+            text = (await client.get(f"http://{address}/metrics")).text
+        sums: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        return sums
+
+
+@dataclass
+class Cell:
+    services: dict[str, Service]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.services['gateway'].addresses['http']}"
+
+    @property
+    def grpc(self) -> str:
+        return self.services["gateway"].addresses["grpc"]
+
+    def workers(self) -> list[Service]:
+        return [service for name, service in self.services.items() if "worker" in name]
+
+    def by_id(self, member_id: str) -> Service:
+        return next(service for service in self.services.values() if service.member_id == member_id)
+
+
+@contextlib.asynccontextmanager
+async def running_cell(
+    folder: Path,
+    etcd_address: str,
+    *,
+    prefill: int = 1,
+    decode: int = 2,
+    aggregated: int = 0,
+    worker_flags: tuple[str, ...] = (),
+    flags: Mapping[str, tuple[str, ...]] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Cell]:
+    """Start a whole cell, in a namespace named like `folder`, and stop it.
+
+    `worker_flags` go to every worker, `flags` to services by their module, e.g. `{"router": (...)}`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    extra = flags or {}
+    namespace = folder.name
+    common = ("--etcd", etcd_address, "--namespace", namespace, "--drain-timeout-s", "10")
+    plan = [("kv-index", "kv_index", ()), ("router", "router", ())]
+    plan += [(f"prefill-worker-{i}", "prefill_worker", worker_flags) for i in range(prefill)]
+    plan += [(f"decode-worker-{i}", "decode_worker", worker_flags) for i in range(decode)]
+    plan += [
+        (f"aggregated-worker-{i}", "decode_worker", (*worker_flags, "--role", "aggregated")) for i in range(aggregated)
+    ]
+    plan += [("gateway", "gateway", ("--http-port", "0"))]
+    services = {
+        name: Service(name, module, (*common, *own, *extra.get(module, ())), env or {}, folder / f"{name}.log")
+        for name, module, own in plan
+    }
+    cell = Cell(services)
+    try:
+        # Workers load a model: a few at once keeps two cores busy without starving the first READY.
+        await asyncio.gather(*(service.spawn() for service in services.values()))
+        yield cell
+    finally:
+        await asyncio.gather(*(service.stop() for service in services.values() if service.process is not None))
