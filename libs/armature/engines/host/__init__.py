@@ -1,0 +1,1 @@
+"""The worker host: one engine behind the Decode, Prefill and Worker contracts."""

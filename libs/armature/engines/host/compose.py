@@ -1,0 +1,123 @@
+"""Composes a worker process: engine, transports, host, and their start and stop."""
+
+import asyncio
+from typing import TypeVar
+
+from armature.blocks.hashing import BlockHasher
+from armature.engines.host.fetch import FetchLimits
+from armature.engines.host.host import HostLimits, Identity, WorkerHost
+from armature.engines.host.settings import WorkerSettings
+from armature.engines.local import LocalEngine
+from armature.engines.simulated import SimulatedModel, simulated_engine
+from armature.runtime.errors import StartError
+from armature.runtime.runtime import Runtime
+from armature.transfer.transports import GRPC, open_transports
+from armature.v1.common_pb2 import ROLE_AGGREGATED, Role
+
+W = TypeVar("W", bound=WorkerSettings)
+
+SIMULATED_BLOCKS = 4096
+
+
+async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
+    """Load the engine and serve it until the process is told to stop.
+
+    Raises:
+        StartError: the model can't be loaded, or NIXL is wanted and can't be had.
+    """
+    settings = runtime.settings
+    engine = await asyncio.to_thread(make_engine, settings)
+    transports = await open_transports(
+        GRPC if role == ROLE_AGGREGATED else settings.transport,  # it neither reads nor is read
+        engine.memory,
+        channels=runtime.channels,
+        spawn=runtime.tasks.create_task,
+        host=settings.host,
+        read_timeout_s=settings.read_timeout_s,
+    )
+    host = WorkerHost(
+        engine,
+        transports,
+        identity=Identity(runtime.member_id, runtime.epoch, role),
+        cluster_secret=settings.cluster_secret.encode(),
+        channels=runtime.channels,
+        spawn=runtime.tasks.create_task,
+        limits=_limits(settings),
+    )
+    host.register(runtime.server)
+    runtime.tasks.create_task(_watch_engine(host), name="engine watch")
+    await engine.start(host.on_step)
+    try:
+        await runtime.serve(worker=host.worker_info, drain=host.drain)
+    finally:
+        await engine.stop()
+        await transports.close()
+
+
+def make_engine(settings: WorkerSettings) -> LocalEngine:
+    """Load the engine that the settings ask for. Blocking.
+
+    Raises:
+        StartError: it can't be loaded; the message says why.
+    """
+    secret = settings.cluster_secret.encode()
+    if settings.engine == "simulated":
+        try:
+            return simulated_engine(_simulated_model(settings), secret, max_waiting=settings.max_waiting)
+        except (ValueError, OSError) as error:
+            raise StartError(f"can't simulate {settings.model}: {error}") from error
+    try:
+        from armature.engines.torch.compatibility import ModelError
+        from armature.engines.torch.runner import torch_engine_runner
+    except ImportError as error:
+        raise StartError(f"the torch engine is not installed ({error}): install extra `torch`") from error
+    try:
+        runner = torch_engine_runner(
+            settings.model,
+            model_name=settings.model_name,
+            device=settings.device,
+            dtype=settings.dtype,
+            block_size=settings.block_size,
+            num_blocks=settings.num_blocks or None,
+            kv_cache_bytes=None if settings.num_blocks else settings.kv_cache_bytes,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            context_length=settings.context_length or None,
+            threads=settings.threads or None,
+        )
+        hasher = BlockHasher(secret, settings.block_size)
+        return LocalEngine(runner, hasher, max_waiting=settings.max_waiting)
+    except (ModelError, ValueError, OSError, RuntimeError) as error:
+        raise StartError(f"can't load the model {settings.model}: {error}") from error
+
+
+def _simulated_model(settings: WorkerSettings) -> SimulatedModel:
+    return SimulatedModel(
+        name=settings.model_name,
+        path=str(settings.model) if (settings.model / "config.json").is_file() else "",
+        num_blocks=settings.num_blocks or SIMULATED_BLOCKS,
+        block_size=settings.block_size,
+        block_bytes=settings.simulated_block_bytes,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        answer_tokens=settings.simulated_answer_tokens,
+        context_length=settings.context_length or SimulatedModel.context_length,
+    )
+
+
+def _limits(settings: WorkerSettings) -> HostLimits:
+    return HostLimits(
+        lease_s=settings.lease_s,
+        max_stagings=settings.max_stagings,
+        fetch=FetchLimits(
+            read_timeout_s=settings.read_timeout_s,
+            prefill_timeout_s=settings.prefill_timeout_s,
+            max_fetches=settings.max_fetches,
+        ),
+    )
+
+
+async def _watch_engine(host: WorkerHost) -> None:
+    """A worker whose engine is dead looks idle and would attract every request: better that it goes."""
+    await host.failed.wait()
+    raise RuntimeError("the engine computes nothing any more")

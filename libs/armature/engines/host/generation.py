@@ -1,0 +1,307 @@
+"""Requests that this worker answers with tokens: from a client's stream into the engine, and back.
+
+A request ends for its client at once when it is cancelled or late; it lives on here until the engine has let go of it,
+and the engine does so only when no transport writes to its blocks any more.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from opentelemetry.trace import Span
+
+from armature.blocks.hashing import BlockHasher
+from armature.engines.engine import Engine
+from armature.engines.host import metrics
+from armature.engines.host.conversion import (
+    FINISH_REASONS,
+    TOKEN_ID_BYTES,
+    check_lengths,
+    check_model,
+    check_prompt,
+    logprobs_of,
+    sampling_of,
+    unpack_tokens,
+)
+from armature.engines.host.fetch import Fetcher, FetchOrder, FetchReport
+from armature.engines.host.pulse import Pulse
+from armature.engines.host.token_stream import TokenStream
+from armature.runtime import telemetry
+from armature.runtime.errors import ArmatureError, CallerError, UnavailableError
+from armature.runtime.tasks import Spawn
+from armature.scheduling.request import FinishReason, Request, Reserved, TokenOutput
+from armature.v1 import common_pb2 as common
+from armature.v1.worker_pb2 import DecodeRequest, PrefillStart, WorkerError
+
+
+@dataclass(slots=True, eq=False)
+class ClientStream:
+    """One open `Decode.Stream` and the requests on it that have not ended."""
+
+    tokens: TokenStream = field(default_factory=TokenStream)
+    live: dict[int, "Generation"] = field(default_factory=dict[int, "Generation"])
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One request, until the engine has forgotten it."""
+
+    engine_id: str
+    stream_id: int
+    stream: ClientStream | None
+    """None once the client has been told the end."""
+    request: DecodeRequest
+    prompt_tokens: int
+    next_index: int
+    """Of the output token that comes next."""
+    span: Span
+    timer: asyncio.TimerHandle | None = None
+    fetching: asyncio.Task[None] | None = None
+    report: FetchReport | None = None
+    cached_tokens: int = -1
+    """-1 until the first token."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client has been told the end."""
+        return self.stream is None
+
+
+class Generations:
+    """Every request of this worker's clients."""
+
+    def __init__(
+        self, engine: Engine, hasher: BlockHasher, fetcher: Fetcher | None, *, member_id: str, spawn: Spawn
+    ) -> None:
+        self._engine = engine
+        self._hasher = hasher
+        self._fetcher = fetcher
+        self._member_id = member_id
+        self._spawn = spawn
+        self._all: dict[str, Generation] = {}
+        self._numbers = itertools.count(1)
+        self._ended = Pulse()
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    # --- from clients
+
+    def accept(self, stream: ClientStream, request: DecodeRequest) -> None:
+        """Begin to answer; a wrong request, or one that comes too late, is answered with its error."""
+        twin = stream.live.get(request.stream_id)
+        if twin is not None:
+            # The two answers could not be told apart, so the client gets neither.
+            self._end(twin, FinishReason.ERROR, WorkerError.CODE_INVALID, "stream_id was used twice")
+            return
+        try:
+            if self.is_draining:
+                raise UnavailableError("this worker is draining")
+            generation = self._open(stream, request)
+        except ArmatureError as error:
+            code = WorkerError.CODE_INVALID if isinstance(error, CallerError) else WorkerError.CODE_UNAVAILABLE
+            metrics.requests.labels("refused").inc()
+            delta = stream.tokens.put(request.stream_id, 0, (), common.FINISH_REASON_ERROR)
+            delta.error.code, delta.error.message = code, str(error)
+            return
+        stream.live[request.stream_id] = generation
+        self._all[generation.engine_id] = generation
+
+    def cancel(self, stream: ClientStream, stream_id: int) -> None:
+        """Stop a request; one that has ended already is left alone."""
+        generation = stream.live.get(stream_id)
+        if generation is not None:
+            self._end(generation, FinishReason.CANCELLED)
+
+    def cancel_all(self, stream: ClientStream) -> None:
+        """Stop everything on a stream, most likely because it has broken."""
+        for generation in list(stream.live.values()):
+            self._end(generation, FinishReason.CANCELLED)
+
+    async def drain(self) -> None:
+        """Take nothing new; return when all has been answered."""
+        self.is_draining = True
+        while self._all:
+            await self._ended.wait()
+
+    # --- from the engine
+
+    def on_tokens(self, outputs: Sequence[TokenOutput]) -> None:
+        """Pass on what a step yielded."""
+        made = 0
+        for output in outputs:
+            generation = self._all.get(output.request_id)
+            if generation is None:
+                continue
+            made += len(output.token_ids)
+            if generation.stream is not None:
+                self._tell(generation, generation.stream, output)
+            if output.finish_reason is not None:
+                self._forget(generation, output.finish_reason)
+        metrics.decode_tokens.inc(made)
+
+    def on_reserved(self, reserved: Reserved) -> None:
+        """There is room for a prompt's blocks: fetch them, if they are still wanted."""
+        generation = self._all.get(reserved.request_id)
+        if not reserved.block_ids:
+            return
+        if generation is None or generation.stream is None or self._fetcher is None:
+            self._engine.finish_remote(reserved.request_id, 0)
+            return
+        request = generation.request
+        start = PrefillStart(
+            request_id=request.request_id,
+            model=request.model,
+            token_ids=request.token_ids[: TOKEN_ID_BYTES * generation.prompt_tokens],
+            cache_namespace=request.cache_namespace,
+            first_block=reserved.first_block,
+            transport=self._fetcher.transports.names[0],
+            kv_fingerprint=self._engine.info.kv_fingerprint,
+        )
+        order = FetchOrder(request.prefill.address, start, reserved, telemetry.traceparent_of(generation.span))
+        generation.report = FetchReport()
+        self._spawn(self._fetch(self._fetcher, generation, order, generation.report))
+
+    async def _fetch(self, fetcher: Fetcher, generation: Generation, order: FetchOrder, report: FetchReport) -> None:
+        if generation.has_ended:
+            # Ended before this task began; a task that is cancelled so early would never come to its `finally`.
+            self._engine.finish_remote(order.reserved.request_id, 0)
+            return
+        generation.fetching = asyncio.current_task()
+        try:
+            await fetcher.fetch(order, report)
+        finally:
+            generation.fetching = None
+            if generation.has_ended:
+                self._engine.abort(generation.engine_id)
+
+    # --- one request
+
+    def _open(self, stream: ClientStream, request: DecodeRequest) -> Generation:
+        info = self._engine.info
+        check_model(request.model, info)
+        token_ids = unpack_tokens(request.token_ids, info)
+        prompt_tokens = check_lengths(request, len(token_ids))
+        check_prompt(prompt_tokens, info)
+        sampling = sampling_of(request.sampling, info)
+        generation = Generation(
+            engine_id=f"d-{next(self._numbers)}",
+            stream_id=request.stream_id,
+            stream=stream,
+            request=request,
+            prompt_tokens=prompt_tokens,
+            next_index=len(token_ids) - prompt_tokens,
+            span=telemetry.start_span(
+                "decode", traceparent=request.traceparent, request_id=request.request_id, prompt_tokens=prompt_tokens
+            ),
+        )
+        if request.timeout_s:
+            loop = asyncio.get_running_loop()
+            generation.timer = loop.call_later(request.timeout_s, self._expire, generation)
+        self._engine.submit(
+            Request(
+                request_id=generation.engine_id,
+                token_ids=token_ids,
+                prompt_tokens=prompt_tokens,
+                max_tokens=request.max_tokens,
+                root=self._hasher.root(request.model, request.cache_namespace),
+                sampling=sampling,
+                remote=self._wants_fetch(request, prompt_tokens),
+            )
+        )
+        return generation
+
+    def _wants_fetch(self, request: DecodeRequest, prompt_tokens: int) -> bool:
+        """Whether somebody else is to compute the prompt, and can."""
+        info, target = self._engine.info, request.prefill
+        if self._fetcher is None or not request.HasField("prefill") or prompt_tokens <= info.block_size:
+            return False
+        if target.handoff != common.HANDOFF_PULL:
+            metrics.fetch_failures.labels("handoff").inc()
+            return False
+        if target.kv_fingerprint != info.kv_fingerprint:
+            metrics.fetch_failures.labels("fingerprint").inc()
+            return False
+        if self._fetcher.is_avoided(target.address):
+            metrics.fetch_failures.labels("avoided").inc()
+            return False
+        return True
+
+    def _tell(self, generation: Generation, stream: ClientStream, output: TokenOutput) -> None:
+        reason = output.finish_reason
+        delta = stream.tokens.put(
+            generation.stream_id,
+            output.output_index,
+            output.token_ids,
+            common.FINISH_REASON_UNSPECIFIED if reason is None else FINISH_REASONS[reason],
+        )
+        generation.next_index = output.output_index + len(output.token_ids)
+        if output.logprobs:
+            delta.logprobs.extend([logprobs_of(logprobs) for logprobs in output.logprobs])
+        if generation.cached_tokens < 0 and output.token_ids:
+            self._describe(generation, output.cached_tokens, delta.info)
+        if reason is FinishReason.ERROR:
+            is_full = output.error.startswith("queue full")
+            delta.error.code = WorkerError.CODE_UNAVAILABLE if is_full else WorkerError.CODE_INTERNAL
+            delta.error.message = output.error
+        if reason is not None:
+            self._detach(generation)
+        elif stream.tokens.is_full:
+            metrics.slow_readers.inc()
+            self.cancel_all(stream)
+
+    def _describe(self, generation: Generation, cached_tokens: int, info: common.ServingInfo) -> None:
+        """How the request is served; told with its first token."""
+        generation.cached_tokens = cached_tokens
+        info.decode_worker = self._member_id
+        info.cached_tokens = cached_tokens
+        report = generation.report
+        if report is not None and report.blocks:
+            info.prefill_worker = generation.request.prefill.worker_id
+            info.transferred_tokens = report.blocks * self._engine.info.block_size
+            info.transferred_bytes = report.size_bytes
+            info.transport = report.transport
+            info.transfer_s = report.reading_s
+            info.prefill_cached_tokens = report.prefill_cached_tokens
+        metrics.cached_tokens.inc(cached_tokens)
+
+    def _expire(self, generation: Generation) -> None:
+        text = f"{generation.request.timeout_s:g} s have passed"
+        self._end(generation, FinishReason.ERROR, WorkerError.CODE_DEADLINE_EXCEEDED, text)
+
+    def _end(
+        self,
+        generation: Generation,
+        reason: FinishReason,
+        code: "WorkerError.Code.ValueType" = WorkerError.CODE_UNSPECIFIED,
+        error: str = "",
+    ) -> None:
+        """End a request for its client now, and its work as soon as that is safe."""
+        stream = generation.stream
+        if stream is None:
+            return
+        delta = stream.tokens.put(generation.stream_id, generation.next_index, (), FINISH_REASONS[reason])
+        if error:
+            delta.error.code, delta.error.message = code, error
+        self._detach(generation)
+        if generation.fetching is not None:
+            generation.fetching.cancel()  # and then aborted, see `_fetch`
+        else:
+            self._engine.abort(generation.engine_id)
+
+    def _detach(self, generation: Generation) -> None:
+        if generation.stream is not None:
+            del generation.stream.live[generation.stream_id]
+            generation.stream = None
+        if generation.timer is not None:
+            generation.timer.cancel()
+
+    def _forget(self, generation: Generation, reason: FinishReason) -> None:
+        del self._all[generation.engine_id]
+        metrics.requests.labels(reason.value).inc()
+        generation.span.set_attribute("finish_reason", reason.value)
+        generation.span.set_attribute("output_tokens", generation.next_index)
+        generation.span.end()
+        self._ended.fire()

@@ -1,0 +1,142 @@
+"""The worker host: one engine, and between it and the contracts everything that is the same for all engines."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from armature.blocks.hashing import BlockHasher
+from armature.engines.engine import Engine
+from armature.engines.host import metrics
+from armature.engines.host.decode_servicer import DecodeServicer
+from armature.engines.host.fetch import Fetcher, FetchLimits
+from armature.engines.host.generation import Generations
+from armature.engines.host.prefill_servicer import PrefillServicer
+from armature.engines.host.staging import Stagings
+from armature.engines.host.worker_servicer import Board, WorkerServicer
+from armature.runtime.channels import ChannelPool
+from armature.runtime.server import RpcServer
+from armature.runtime.tasks import Spawn
+from armature.scheduling.request import EngineLoad, StepOutput
+from armature.transfer.transports import Transports
+from armature.v1 import common_pb2 as common
+from armature.v1 import worker_pb2_grpc as stubs
+
+MAX_FAILED_STEPS = 20
+"""In a row: then it is not one poisonous request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLimits:
+    """The bounds of a worker host."""
+
+    lease_s: float = 30.0
+    """How long staged blocks outlive their call."""
+    max_stagings: int = 256
+    """Prompts staged for readers at the same time; further ones are refused."""
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this worker is in its cell."""
+
+    member_id: str
+    epoch: int
+    role: "common.Role.ValueType"
+
+
+class WorkerHost:
+    """Serves one engine in one role."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        transports: Transports,
+        *,
+        identity: Identity,
+        cluster_secret: bytes,
+        channels: ChannelPool,
+        spawn: Spawn,
+        limits: HostLimits = HostLimits(),
+    ) -> None:
+        self._engine = engine
+        self._transports = transports
+        self._identity = identity
+        hasher = BlockHasher(cluster_secret, engine.info.block_size)
+        self.board = Board(identity.epoch)
+        self.fetcher = Fetcher(engine, transports, channels, spawn, limits.fetch)
+        self.stagings = Stagings(engine, transports, hasher, lease_s=limits.lease_s, max_stagings=limits.max_stagings)
+        can_fetch = identity.role == common.ROLE_DECODE
+        self.generations = Generations(
+            engine, hasher, self.fetcher if can_fetch else None, member_id=identity.member_id, spawn=spawn
+        )
+        self.failed = asyncio.Event()
+        """Set when the engine computes nothing any more."""
+        self._preemptions = 0
+        self._prefill_tokens = 0
+        metrics.watch(lambda: self.board.load, lambda: len(self.stagings))
+
+    def on_step(self, output: StepOutput) -> None:
+        """What the engine calls after each step."""
+        for reserved in output.reserved:
+            self.generations.on_reserved(reserved)
+        for staged in output.staged:
+            self.stagings.on_staged(staged)
+        if output.tokens:
+            if len(self.stagings):
+                self.stagings.on_failures(output.tokens)
+            self.generations.on_tokens(output.tokens)
+        load = output.load
+        self.board.update(output.kv_events, load)
+        metrics.steps.inc()
+        self._count(load)
+        # An engine that has died reports a pool without blocks.
+        if load.failed_steps_in_a_row and (load.failed_steps_in_a_row >= MAX_FAILED_STEPS or not load.total_blocks):
+            self.failed.set()
+
+    def _count(self, load: EngineLoad) -> None:
+        if load.computed_prefill_tokens > self._prefill_tokens:
+            metrics.prefill_tokens.inc(load.computed_prefill_tokens - self._prefill_tokens)
+            self._prefill_tokens = load.computed_prefill_tokens
+        if load.preemptions > self._preemptions:
+            metrics.preemptions.inc(load.preemptions - self._preemptions)
+            self._preemptions = load.preemptions
+
+    def register(self, server: RpcServer) -> None:
+        """Add the contracts that belong to the role."""
+        if self._identity.role == common.ROLE_PREFILL:
+            prefill = PrefillServicer(self._engine, self.stagings, self._transports)
+            server.add(stubs.add_PrefillServicer_to_server, prefill, "armature.v1.Prefill")
+        else:
+            server.add(stubs.add_DecodeServicer_to_server, DecodeServicer(self.generations), "armature.v1.Decode")
+        worker = WorkerServicer(self.board, lambda: self.fetcher.bytes_per_s)
+        server.add(stubs.add_WorkerServicer_to_server, worker, "armature.v1.Worker")
+
+    async def drain(self) -> None:
+        """Take nothing new; return when everything is answered and no reader needs a block any more."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.generations.drain())
+            tasks.create_task(self.stagings.drain())
+
+    @property
+    def worker_info(self) -> common.WorkerInfo:
+        """What the cell has to know of this worker."""
+        info = self._engine.info
+        return common.WorkerInfo(
+            role=self._identity.role,
+            model=common.ModelCard(
+                name=info.model,
+                path=info.model_path,
+                context_length=info.context_length,
+                block_size=info.block_size,
+                vocab_size=info.vocab_size,
+                eos_token_ids=info.eos_token_ids,
+                block_bytes=info.block_bytes,
+            ),
+            num_blocks=info.num_blocks,
+            max_num_seqs=info.max_num_seqs,
+            max_num_batched_tokens=info.max_num_batched_tokens,
+            engine=info.name,
+            handoff=common.HANDOFF_PULL,
+            transports=self._transports.names,
+            kv_fingerprint=info.kv_fingerprint,
+        )

@@ -1,0 +1,113 @@
+"""Serves `armature.v1.Prefill`: announces blocks as they are computed, and gives out their bytes over gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from armature.engines.engine import Engine
+from armature.engines.host.staging import StagedPrompt, Stagings
+from armature.runtime import telemetry
+from armature.runtime.errors import CallerError, OverloadedError, UnavailableError
+from armature.runtime.tasks import forget_outcome
+from armature.scheduling.request import Staged
+from armature.transfer.grpc_transport import read_in_chunks
+from armature.transfer.region import Region
+from armature.transfer.transports import Transports
+from armature.v1 import worker_pb2_grpc
+from armature.v1.worker_pb2 import (
+    BlockData,
+    PrefillDone,
+    PrefillRequest,
+    PrefillUpdate,
+    ReadBlocksRequest,
+    StagedBlocks,
+    StagingInfo,
+)
+
+START_TIMEOUT_S = 10.0
+"""A caller has its first message ready when it calls."""
+
+
+class PrefillServicer(worker_pb2_grpc.PrefillServicer):
+    """One call for each prompt."""
+
+    def __init__(self, engine: Engine, stagings: Stagings, transports: Transports) -> None:
+        self._memory = engine.memory
+        self._block_size = engine.info.block_size
+        self._region = Region.of(engine.memory)
+        self._stagings = stagings
+        self._transports = transports
+
+    async def Prefill(
+        self, request_iterator: AsyncIterator[PrefillRequest], context: object
+    ) -> AsyncIterator[PrefillUpdate]:
+        requests = aiter(request_iterator)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise CallerError(f"no `start` came within {START_TIMEOUT_S:g} s") from None
+        if first is None or first.WhichOneof("step") != "start":
+            raise CallerError("the first message must be `start`")
+        start = first.start
+        prompt = self._stagings.open(start)
+        obeying = asyncio.create_task(self._obey(requests, prompt), name=f"releases of {prompt.staging_id}")
+        obeying.add_done_callback(forget_outcome)  # a call that breaks ends its handler too
+        try:
+            with telemetry.span("prefill", request_id=start.request_id, blocks=prompt.num_blocks) as span:
+                yield PrefillUpdate(staging=self._describe(prompt))
+                while (staged := await _next(prompt)) is not None:
+                    if staged.block_ids:
+                        yield PrefillUpdate(blocks=_announcement(staged))
+                    if staged.is_last:
+                        span.set_attribute("cached_tokens", staged.cached_tokens)
+                        break
+            yield PrefillUpdate(done=PrefillDone())
+            # A reader that has gone silent must not hold blocks for longer than one that has gone.
+            await asyncio.wait({obeying}, timeout=self._stagings.lease_s)
+        finally:
+            obeying.cancel()
+            self._stagings.close(prompt)
+
+    async def ReadBlocks(self, request: ReadBlocksRequest, context: object) -> AsyncIterator[BlockData]:
+        block_ids = self._stagings.blocks_to_read(request.staging_id, request.block_ids)
+        async for chunk in read_in_chunks(self._memory, block_ids):
+            yield chunk
+
+    async def _obey(self, requests: AsyncIterator[PrefillRequest], prompt: StagedPrompt) -> None:
+        """Take the reader's releases until it has nothing more to release, or to say."""
+        async for request in requests:
+            if request.WhichOneof("step") == "release":
+                self._stagings.release(prompt, request.release.up_to_block)
+            if prompt.released:
+                return
+
+    def _describe(self, prompt: StagedPrompt) -> StagingInfo:
+        region = self._region
+        return StagingInfo(
+            nixl_metadata=self._transports.nixl_metadata,
+            base_address=region.base_address,
+            block_bytes=region.block_bytes,
+            num_blocks=region.num_blocks,
+            device_id=region.device_id,
+            memory_kind=region.memory_kind,
+            lease_s=self._stagings.lease_s,
+            staging_id=prompt.staging_id,
+        )
+
+
+async def _next(prompt: StagedPrompt) -> Staged | None:
+    """The next blocks; None if nobody wants them any more."""
+    news = await prompt.news.get()
+    if isinstance(news, str):
+        kind = OverloadedError if news.startswith("queue full") else UnavailableError
+        raise kind(news)
+    return news
+
+
+def _announcement(staged: Staged) -> StagedBlocks:
+    return StagedBlocks(
+        first_block=staged.first_block,
+        block_ids=staged.block_ids,
+        digests=b"".join(staged.digests),
+        cached_tokens=staged.cached_tokens,
+    )

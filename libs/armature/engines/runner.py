@@ -1,0 +1,31 @@
+"""The contract between an engine's step loop and what computes: a model, or nothing at all (`simulated`)."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from armature.engines.engine import BlockMemory, EngineInfo
+from armature.scheduling.plan import SampledToken, StepPlan
+
+
+class Runner(Protocol):
+    """Computes steps over its own block memory. Called from one thread only, the engine's."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+    @property
+    def memory(self) -> BlockMemory: ...
+
+    def execute(self, plan: StepPlan) -> Sequence[SampledToken]:
+        """Compute a step; one token per slice that samples, in the plan's order.
+
+        Random numbers depend on (seed, output position) alone.
+        """
+        ...
+
+    def open_blocks(self, block_ids: Sequence[int]) -> None:
+        """Zero these blocks' digests at once (a reservation between steps, before a transport may write)."""
+        ...
+
+    def forget(self, request_id: str) -> None:
+        """The request has left the engine; drop what was kept for it (penalty counts and the like)."""
+        ...

@@ -1,0 +1,168 @@
+"""An engine without a model: real scheduling, real block memory, made-up tokens at once.
+
+It shows what everything around a model costs, and lets a whole cell run where no model fits. Blocks hold only their
+digests, which is what transports check. A token follows from the seed, the position and the token before it, so it is
+the same however the request is batched, preempted, moved or prefilled.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from armature.blocks.hashing import DIGEST_BYTES, BlockDigest, BlockHasher
+from armature.engines.engine import EngineInfo
+from armature.engines.local import LocalEngine
+from armature.scheduling.plan import SampledToken, StepPlan
+from armature.scheduling.plan import Sequence as TokenSequence
+from armature.scheduling.request import TokenLogprobs
+
+_MASK = (1 << 64) - 1
+_NO_DIGEST = bytes(DIGEST_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedModel:
+    """What a simulated engine pretends to be."""
+
+    name: str
+    path: str = ""
+    """Directory whose `config.json` gives vocabulary, end tokens and context length; empty: those below."""
+    vocab_size: int = 32000
+    eos_token_ids: tuple[int, ...] = (2,)
+    context_length: int = 32768
+    num_blocks: int = 4096
+    block_size: int = 16
+    block_bytes: int = 256
+    """Memory of one block, digest included. Raise it to make transports move as much as a real model's would."""
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 8192
+    answer_tokens: int = 0
+    """Answers end with an end token after this many tokens; 0: never by themselves."""
+
+
+class HostBlockMemory:
+    """Block memory in host RAM; see `BlockMemory`. Its bytes are the runner's own."""
+
+    memory_kind = "DRAM"
+    device_id = 0
+
+    def __init__(self, num_blocks: int, block_bytes: int) -> None:
+        if block_bytes < DIGEST_BYTES:
+            raise ValueError(f"block_bytes is {block_bytes}; the digest alone takes {DIGEST_BYTES}")
+        self.num_blocks = num_blocks
+        self.block_bytes = block_bytes
+        flat = np.zeros(num_blocks * block_bytes, dtype=np.uint8)  # numpy asks for huge pages: transports read faster
+        self._flat = flat.data
+        self._bytes = flat.reshape(num_blocks, block_bytes)
+
+    @property
+    def base_address(self) -> int:
+        return self._bytes.ctypes.data
+
+    def read(self, block_ids: Sequence[int]) -> bytes:
+        return self._bytes[list(block_ids)].tobytes()
+
+    def write(self, block_ids: Sequence[int], data: bytes) -> None:
+        self._bytes[list(block_ids)] = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.block_bytes)
+
+    def digests(self, block_ids: Sequence[int]) -> list[BlockDigest]:
+        ends = [(block_id + 1) * self.block_bytes for block_id in block_ids]
+        return [BlockDigest(bytes(self._flat[end - DIGEST_BYTES : end])) for end in ends]
+
+    def set_digest(self, block_id: int, digest: bytes) -> None:
+        end = (block_id + 1) * self.block_bytes
+        self._flat[end - DIGEST_BYTES : end] = digest
+
+
+class SimulatedRunner:
+    """Answers every step at once."""
+
+    def __init__(self, model: SimulatedModel) -> None:
+        shape = f"simulated {model.name} {model.block_size} {model.block_bytes}"
+        self.info = EngineInfo(
+            name="simulated",
+            model=model.name,
+            model_path=model.path,
+            context_length=model.context_length,
+            vocab_size=model.vocab_size,
+            eos_token_ids=model.eos_token_ids,
+            block_size=model.block_size,
+            block_bytes=model.block_bytes,
+            num_blocks=model.num_blocks,
+            max_num_seqs=model.max_num_seqs,
+            max_num_batched_tokens=model.max_num_batched_tokens,
+            kv_fingerprint=blake2b(shape.encode(), digest_size=16).digest(),
+        )
+        self.memory = HostBlockMemory(model.num_blocks, model.block_bytes)
+        self._answer_tokens = model.answer_tokens if model.eos_token_ids else 0
+
+    def execute(self, plan: StepPlan) -> list[SampledToken]:
+        """Compute nothing; see `Runner.execute`."""
+        self.open_blocks(plan.opened)
+        sampled = [self._sample(piece.sequence) for piece in plan.slices if piece.samples]
+        for block_id, digest in plan.sealed:
+            self.memory.set_digest(block_id, digest)
+        return sampled
+
+    def open_blocks(self, block_ids: Sequence[int]) -> None:
+        for block_id in block_ids:
+            self.memory.set_digest(block_id, _NO_DIGEST)
+
+    def forget(self, request_id: str) -> None:
+        pass
+
+    def _sample(self, sequence: TokenSequence) -> SampledToken:
+        sampling = sequence.request.sampling
+        token_id = self._next_token(sequence)
+        if sampling.top_logprobs is None:
+            return SampledToken(token_id)
+        likeliest = [(token_id + rank) % self.info.vocab_size for rank in range(sampling.top_logprobs)]
+        falling = [-0.5 * (rank + 1) for rank in range(sampling.top_logprobs)]
+        return SampledToken(token_id, TokenLogprobs((token_id, *likeliest), (-0.5, *falling)))
+
+    def _next_token(self, sequence: TokenSequence) -> int:
+        tokens, request = sequence.token_ids, sequence.request
+        position, info = len(tokens), self.info
+        if self._answer_tokens:
+            output_tokens = position - request.prompt_tokens
+            if output_tokens >= max(self._answer_tokens, request.sampling.min_tokens):
+                return info.eos_token_ids[0]
+        # Multiplications by odd constants and a fold of high bits onto low ones, as in splitmix64 (Steele et al. 2014).
+        seed = request.sampling.seed if request.sampling.temperature else 0
+        mixed = (seed + tokens[-1] * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9) & _MASK
+        mixed = ((mixed ^ (mixed >> 31)) * 0x94D049BB133111EB) & _MASK
+        token_id = (mixed ^ (mixed >> 29)) % info.vocab_size
+        while token_id in info.eos_token_ids:
+            token_id = (token_id + 1) % info.vocab_size
+        return token_id
+
+
+def simulated_engine(model: SimulatedModel, secret: bytes, *, max_waiting: int = 1024) -> LocalEngine:
+    """An engine that computes nothing, shaped by `model`, or by the configuration in `model.path` where there is one.
+
+    Raises:
+        ValueError: the shape contradicts itself, or the configuration can't be read.
+    """
+    if model.path:
+        model = _shaped_by_config(model)
+    return LocalEngine(SimulatedRunner(model), BlockHasher(secret, model.block_size), max_waiting=max_waiting)
+
+
+def _shaped_by_config(model: SimulatedModel) -> SimulatedModel:
+    path = Path(model.path) / "config.json"
+    if not path.exists():
+        return model
+    config: dict[str, Any] = json.loads(path.read_text())
+    eos: int | list[int] | None = config.get("eos_token_id", list(model.eos_token_ids))
+    eos_token_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    return replace(
+        model,
+        vocab_size=config.get("vocab_size", model.vocab_size),
+        eos_token_ids=eos_token_ids,
+        context_length=min(model.context_length, config.get("max_position_embeddings", model.context_length)),
+    )

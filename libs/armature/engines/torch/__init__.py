@@ -1,0 +1,1 @@
+"""The embedded engine's model runner: any dense transformers decoder over our own paged KV cache."""
