@@ -1,0 +1,115 @@
+"""What `armature up` can be told."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from armature.engines.demo_model import DEMO_MODEL_NAME, DEMO_MODEL_PATH
+
+SERVICES = ("kv-index", "router", "prefill-worker", "decode-worker", "gateway")
+"""Kinds of service that a cell is made of, in the order in which they are listed."""
+
+
+class UsageError(Exception):
+    """The command line asks for something impossible; the message is one line that says what to write instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellOptions:
+    """A cell as the user wants it."""
+
+    namespace: str = "default"
+    state_dir: Path = Path(".armature")
+    model: Path = DEMO_MODEL_PATH
+    model_name: str = ""
+    """Empty: the demo model's name, else the directory's."""
+    prefill: int = 1
+    decode: int = 2
+    aggregated: int = 0
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    engine: str = "torch"
+    transport: str = "nixl"
+    dtype: str = ""
+    kv_cache_bytes: int = 0
+    """Per worker; 0 leaves it to the worker."""
+    threads: int = 0
+    """Per worker; 0 shares the cores out."""
+    log_dir: Path | None = None
+    otlp_endpoint: str = ""
+    etcd: str = ""
+    """Endpoints of an etcd that runs already; empty starts one."""
+    valkey: bool = True
+    start_timeout_s: float = 180.0
+    drain_timeout_s: float = 10.0
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    """More settings by kind of service, `*` for all."""
+
+    @property
+    def served_name(self) -> str:
+        if self.model_name:
+            return self.model_name
+        return DEMO_MODEL_NAME if self.model == DEMO_MODEL_PATH else self.model.resolve().name
+
+    @property
+    def num_workers(self) -> int:
+        return self.prefill + self.decode + self.aggregated
+
+    @property
+    def directory(self) -> Path:
+        """Where this cell keeps its state."""
+        return self.state_dir / self.namespace
+
+
+def check(options: CellOptions) -> None:
+    """Refuse what can't work before anything is started.
+
+    Raises:
+        UsageError: with what to write instead.
+    """
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", options.namespace, re.ASCII):
+        raise UsageError("--namespace consists of letters, digits, dots, dashes and underscores")
+    if not 0 <= options.http_port <= 65535:
+        raise UsageError(f"--http-port {options.http_port} is no port: pass 0 (takes a free one) to 65535")
+    if min(options.start_timeout_s, options.drain_timeout_s) <= 0:
+        raise UsageError("--start-timeout and --drain-timeout are seconds: above 0")
+    if min(options.threads, options.kv_cache_bytes) < 0:
+        raise UsageError("--threads and --kv-cache-bytes must be above 0; leave them out for the default")
+    if min(options.prefill, options.decode, options.aggregated) < 0:
+        raise UsageError("--prefill, --decode and --aggregated count workers: 0 or more")
+    if options.decode + options.aggregated == 0:
+        raise UsageError("nobody would produce tokens: pass --decode 1 or --aggregated 1")
+    if options.prefill and not options.decode:
+        raise UsageError("prefill workers serve decode workers only: pass --decode 1, or --prefill 0")
+    if not options.model.is_dir():
+        raise UsageError(f"no model directory {options.model}: --model takes a folder with config.json and weights")
+    for name in ("config.json", "tokenizer.json"):
+        if not (options.model / name).is_file():
+            raise UsageError(f"{options.model} has no {name}: --model takes a model folder in Hugging Face format")
+    if options.engine == "torch" and not any(options.model.glob("*.safetensors")):
+        raise UsageError(
+            f"{options.model} has no *.safetensors: save the model with save_pretrained(), or see --engine"
+        )
+
+
+def parse_settings(items: list[str]) -> dict[str, dict[str, str]]:
+    """`router.overlap=2` becomes `{"router": {"overlap": "2"}}`; `*` stands for every service.
+
+    Raises:
+        UsageError: not SERVICE.KEY=VALUE, or no such service.
+    """
+    settings: dict[str, dict[str, str]] = {}
+    for item in items:
+        name, is_complete, value = item.partition("=")
+        service, has_key, key = name.partition(".")
+        if not (is_complete and has_key and key):
+            raise UsageError(f"--set {item}: write SERVICE.KEY=VALUE, for example router.log_level=debug")
+        kind = service.replace("_", "-")
+        if kind != "*" and kind not in SERVICES:
+            close = get_close_matches(kind, SERVICES, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(SERVICES)} and *"
+            raise UsageError(f"--set {item}: no service is called {service!r}; {hint}")
+        settings.setdefault(kind, {})[key.replace("-", "_")] = value
+    return settings

@@ -1,0 +1,107 @@
+"""What a cell consists of: which services, in which order, with which settings. Decides, starts nothing."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from armature.cli.options import CellOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known only once the machine has been looked at."""
+
+    etcd: str
+    """Endpoints, a comma list of host:port."""
+    cluster_secret: str
+    cores: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """One process to run."""
+
+    name: str
+    """Unique in the cell: `decode-worker-1`."""
+    kind: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """Groups of services. All may start at once; they stop group by group, the last group first."""
+
+    groups: tuple[tuple[ServicePlan, ...], ...]
+
+    @property
+    def services(self) -> list[ServicePlan]:
+        return [service for group in self.groups for service in group]
+
+
+def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
+    """Everything but etcd and Valkey, which must run before their addresses can be told to anyone."""
+    gateway = _service(options, around, "gateway", http_host=options.host, http_port=str(options.http_port))
+    control = (_service(options, around, "kv-index"), _service(options, around, "router"))
+    return CellPlan((control, tuple(_workers(options, around)), (gateway,)))
+
+
+def threads_per_worker(options: CellOptions, cores: int) -> int:
+    """Cores shared out among the workers, since more threads than cores slow every one of them down."""
+    return options.threads or max(1, cores // options.num_workers)
+
+
+def _workers(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
+    threads = threads_per_worker(options, around.cores)
+    shared = {
+        "model": str(options.model.resolve()),
+        "model_name": options.served_name,
+        "engine": options.engine,
+        "dtype": options.dtype,
+        "kv_cache_bytes": str(options.kv_cache_bytes or ""),
+        "threads": str(threads),
+        "transport": options.transport,
+    }
+    planned = [_service(options, around, "prefill-worker", i, **shared) for i in range(options.prefill)]
+    planned += [_service(options, around, "decode-worker", i, **shared) for i in range(options.decode)]
+    for i in range(options.aggregated):
+        index = options.decode + i
+        planned.append(_service(options, around, "decode-worker", index, **shared, role="aggregated"))
+    return planned
+
+
+def _service(
+    options: CellOptions, around: Surroundings, kind: str, index: int | None = None, **own: str
+) -> ServicePlan:
+    common = {
+        "namespace": options.namespace,
+        "etcd": around.etcd,
+        "port": "0",
+        "metrics_port": "0",
+        "drain_timeout_s": f"{options.drain_timeout_s:g}",
+        "otlp_endpoint": options.otlp_endpoint,
+    }
+    wanted = {**options.settings.get("*", {}), **options.settings.get(kind, {})}
+    # An empty value means the service's own default.
+    settings = {key: value for key, value in {**common, **own}.items() if value} | wanted
+    # The environment, unlike a command line, is hidden from other users of the machine.
+    env = {"ARMATURE_CLUSTER_SECRET": around.cluster_secret, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return ServicePlan(kind if index is None else f"{kind}-{index}", kind, _command(kind, settings), env)
+
+
+def _command(kind: str, settings: Mapping[str, str]) -> tuple[str, ...]:
+    flags = (_flag(key.replace("_", "-"), value) for key, value in settings.items())
+    # -P: a folder `services` where the user happens to be is not ours.
+    return (sys.executable, "-P", "-m", f"services.{kind.replace('-', '_')}", *flags)
+
+
+def _flag(name: str, value: str) -> str:
+    if value in ("true", "false"):
+        return f"--{name}" if value == "true" else f"--no-{name}"
+    return f"--{name}={value}"
+
+
+def log_path(options: CellOptions, name: str) -> Path:
+    """Where a process's output goes."""
+    return (options.log_dir or options.directory / "logs") / f"{name}.log"

@@ -1,0 +1,191 @@
+"""`armature simulate` and `armature compare`: a trace replayed on a simulated cell, under one policy or several.
+
+The tables and the JSON depend on the trace and the options only; how long it took is told on stderr.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from armature.cli.options import UsageError
+from armature.cli.trace_files import read_trace
+from armature.routing.policy import Policy
+from armature.sim.performance import PRESETS
+from armature.sim.placement import POLICIES, Placement, placement
+from armature.sim.simulation import CellShape, Simulation
+from armature.sim.summary import Summary, summarize
+from armature.sim.trace import Trace
+from armature.sim.worker import WorkerShape
+
+_DEFAULT_PRESET = "qwen3-32b-tp2-h200"
+_WIDTH = 120
+
+
+def add_simulations(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add both commands to the command line."""
+    one, several = "replay a trace on a simulated cell", "replay a trace under several placement policies"
+    for name, summary in (("simulate", one), ("compare", several)):
+        text = f"{summary[0].upper()}{summary[1:]}."
+        command = add_parser(name, help=summary, description=text, allow_abbrev=False)
+        command.set_defaults(run=_run)
+        add = command.add_argument
+        add("trace", type=Path, metavar="TRACE", help="Mooncake trace (.jsonl) or Azure trace (.csv)")
+        names = ", ".join(POLICIES)
+        if name == "simulate":
+            help_text = f"who places requests: {names} (default: %(default)s)"
+            add("--policy", dest="policies", default="seconds", metavar="NAME", help=help_text)
+        else:
+            help_text = "comma list (default: %(default)s)"
+            add("--policies", default=",".join(POLICIES), metavar="NAMES", help=help_text)
+        _add_cell(command)
+
+
+def _add_cell(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument_group("cell").add_argument
+    add("--workers", type=int, default=8, metavar="N", help="workers that do prefill and decode (default: %(default)s)")
+    text = f"model and GPUs of each worker: {', '.join(PRESETS)} (default: %(default)s)"
+    add("--preset", default=_DEFAULT_PRESET, metavar="NAME", help=text)
+    add("--blocks", type=int, default=0, metavar="N", help="KV blocks of a worker (default: the preset's memory)")
+    text = "tokens of a block, for Azure traces; Mooncake traces have 512 (default: 512)"
+    add("--block-size", type=int, default=0, metavar="N", help=text)
+    text = "requests in one engine step (default: %(default)s)"
+    add("--max-num-seqs", type=int, default=256, metavar="N", help=text)
+    text = "tokens in one engine step (default: %(default)s)"
+    add("--max-num-batched-tokens", type=int, default=8192, metavar="N", help=text)
+    text = "delay of cache events on their way to the router (default: %(default)s)"
+    add("--event-lag-s", type=float, default=0.0, metavar="SECONDS", help=text)
+    help_text = "a number of the policy `seconds`, as the router's settings name it; can be repeated"
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help=help_text)
+    add = command.add_argument_group("run").add_argument
+    add("--speedup", type=float, default=1.0, metavar="X", help="rate of arrivals, times the trace's (default: 1)")
+    add("--limit", type=int, default=0, metavar="N", help="only the first N requests (default: all)")
+    add("--seed", type=int, default=0, metavar="N", help="of policies that draw lots (default: %(default)s)")
+    add("--json", type=Path, default=None, metavar="FILE", help="write the results there; - is stdout")
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    policies = _policies(args.policies)
+    if args.limit < 0:
+        raise UsageError(f"--limit is {args.limit}; it must be at least 0")
+    trace = read_trace(args.trace, block_size=args.block_size, limit=args.limit)
+    try:
+        trace, cell = trace.sped_up(args.speedup), _cell(args, trace.block_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    weights = _weights(args.set)
+    results = _replay(
+        trace, cell, lambda name: placement(name, cell.workers(), random.Random(args.seed), weights), policies
+    )
+    if args.json is None or str(args.json) != "-":
+        # Numbers cut short are of no use: rather broken lines on a narrow terminal.
+        Console(width=max(console.width, _WIDTH)).print(_table(results))
+    if args.json is not None:
+        _write(args, results)
+    return 0
+
+
+def _policies(names: str) -> list[str]:
+    policies = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in policies:
+        if name not in POLICIES:
+            raise UsageError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
+    if not policies:
+        raise UsageError(f"no policy is named; there are {', '.join(POLICIES)}")
+    return policies
+
+
+def _cell(args: argparse.Namespace, block_size: int) -> CellShape:
+    preset = PRESETS.get(args.preset)
+    if preset is None:
+        raise UsageError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
+    shape = WorkerShape(
+        block_size=block_size,
+        num_blocks=args.blocks or preset.kv_tokens // block_size,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+    )
+    return CellShape(
+        num_workers=args.workers,
+        worker=shape,
+        performance=preset.performance,
+        model=preset.model,
+        block_bytes=block_size * preset.token_bytes,
+        event_lag_s=args.event_lag_s,
+    )
+
+
+def _weights(given: Sequence[str]) -> Policy:
+    """The numbers of our own policy, some of them given."""
+    names = [field.name for field in fields(Policy) if isinstance(field.default, (int, float))]
+    values: dict[str, Any] = {}
+    for word in given:
+        name, _, value = word.partition("=")
+        if name not in names:
+            raise UsageError(f"--set {word}: there is no {name!r}; there are {', '.join(names)}")
+        try:
+            values[name] = float(value)
+        except ValueError as error:
+            raise UsageError(f"--set {word}: {value!r} is no number") from error
+    try:
+        return Policy(**values)
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from error
+
+
+def _replay(
+    trace: Trace, cell: CellShape, make: Callable[[str], Placement], policies: Sequence[str]
+) -> dict[str, Summary]:
+    """Each policy on its own copy of the cell."""
+    results: dict[str, Summary] = {}
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        for policy in policies:
+            started_s = time.monotonic()
+            task = progress.add_task(policy, total=len(trace.requests))
+            simulation = Simulation(trace, cell, make(policy))
+            run = simulation.run(lambda ended, task=task: progress.update(task, completed=ended))
+            results[policy] = summarize(run)
+            progress.update(task, completed=len(trace.requests))
+            errors.print(
+                f"{policy}: {len(trace.requests)} requests in {time.monotonic() - started_s:.1f} s", style="dim"
+            )
+    return results
+
+
+def _table(results: dict[str, Summary]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("policy", no_wrap=True)
+    times = ("TTFT s", "p50", "p90", "p99", "ITL ms", "p99", "E2E s", "p99")
+    for header in (*times, "reuse", "preempted", "unserved"):
+        table.add_column(header, justify="right")
+    for policy, one in results.items():
+        ttft, itl, e2e = one.ttft_s, one.itl_s, one.e2e_s
+        cells = [f"{value:.3f}" for value in (ttft.mean, ttft.p50, ttft.p90, ttft.p99)]
+        cells += [f"{1000 * value:.1f}" for value in (itl.mean, itl.p99)]
+        cells += [f"{value:.2f}" for value in (e2e.mean, e2e.p99)]
+        table.add_row(policy, *cells, f"{one.reuse:.3f}", str(one.preemptions), str(one.errors))
+    return table
+
+
+def _write(args: argparse.Namespace, results: dict[str, Summary]) -> None:
+    options = {name: value for name, value in vars(args).items() if name not in ("run", "json", "policies")}
+    options["trace"] = args.trace.name
+    document = {"options": options, "results": {policy: asdict(summary) for policy, summary in results.items()}}
+    data = msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
+    if str(args.json) == "-":
+        sys.stdout.write(data.decode())
+        return
+    try:
+        args.json.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{args.json} can't be written: {error}") from error

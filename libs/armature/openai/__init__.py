@@ -1,0 +1,1 @@
+"""The OpenAI-compatible surface: requests, answers, errors, text."""

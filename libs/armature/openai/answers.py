@@ -1,0 +1,144 @@
+"""Answers in OpenAI's two shapes, whole and as server-sent events.
+
+A stream's chunks differ in a few bytes, so the rest is encoded once a request; text is always JSON-encoded, never
+pasted. Order in a stream: chunks with text (chat's first one has the role), a chunk with the finish reason, a chunk
+with the usage if asked for, `[DONE]`.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from armature.openai.assembler import Piece
+from armature.openai.errors import ApiError
+from armature.openai.logprobs import chat_logprobs, legacy_logprobs
+from armature.openai.vocabulary import Vocabulary
+from armature.v1.common_pb2 import ServingInfo
+
+_encode = msgspec.json.Encoder().encode
+
+DONE = b"data: [DONE]\n\n"
+
+ROLE = b'{"role":"assistant","content":""}'
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What shapes one request's answer, apart from what is in it."""
+
+    kind: Literal["chat", "completion"]
+    request_id: str
+    model: str
+    vocabulary: Vocabulary
+    top_logprobs: int | None = None
+    """None: no log probabilities were asked for."""
+    include_usage: bool = False
+
+    @property
+    def is_chat(self) -> bool:
+        return self.kind == "chat"
+
+    @property
+    def answer_id(self) -> str:
+        return f"{'chatcmpl' if self.is_chat else 'cmpl'}-{self.request_id}"
+
+    def logprobs(self, piece: Piece) -> dict[str, Any] | None:
+        """The piece's log probabilities, or None if they were not asked for or there are none."""
+        if self.top_logprobs is None or not piece.tokens:
+            return None
+        shape = chat_logprobs if self.is_chat else legacy_logprobs
+        return shape(self.vocabulary, piece, self.top_logprobs)
+
+
+class ChunkEncoder:
+    """The events of one streamed answer, as bytes to be written."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        kind = "chat.completion.chunk" if form.is_chat else "text_completion"
+        head = {"id": form.answer_id, "object": kind, "created": int(time.time()), "model": form.model}
+        self._head = b"data: " + _encode(head)[:-1]
+        self._choice = self._head + b',"choices":[{"index":0,' + (b'"delta":' if form.is_chat else b'"text":')
+        self._before = self._choice + (b'{"content":' if form.is_chat else b"")
+        self._usage = b',"usage":null' if form.include_usage else b""
+        self._after = (b"}" if form.is_chat else b"") + self._tail(b"null", b"null")
+
+    def start(self) -> bytes:
+        """Before the first text: chat's role; nothing for completions."""
+        return self._choice + ROLE + self._tail(b"null", b"null") if self._form.is_chat else b""
+
+    def piece(self, piece: Piece) -> bytes:
+        """A chunk with the piece's text; its finish reason is left to `finish`."""
+        if piece.tokens and (logprobs := self._form.logprobs(piece)) is not None:
+            close = b"}" if self._form.is_chat else b""
+            return self._before + _encode(piece.text) + close + self._tail(_encode(logprobs), b"null")
+        return self._before + _encode(piece.text) + self._after
+
+    def finish(self, reason: str, info: ServingInfo | None) -> bytes:
+        extra = b',"armature":' + _encode(info_dict(info)) if info is not None else b""
+        return self._choice + (b"{}" if self._form.is_chat else b'""') + self._tail(b"null", _encode(reason), extra)
+
+    def usage(self, usage: Usage) -> bytes:
+        """A chunk without choices; nothing if it was not asked for."""
+        if not self._form.include_usage:
+            return b""
+        return self._head + b',"choices":[],"usage":' + _encode(usage.to_dict()) + b"}\n\n"
+
+    def _tail(self, logprobs: bytes, reason: bytes, extra: bytes = b"") -> bytes:
+        return b',"logprobs":' + logprobs + b',"finish_reason":' + reason + b"}]" + self._usage + extra + b"}\n\n"
+
+
+def error_event(error: ApiError) -> bytes:
+    """What ends a stream that has begun and can't go on."""
+    return b"data: " + error.to_json() + b"\n\n"
+
+
+def whole_answer(form: Form, piece: Piece, usage: Usage, info: ServingInfo | None) -> bytes:
+    """The body of an answer that was not streamed; `piece` is all of it."""
+    shown = {"message": {"role": "assistant", "content": piece.text, "refusal": None}}
+    choice: dict[str, Any] = {"index": 0, **(shown if form.is_chat else {"text": piece.text})}
+    choice["logprobs"] = form.logprobs(piece)
+    choice["finish_reason"] = piece.finish_reason
+    body: dict[str, Any] = {
+        "id": form.answer_id,
+        "object": "chat.completion" if form.is_chat else "text_completion",
+        "created": int(time.time()),
+        "model": form.model,
+        "choices": [choice],
+        "usage": usage.to_dict(),
+    }
+    if info is not None:
+        body["armature"] = info_dict(info)
+    return _encode(body)
+
+
+def info_dict(info: ServingInfo) -> dict[str, Any]:
+    """How a request was served, as JSON: the names of the contract, all of them."""
+    return {field.name: getattr(info, field.name) for field in ServingInfo.DESCRIPTOR.fields}
+
+
+def model_entry(name: str, created: int, context_length: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "armature",
+        "max_model_len": context_length,
+    }

@@ -1,0 +1,149 @@
+"""From a decoded body to an `Ask`: the two REST surfaces, each with its own words for prompt and log probabilities."""
+
+from typing import Any
+
+from armature.openai.errors import invalid, unsupported
+from armature.openai.rules import (
+    MAX_TOP_LOGPROBS,
+    Ask,
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    check_ranges,
+    check_stop,
+    only_with_stream,
+    refuse_unsupported,
+    sampling_of,
+)
+from armature.openai.schema import ChatBody, CompletionBody, ContentPart, Message
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""What the OpenAI API gives to /v1/completions without `max_tokens`."""
+
+# Templates know `system`; `developer` is OpenAI's newer word for it.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_TEMPLATE_OWN = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
+
+
+def chat_ask(body: ChatBody) -> Ask:
+    """Check a chat request.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    refuse_unsupported(body)
+    only_with_stream(body)
+    sampling = sampling_of(body)
+    check_ranges({"max_completion_tokens": body.max_completion_tokens, "top_logprobs": body.top_logprobs})
+    if body.top_logprobs and not body.logprobs:
+        raise invalid("top_logprobs", 'only possible with "logprobs": true')
+    sampling.logprobs = bool(body.logprobs)
+    sampling.top_logprobs = body.top_logprobs or 0
+    return Ask(
+        model=body.model,
+        prompt=ChatPrompt(_messages(body.messages), _template_variables(body)),
+        prompt_field="messages",
+        sampling=sampling,
+        max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
+        stop=check_stop(body.stop),
+        include_info=body.armature is not None and body.armature.include_info,
+    )
+
+
+def completion_ask(body: CompletionBody) -> Ask:
+    """Check a completion request.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    refuse_unsupported(body)
+    only_with_stream(body)
+    sampling = sampling_of(body)
+    if body.logprobs is not None:
+        if not 0 <= body.logprobs <= MAX_TOP_LOGPROBS:
+            raise invalid("logprobs", f"must be between 0 and {MAX_TOP_LOGPROBS}, not {body.logprobs}")
+        sampling.logprobs = True
+        sampling.top_logprobs = body.logprobs
+    return Ask(
+        model=body.model,
+        prompt=_prompt(body.prompt),
+        prompt_field="prompt",
+        sampling=sampling,
+        max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
+        stop=check_stop(body.stop),
+        include_info=body.armature is not None and body.armature.include_info,
+    )
+
+
+def _messages(messages: list[Message]) -> list[dict[str, str]]:
+    if not messages:
+        raise invalid("messages", "at least one message is needed")
+    return [_message(f"messages[{index}]", message) for index, message in enumerate(messages)]
+
+
+def _message(where: str, message: Message) -> dict[str, str]:
+    if message.role in ("tool", "function"):
+        raise unsupported(f"{where}.role", "tool calls are not implemented; send its result as a user message")
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise invalid(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not '{message.role[:40]}'")
+    for name in ("tool_calls", "function_call", "tool_call_id", "audio"):
+        if getattr(message, name):
+            raise unsupported(f"{where}.{name}", "not implemented; leave it out")
+    rendered = {"role": role, "content": _content(where, message.content)}
+    if message.name is not None:
+        rendered["name"] = message.name
+    return rendered
+
+
+def _content(where: str, content: str | list[ContentPart] | None) -> str:
+    if isinstance(content, str):
+        return content
+    if not content:
+        raise invalid(f"{where}.content", "must be a string or a list of text parts")
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        if part.type != "text":
+            raise unsupported(
+                f"{where}.content[{index}].type", f"only text parts are implemented, not '{part.type[:40]}'"
+            )
+        if part.text is None:
+            raise invalid(f"{where}.content[{index}].text", "a text part needs a text")
+        texts.append(part.text)
+    return "\n".join(texts)
+
+
+def _template_variables(body: ChatBody) -> dict[str, Any]:
+    variables = dict(body.chat_template_kwargs or {})
+    for name in variables:
+        if name in _TEMPLATE_OWN or not name.isidentifier():
+            raise invalid("chat_template_kwargs", f"'{name[:40]}' is not a variable that a request may set")
+    if body.reasoning_effort is not None:
+        variables["reasoning_effort"] = body.reasoning_effort
+    return variables
+
+
+def _prompt(prompt: str | list[str | int | list[int]]) -> Prompt:
+    """A text, or token ids; a list with one of these is the same, a list with more would be several requests."""
+    if isinstance(prompt, str):
+        return TextPrompt(_not_empty(prompt))
+    if not prompt:
+        raise invalid("prompt", "must not be empty")
+    if all(isinstance(item, int) for item in prompt):
+        return TokenPrompt(prompt)  # pyright: ignore[reportArgumentType]
+    if len(prompt) > 1:
+        raise unsupported("prompt", "one prompt per request; send several requests for several prompts")
+    only = prompt[0]
+    if isinstance(only, str):
+        return TextPrompt(_not_empty(only))
+    assert isinstance(only, list)
+    if not only:
+        raise invalid("prompt", "must not be empty")
+    return TokenPrompt(only)
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise invalid("prompt", "must not be empty")
+    return text

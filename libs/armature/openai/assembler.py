@@ -1,0 +1,126 @@
+"""From tokens to what a client reads: text in whole characters, cut at stop strings, with log probabilities.
+
+One `Assembler` per answer. Invariant: the text, the reason and the token count do not depend on how the tokens were cut
+into batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from armature.openai.detokenizer import detokenizer
+from armature.openai.stops import StopStrings
+from armature.openai.vocabulary import Vocabulary
+
+TopTokens = Sequence[tuple[int, float]]
+"""(token id, log probability): the chosen token first, then the likeliest ones in falling order."""
+
+STOP, LENGTH = "stop", "length"
+
+
+@dataclass(slots=True)
+class Piece:
+    """A piece of the answer."""
+
+    text: str
+    tokens: Sequence[TopTokens] = ()
+    """Log probabilities of the tokens that end in this piece, if asked for."""
+    offsets: Sequence[int] = ()
+    """Where in the answer's text each of `tokens` begins, in characters."""
+    token_ids: Sequence[int] = ()
+    """Its tokens; without log probabilities those of a character that is not complete yet come first."""
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Tokens with log probabilities whose text has not been sent."""
+
+    tokens: list[TopTokens] = field(default_factory=list[TopTokens])
+    offsets: list[int] = field(default_factory=list[int])
+
+
+class Assembler:
+    """Feeds on tokens, yields pieces.
+
+    `end_ids` are tokens that end the answer and do not show in it, if the worker says that it ended with one.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        stop: Sequence[str] = (),
+        end_ids: frozenset[int] = frozenset(),
+        prompt: Sequence[int] = (),
+    ) -> None:
+        self._detokenizer = detokenizer(vocabulary, prompt)
+        self._stops = StopStrings(stop) if stop else None
+        self._end_ids = end_ids
+        self._pending = _Pending()
+        self._has_logprobs = False
+        self._decoded_characters = 0
+        self._sent_characters = 0
+        self.completion_tokens = 0
+
+    def feed(
+        self, token_ids: Sequence[int], logprobs: Sequence[TopTokens] = (), finish_reason: str | None = None
+    ) -> Piece:
+        """The piece that these tokens complete; it has a `finish_reason` if the answer ends here.
+
+        A stop string may end it before the worker does: the caller then cancels the work.
+        """
+        self._has_logprobs = self._has_logprobs or bool(logprobs)
+        if self._stops is None and not self._has_logprobs:
+            return self._feed_plainly(token_ids, finish_reason)
+        return self._feed_singly(token_ids, logprobs, finish_reason)
+
+    def _feed_plainly(self, token_ids: Sequence[int], finish_reason: str | None) -> Piece:
+        self.completion_tokens += len(token_ids)
+        if finish_reason is None:
+            return Piece(self._detokenizer.feed(token_ids), token_ids=token_ids)
+        shown = token_ids[:-1] if self._ends_silently(token_ids, finish_reason) else token_ids
+        text = self._detokenizer.feed(shown) + self._detokenizer.finish()
+        return Piece(text, token_ids=token_ids, finish_reason=finish_reason)
+
+    def _feed_singly(self, token_ids: Sequence[int], logprobs: Sequence[TopTokens], finish_reason: str | None) -> Piece:
+        silent = len(token_ids) - 1 if self._ends_silently(token_ids, finish_reason) else -1
+        texts: list[str] = []
+        for position, token_id in enumerate(token_ids):
+            self.completion_tokens += 1
+            if position < len(logprobs):
+                self._pending.tokens.append(logprobs[position])
+                self._pending.offsets.append(self._decoded_characters)
+            if position != silent:
+                texts.append(self._pass(self._detokenizer.feed((token_id,))))
+            if self._stops and self._stops.is_hit:
+                return self._piece("".join(texts), token_ids[: position + 1], STOP)
+        if finish_reason is not None:
+            texts.append(self._pass(self._detokenizer.finish()))
+            if self._stops:
+                finish_reason = STOP if self._stops.is_hit else finish_reason
+                texts.append(self._stops.finish())
+        return self._piece("".join(texts), token_ids, finish_reason)
+
+    def _pass(self, text: str) -> str:
+        self._decoded_characters += len(text)
+        return self._stops.feed(text) if self._stops else text
+
+    def _piece(self, text: str, token_ids: Sequence[int], finish_reason: str | None) -> Piece:
+        """The piece with the log probabilities of the tokens that begin in the text sent so far."""
+        self._sent_characters += len(text)
+        pending = self._pending
+        if not self._has_logprobs:
+            return Piece(text, token_ids=token_ids, finish_reason=finish_reason)
+        hit = self._stops is not None and self._stops.is_hit
+        if finish_reason is None or hit:
+            # What stands behind the stop string is never sent; a token without text goes with the one after it.
+            ready = sum(offset < self._sent_characters for offset in pending.offsets)
+        else:
+            ready = len(pending.tokens)
+        tokens = pending.tokens[:ready]
+        piece = Piece(text, tokens, pending.offsets[:ready], [token[0][0] for token in tokens], finish_reason)
+        del pending.tokens[:ready], pending.offsets[:ready]
+        return piece
+
+    def _ends_silently(self, token_ids: Sequence[int], finish_reason: str | None) -> bool:
+        return finish_reason == STOP and bool(token_ids) and token_ids[-1] in self._end_ids

@@ -1,0 +1,90 @@
+"""Tokens to text as they come, whole characters only.
+
+Invariant: however the tokens are cut into batches, the concatenation of what `feed` returns and of `finish` is the
+same. A character that spans tokens comes with the last of them; bytes that can't become a character any more are
+U+FFFD, as in a whole decode. Special tokens add nothing. The text continues the prompt: a leading space is kept.
+"""
+
+from codecs import utf_8_decode
+from collections.abc import Sequence
+from typing import Protocol
+
+from armature.openai.vocabulary import Vocabulary
+
+_CONTEXT_TOKENS = 6
+"""Tokens decoded again in front of new ones, for decoders that look at neighbours."""
+_LONGEST_CHARACTER_TOKENS = 8
+"""A character has at most 4 bytes; tokens that still end in U+FFFD after twice as many are not becoming one."""
+
+
+class Detokenizer(Protocol):
+    """The text of one answer."""
+
+    def feed(self, token_ids: Sequence[int]) -> str:
+        """The characters that these tokens complete."""
+        ...
+
+    def finish(self) -> str:
+        """What is left of an incomplete character; nothing may be fed afterwards."""
+        ...
+
+
+def detokenizer(vocabulary: Vocabulary, prompt: Sequence[int] = ()) -> Detokenizer:
+    """A detokenizer for an answer to `prompt`."""
+    if vocabulary.is_concatenative:
+        return _ByteDetokenizer(vocabulary)
+    return _WindowDetokenizer(vocabulary, prompt)
+
+
+class _ByteDetokenizer:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._visible = vocabulary.visible
+        self._rest = b""
+
+    def feed(self, token_ids: Sequence[int]) -> str:
+        data = self._rest + b"".join(map(self._visible, token_ids))
+        text, used = utf_8_decode(data, "replace", False)
+        self._rest = data[used:]
+        return text
+
+    def finish(self) -> str:
+        text, _ = utf_8_decode(self._rest, "replace", True)
+        self._rest = b""
+        return text
+
+
+class _WindowDetokenizer:
+    """Decodes a window twice, with and without the new token; the difference is new text."""
+
+    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int]) -> None:
+        self._tokenizer = vocabulary.tokenizer
+        self._window = list(prompt[-_CONTEXT_TOKENS:])
+        self._known = len(self._window)
+        self._known_text = self._decode(self._window)
+
+    def feed(self, token_ids: Sequence[int]) -> str:
+        return "".join([self._step(token_id) for token_id in token_ids])
+
+    def finish(self) -> str:
+        text = self._decode(self._window)[len(self._known_text) :]
+        self._settle()
+        return text
+
+    def _step(self, token_id: int) -> str:
+        self._window.append(token_id)
+        text = self._decode(self._window)
+        unsettled = len(self._window) - self._known
+        if text.endswith("\ufffd") and unsettled < _LONGEST_CHARACTER_TOKENS:
+            return ""
+        new = text[len(self._known_text) :]
+        if new:
+            self._settle()
+        return new
+
+    def _settle(self) -> None:
+        del self._window[:-_CONTEXT_TOKENS]
+        self._known = len(self._window)
+        self._known_text = self._decode(self._window)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)

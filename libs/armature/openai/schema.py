@@ -1,0 +1,143 @@
+"""Bodies of the OpenAI requests that the gateway reads, as msgspec structs.
+
+Types are checked here, by the decoder; ranges and meanings in `rules`. Fields that are listed in neither struct are
+ignored, as OpenAI-compatible servers do: clients send more than any server knows. Fields that would change the meaning
+of the answer and are not implemented stand here so that `rules` can refuse them.
+"""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from armature.openai.errors import ApiError
+
+B = TypeVar("B", bound="Body")
+
+
+class ContentPart(msgspec.Struct):
+    type: str
+    text: str | None = None
+
+
+class Message(msgspec.Struct):
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+    tool_call_id: Any = None
+    audio: Any = None
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class ArmatureOptions(msgspec.Struct):
+    """Our extension: `"armature": {"include_info": true}` asks how the request was served."""
+
+    include_info: bool = False
+
+
+class Body(msgspec.Struct, kw_only=True):
+    """What chat and completions have in common."""
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    logit_bias: dict[str, float] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    armature: ArmatureOptions | None = None
+    n: int | None = None
+
+    best_of: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    modalities: Any = None
+    audio: Any = None
+    web_search_options: Any = None
+    echo: Any = None
+    suffix: Any = None
+    use_beam_search: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
+    prompt_logprobs: Any = None
+    truncate_prompt_tokens: Any = None
+    continue_final_message: Any = None
+    add_generation_prompt: Any = None
+    bad_words: Any = None
+
+
+class ChatBody(Body, kw_only=True):
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompletionBody(Body, kw_only=True):
+    prompt: str | list[str | int | list[int]]
+    logprobs: int | None = None
+
+
+class BodyDecoder:
+    """Decodes request bodies into one struct type."""
+
+    def __init__(self, kind: type[B]) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def decode(self, data: bytes | bytearray) -> Any:
+        """The body as a struct.
+
+        Raises:
+            ApiError: 400 that names the field, if the JSON is malformed or a type is wrong.
+        """
+        try:
+            return self._decoder.decode(data)
+        except msgspec.ValidationError as error:
+            raise _type_error(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            message = f"The body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}"
+            raise ApiError(400, message, code="invalid_json") from None
+        except RecursionError:
+            raise ApiError(400, "The body is nested too deeply", code="invalid_json") from None
+
+
+_PATH = re.compile(r" - at `(?:key in )?\$(.*?)`$")
+_MISSING = re.compile(r"^Object missing required field `(.*?)`")
+
+
+def _type_error(message: str) -> ApiError:
+    """A msgspec complaint in OpenAI's shape: `Expected `int`, got `str` - at `$.seed``."""
+    path = _PATH.search(message)
+    # `$.messages[0].role` is `messages[0].role` to the client; `$[...]` is a value of the body that no field names.
+    where = path.group(1).lstrip(".").replace("[...]", "") if path else ""
+    what = message[: path.start()] if path else message
+    if missing := _MISSING.match(what):
+        param = f"{where}.{missing.group(1)}" if where else missing.group(1)
+        return ApiError(400, f"Missing required parameter: '{param}'", param=param, code="missing_required_parameter")
+    what = what.replace("`", "")
+    if not where:
+        return ApiError(400, f"The body must be a JSON object with known types: {what}", code="invalid_type")
+    return ApiError(400, f"Invalid type for '{where}': {what[:1].lower()}{what[1:]}", param=where, code="invalid_type")

@@ -1,0 +1,168 @@
+"""What all surfaces share: models, placement, workers, and the way from an `Ask` to its answer."""
+
+import asyncio
+import logging
+import secrets
+import time
+from array import array
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from armature.blocks.hashing import BlockDigest
+from armature.openai.errors import context_exceeded, invalid, no_workers, overloaded
+from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
+from armature.openai.serving.catalog import ModelCatalog, ServedModel
+from armature.openai.serving.generation import Generation
+from armature.openai.serving.job import Job
+from armature.openai.serving.local_router import LocalRouter
+from armature.openai.serving.metrics import INFLIGHT, PREPARE_S
+from armature.openai.serving.options import ServingOptions
+from armature.openai.serving.router_client import RouterClient
+from armature.openai.serving.worker_streams import WorkerStreams
+from armature.runtime.channels import ChannelPool
+from armature.runtime.roster import MemberChange
+
+log = logging.getLogger(__name__)
+
+
+class ServingCore:
+    """One per gateway. Tell it about members (decode, aggregated and prefill workers, routers) as they come and go."""
+
+    def __init__(
+        self,
+        own_id: str,
+        channels: ChannelPool,
+        tasks: asyncio.TaskGroup,
+        *,
+        secret: bytes,
+        options: ServingOptions | None = None,
+        tokenizers: Mapping[str, Path] | None = None,
+    ) -> None:
+        self.options = options or ServingOptions()
+        self.catalog = ModelCatalog(tasks, secret, self.options, tokenizers or {})
+        self._local_router = LocalRouter()
+        self._router = RouterClient(own_id, channels, tasks, self._local_router, self.options)
+        self._workers = WorkerStreams(channels, tasks, self.options)
+        self._inflight = 0
+        self._is_draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._now_s = asyncio.get_running_loop().time
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request could be served now."""
+        return not self._is_draining and bool(self.catalog.served())
+
+    @property
+    def inflight(self) -> int:
+        return self._inflight
+
+    def member_changed(self, change: MemberChange) -> None:
+        """Somebody has come, changed or left."""
+        self.catalog.member_changed(change, time.time())
+        self._local_router.member_changed(change)
+        self._router.member_changed(change)
+        if change.kind == "left":
+            self._workers.release(change.member.id)
+
+    @contextmanager
+    def admitted(self) -> Generator[None, None, None]:
+        """A place among the requests that are served at the same time, to be taken before anything costly.
+
+        Raises:
+            ApiError: 429 if all are taken, 503 if the gateway is draining.
+        """
+        if self._is_draining:
+            raise no_workers("This gateway is shutting down; try again", retry_after_s=1.0)
+        if self._inflight >= self.options.max_concurrent_requests:
+            raise overloaded(f"{self._inflight} requests are being served already; try again later")
+        self._inflight += 1
+        INFLIGHT.inc()
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._inflight -= 1
+            INFLIGHT.dec()
+            if not self._inflight:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Take nothing new and wait for what is there; the caller bounds the wait."""
+        self._is_draining = True
+        await self._idle.wait()
+
+    async def prepare(self, request_id: str, ask: Ask, received_s: float, traceparent: str = "") -> Job:
+        """Check the request against its model, tokenize and hash it.
+
+        Raises:
+            ApiError: the request can't be served.
+        """
+        model = await self._model(ask.model)
+        card, sampling = model.card, ask.sampling
+        check_against_model(sampling, ask.max_tokens, card.vocab_size)
+        started_s = self._now_s()
+        if _characters(ask) > self.options.inline_characters:
+            prompt, digests = await asyncio.to_thread(_tokenize, model, ask)
+        else:
+            prompt, digests = _tokenize(model, ask)
+        PREPARE_S.observe(self._now_s() - started_s)
+        room = card.context_length - len(prompt)
+        max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
+        sampling.min_tokens = min(sampling.min_tokens, max_tokens)
+        if not sampling.HasField("seed"):
+            sampling.seed = secrets.randbits(63)
+        return Job(
+            request_id=request_id,
+            model=model,
+            prompt=prompt,
+            digests=digests,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=ask.stop,
+            include_info=ask.include_info,
+            received_s=received_s,
+            due_s=received_s + self.options.request_timeout_s,
+            traceparent=traceparent,
+        )
+
+    def generation(self, job: Job) -> Generation:
+        return Generation(job, self._router, self._workers, self.options)
+
+    async def _model(self, name: str) -> ServedModel:
+        try:
+            async with asyncio.timeout(self.options.first_token_timeout_s):
+                return await self.catalog.get(name)
+        except TimeoutError:
+            raise no_workers(f"The tokenizer of the model '{name}' is still being loaded", retry_after_s=5.0) from None
+
+
+def _characters(ask: Ask) -> int:
+    """About how much there is to tokenize or hash."""
+    prompt = ask.prompt
+    if isinstance(prompt, TextPrompt):
+        return len(prompt.text)
+    if isinstance(prompt, TokenPrompt):
+        return len(prompt.token_ids)
+    return sum(len(message["content"]) for message in prompt.messages)
+
+
+def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest]]":
+    """The prompt's tokens and the digests of its whole blocks. May run on a thread."""
+    prompt, card, name = ask.prompt, model.card, ask.prompt_field
+    if isinstance(prompt, TokenPrompt):
+        check_token_ids(name, prompt.token_ids, card.vocab_size)
+        token_ids = array("I", prompt.token_ids)
+    else:
+        assert isinstance(prompt, (TextPrompt, ChatPrompt))
+        text = model.tokenizer.text_of(card.name, prompt)
+        token_ids = array("I", model.tokenizer.encode(prompt, text))
+        if token_ids and max(token_ids) >= card.vocab_size:
+            raise invalid(name, "it has special tokens that this model does not know")
+    if not token_ids:
+        raise invalid(name, "it has no tokens")
+    if len(token_ids) >= card.context_length:
+        raise context_exceeded(name, len(token_ids), card.context_length)
+    return token_ids, model.hasher.extend(model.root, token_ids)

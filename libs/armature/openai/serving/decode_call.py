@@ -1,0 +1,109 @@
+"""One request on a worker's stream: a bounded queue between the stream's reader and the request's own task."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from armature.v1.worker_pb2 import TokenDelta
+
+
+class WorkerFailedError(Exception):
+    """The worker can't go on with this request; another may."""
+
+
+class DeadlinePassedError(Exception):
+    """The request's time is up. `before_first_token` tells which limit it was."""
+
+    def __init__(self, *, before_first_token: bool) -> None:
+        super().__init__()
+        self.before_first_token = before_first_token
+
+
+class ClientTooSlowError(Exception):
+    """More tokens are waiting for this client than are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Times of one request on one worker; instants as the event loop counts them."""
+
+    first_token_s: float
+    """Silence allowed before the first token."""
+    stall_s: float
+    """Silence allowed after it."""
+    first_token_due_s: float
+    """When the answer's first token is due; infinity if it came from another worker."""
+    due_s: float
+    """When the whole answer is due."""
+    max_buffered_tokens: int
+
+
+class DecodeCall:
+    """One reader; `close` when done with it, in any case. The stream it belongs to calls `push` and `fail`."""
+
+    __slots__ = ("_deltas", "_end", "_failure", "_is_begun", "_last_s", "_limits", "_tokens", "_waiter", "stream_id")
+
+    def __init__(self, stream_id: int, limits: Limits, now_s: float, end: "Callable[[DecodeCall], None]") -> None:
+        self.stream_id = stream_id
+        self._limits = limits
+        self._last_s = now_s
+        self._end = end
+        self._is_begun = False
+        self._deltas: list[TokenDelta] = []
+        self._tokens = 0
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def read(self) -> list[TokenDelta]:
+        """Everything that has arrived, at least one delta.
+
+        Raises:
+            WorkerFailedError, DeadlinePassedError, ClientTooSlowError: there will be no more.
+        """
+        while not self._deltas:
+            if self._failure is not None:
+                raise self._failure
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        deltas, self._deltas, self._tokens = self._deltas, [], 0
+        return deltas
+
+    def close(self) -> None:
+        """Nobody reads any more; the worker is told unless it has finished."""
+        self._end(self)
+
+    def push(self, delta: TokenDelta, now_s: float) -> None:
+        """A delta has arrived."""
+        self._last_s = now_s
+        self._is_begun = True
+        self._deltas.append(delta)
+        self._tokens += len(delta.token_ids)
+        if self._tokens > self._limits.max_buffered_tokens:
+            self.fail(ClientTooSlowError())
+            self._end(self)
+        self._wake()
+
+    def fail(self, failure: Exception) -> None:
+        """There will be no more; what has arrived can still be read."""
+        if self._failure is None:
+            self._failure = failure
+            self._wake()
+
+    def overdue(self, now_s: float) -> Exception | None:
+        """What this call's silence means by now, if anything."""
+        limits = self._limits
+        if now_s >= limits.due_s:
+            return DeadlinePassedError(before_first_token=False)
+        if not self._is_begun and now_s >= limits.first_token_due_s:
+            return DeadlinePassedError(before_first_token=True)
+        silence_s = now_s - self._last_s
+        if silence_s >= (limits.stall_s if self._is_begun else limits.first_token_s):
+            return WorkerFailedError(f"no token for {silence_s:.1f} s")
+        return None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

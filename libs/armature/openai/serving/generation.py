@@ -1,0 +1,242 @@
+"""The life of one request: place it, read its tokens, and move it when its worker fails.
+
+A moved request goes on with prompt and tokens so far, on another worker. Since a token depends on seed and position
+only, the client sees the text that it would have seen undisturbed: `output_index` tells what is there already. However
+this ends, the worker and whoever placed the request are told.
+"""
+
+import asyncio
+import logging
+from array import array
+from collections.abc import AsyncGenerator, Sequence
+
+from armature.openai.answers import Usage
+from armature.openai.assembler import LENGTH, STOP, Assembler, Piece, TopTokens
+from armature.openai.errors import ApiError, deadline_exceeded, no_workers, overloaded
+from armature.openai.serving.decode_call import (
+    ClientTooSlowError,
+    DeadlinePassedError,
+    DecodeCall,
+    Limits,
+    WorkerFailedError,
+)
+from armature.openai.serving.job import Job
+from armature.openai.serving.metrics import (
+    CACHED_TOKENS,
+    MIGRATIONS,
+    OUTPUT_TOKENS,
+    PROMPT_TOKENS,
+    ROUTE_S,
+    TOKEN_GAPS,
+    TTFT_S,
+)
+from armature.openai.serving.options import ServingOptions
+from armature.openai.serving.router_client import Ledger, RouterClient
+from armature.openai.serving.worker_streams import WorkerStreams
+from armature.v1.common_pb2 import (
+    FINISH_REASON_CANCELLED,
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    ServingInfo,
+)
+from armature.v1.router_pb2 import Assignment, Rejection
+from armature.v1.worker_pb2 import TokenDelta, WorkerError
+
+log = logging.getLogger(__name__)
+
+PREDICTION_FACTOR = 4.0
+"""How far a first token may be behind the router's prediction before its worker's silence counts as a stall."""
+LAST_RESORT_PAUSE_S = 0.25
+"""Before a request goes back to a worker that has failed it, because there is no other."""
+
+_REASONS = {FINISH_REASON_STOP: STOP, FINISH_REASON_LENGTH: LENGTH}
+
+
+class Generation:
+    """Serves one job; `pieces` is iterated once, and closed by whoever iterates it."""
+
+    def __init__(self, job: Job, router: RouterClient, workers: WorkerStreams, options: ServingOptions) -> None:
+        self.job = job
+        self.info = ServingInfo()
+        """How the request is being served; complete once the first piece is there."""
+        self.migrations = 0
+        self._router = router
+        self._workers = workers
+        self._options = options
+        self._output = array("I")
+        self._excluded: list[str] = []
+        self._failure: Exception | None = None
+        self._cached_tokens: int | None = None
+        self._last_s = 0.0
+        self._now_s = asyncio.get_running_loop().time
+        self._assembler = Assembler(
+            job.model.tokenizer.vocabulary, stop=job.stop, end_ids=job.end_ids, prompt=job.prompt
+        )
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.job.prompt), self._assembler.completion_tokens, self._cached_tokens or 0)
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The answer; its last piece, and no other, has a finish reason. Pieces may be empty.
+
+        Raises:
+            ApiError: it can't be served, or not to its end.
+        """
+        PROMPT_TOKENS.inc(len(self.job.prompt))
+        try:
+            while (reason := self._is_over()) is None:
+                attempt_id = self.job.request_id + (f"-{self.migrations}" if self.migrations else "")
+                assignment, ledger = await self._place(attempt_id)
+                call = self._open(attempt_id, assignment)
+                try:
+                    is_told = False
+                    while True:
+                        piece = self._accept(await call.read())
+                        if piece.token_ids and not is_told:
+                            is_told = True
+                            ledger.first_token(attempt_id)
+                        if piece.token_ids or piece.finish_reason is not None:
+                            yield piece
+                        if piece.finish_reason is not None:
+                            return
+                        if self._failure is not None:
+                            raise self._failure
+                except WorkerFailedError as failure:
+                    self._failure = None
+                    self._move_on(assignment.worker_id, str(failure))
+                finally:
+                    call.close()
+                    ledger.finished(attempt_id)
+            yield self._assembler.feed((), (), reason)
+        except DeadlinePassedError as error:
+            raise self._deadline(before_first_token=error.before_first_token) from None
+        except ClientTooSlowError:
+            raise overloaded("The client reads its answer too slowly") from None
+        finally:
+            OUTPUT_TOKENS.inc(self.usage.completion_tokens)
+            CACHED_TOKENS.inc(self.usage.cached_tokens)
+
+    # --- placement
+
+    async def _place(self, attempt_id: str) -> tuple[Assignment, Ledger]:
+        while True:
+            started_s = self._now_s()
+            if started_s >= self.job.due_s:
+                raise self._deadline(before_first_token=False)
+            query = self.job.query(attempt_id, self._output, self._excluded)
+            placement, ledger = await self._router.place(query)
+            ROUTE_S.observe(self._now_s() - started_s)
+            if placement.HasField("assigned"):
+                return placement.assigned, ledger
+            if not self._excluded:
+                raise _rejected(placement.rejected)
+            # Only workers that have failed this request are left, and one of them may be back.
+            await asyncio.sleep(LAST_RESORT_PAUSE_S)
+            self._excluded.clear()
+
+    def _open(self, attempt_id: str, assignment: Assignment) -> DecodeCall:
+        job, options, now_s = self.job, self._options, self._now_s()
+        prefill = assignment.prefill if assignment.HasField("prefill") else None
+        request = job.decode_request(attempt_id, self._output, prefill, max(0.001, job.due_s - now_s))
+        first_due_s = float("inf") if self._output else job.received_s + options.first_token_timeout_s
+        limits = Limits(
+            first_token_s=options.stall_timeout_s + PREDICTION_FACTOR * assignment.predicted_ttft_s,
+            stall_s=options.stall_timeout_s,
+            first_token_due_s=first_due_s,
+            due_s=job.due_s,
+            max_buffered_tokens=options.max_buffered_tokens,
+        )
+        self.info.decode_worker = assignment.worker_id
+        self.info.reason = assignment.reason
+        return self._workers.open(assignment.worker_id, assignment.address, request, limits)
+
+    def _move_on(self, worker_id: str, why: str) -> None:
+        log.warning("request %s leaves %s after %d tokens: %s", self.job.request_id, worker_id, len(self._output), why)
+        if worker_id not in self._excluded:
+            self._excluded.append(worker_id)
+        if self.migrations >= self._options.migration_limit:
+            message = f"The request was moved {self.migrations} times and its last worker failed too: {why}"
+            raise no_workers(message)
+        self.migrations += 1
+        self.info.migrations = self.migrations
+        MIGRATIONS.inc()
+
+    # --- tokens
+
+    def _accept(self, deltas: Sequence[TokenDelta]) -> Piece:
+        """What the deltas add to the answer. What ends them badly is left in `_failure`: first goes what is good."""
+        output, now_s = self._output, self._now_s()
+        token_ids: list[int] = []
+        logprobs: list[TopTokens] = []
+        reason: str | None = None
+        wants_logprobs = self.job.sampling.logprobs
+        for delta in deltas:
+            known = len(output) - delta.output_index
+            if known < 0:
+                self._failure = WorkerFailedError(f"tokens {len(output)} to {delta.output_index - 1} are missing")
+                break
+            new = delta.token_ids[known:] if known else delta.token_ids
+            output.extend(new)
+            token_ids.extend(new)
+            if wants_logprobs:
+                logprobs.extend(_top_tokens(delta)[known:])
+            if not known and delta.HasField("info"):
+                self._take_info(delta.info)
+            if delta.finish_reason:
+                reason = _REASONS.get(delta.finish_reason)
+                self._failure = _failure(delta) if reason is None else None
+        self._measure(now_s, len(token_ids))
+        return self._assembler.feed(token_ids, logprobs, reason)
+
+    def _measure(self, now_s: float, tokens: int) -> None:
+        if self._last_s:
+            TOKEN_GAPS.observe(now_s - self._last_s, tokens)
+        elif tokens:
+            self.info.ttft_s = now_s - self.job.received_s
+            TTFT_S.observe(self.info.ttft_s)
+        self._last_s = now_s
+
+    def _is_over(self) -> str | None:
+        """Why the answer is complete, if it is: a worker may fail between its last token and saying so."""
+        output, job = self._output, self.job
+        if output and output[-1] in job.end_ids and len(output) > job.sampling.min_tokens:
+            return STOP
+        return LENGTH if len(output) >= job.max_tokens else None
+
+    def _take_info(self, info: ServingInfo) -> None:
+        ours = self.info
+        if self._cached_tokens is None:  # of the prompt; a later worker's would count our own output too
+            self._cached_tokens = min(max(info.cached_tokens, info.prefill_cached_tokens), len(self.job.prompt))
+        info.decode_worker = info.decode_worker or ours.decode_worker
+        info.ttft_s, info.migrations, info.reason = ours.ttft_s, self.migrations, ours.reason
+        ours.CopyFrom(info)
+
+    def _deadline(self, *, before_first_token: bool) -> ApiError:
+        options = self._options
+        if before_first_token:
+            return deadline_exceeded(f"No token was produced within {options.first_token_timeout_s:g} s")
+        return deadline_exceeded(f"The answer was not complete within {options.request_timeout_s:g} s")
+
+
+def _top_tokens(delta: TokenDelta) -> list[TopTokens]:
+    return [[(token.token_id, token.logprob) for token in entry.tokens] for entry in delta.logprobs]
+
+
+def _failure(delta: TokenDelta) -> Exception:
+    """What a last delta means that is no regular end."""
+    if delta.finish_reason == FINISH_REASON_CANCELLED:
+        return WorkerFailedError("the worker cancelled it")
+    code, message = delta.error.code, delta.error.message
+    if code == WorkerError.CODE_INVALID:
+        return ApiError(400, f"The worker refuses the request: {message}", code="invalid_value")
+    if code == WorkerError.CODE_DEADLINE_EXCEEDED:
+        return DeadlinePassedError(before_first_token=False)
+    return WorkerFailedError(f"{WorkerError.Code.Name(code)}: {message}")
+
+
+def _rejected(rejection: Rejection) -> ApiError:
+    retry_after_s = max(1.0, rejection.retry_after_s)
+    if rejection.code == Rejection.CODE_OVERLOADED:
+        return overloaded(f"All workers are busy: {rejection.reason}", retry_after_s)
+    return no_workers(f"No worker can take the request: {rejection.reason}", retry_after_s)

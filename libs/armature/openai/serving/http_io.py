@@ -1,0 +1,191 @@
+"""One HTTP exchange: reading a bounded body, writing the answer, noticing that the client has left.
+
+Plain ASGI, since a streamed answer passes here once per token.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Receive, Scope, Send
+
+from armature.openai.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+EVENT_STREAM: Headers = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect events otherwise
+)
+
+
+class ClientLeftError(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The first header of this name; empty if there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return ""
+
+
+def check_headers(scope: Scope, max_body_bytes: int) -> None:
+    """Refuse bodies that can't be JSON or are too large before they are read.
+
+    Raises:
+        ApiError: 415 or 413.
+    """
+    content_type = header(scope, b"content-type").partition(";")[0].strip().lower()
+    if content_type not in ("", "application/json"):
+        raise ApiError(
+            415, f"The body must be application/json, not '{content_type[:80]}'", code="unsupported_media_type"
+        )
+    encoding = header(scope, b"content-encoding").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ApiError(415, f"The body must not be compressed ('{encoding[:40]}')", code="unsupported_media_type")
+    length = header(scope, b"content-length")
+    if length.isdigit() and int(length[:20]) > max_body_bytes:
+        raise body_too_large(max_body_bytes)
+
+
+def body_too_large(max_body_bytes: int) -> ApiError:
+    return ApiError(413, f"The body must not be larger than {max_body_bytes} bytes", code="body_too_large")
+
+
+class Exchange:
+    """One request and its answer.
+
+    As an async context manager it cancels what runs inside when the client leaves, or does not take its answer: the
+    cancellation goes no further, and `has_left` is true. Enter it only after the body has been read.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, writes: "WriteWatch", *, headers: Headers) -> None:
+        self.scope = scope
+        self.headers = headers
+        self.has_left = False
+        self.has_begun = False
+        """Whether a status has been sent."""
+        self.writing_since_s: float | None = None
+        """Set while a write waits for the client."""
+        self._receive = receive
+        self._send = send
+        self._writes = writes
+        self._is_complete = False
+        self._now_s = writes.now_s
+
+    async def read_body(self, max_body_bytes: int, timeout_s: float) -> bytes:
+        """The whole body.
+
+        Raises:
+            ApiError: 413 if it is too large, 408 if it does not come in time.
+            ClientLeftError: it ends early.
+        """
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientLeftError
+                    part: bytes = message.get("body", b"")
+                    size += len(part)
+                    if size > max_body_bytes:
+                        raise body_too_large(max_body_bytes)
+                    parts.append(part)
+                    if not message.get("more_body", False):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError:
+            raise ApiError(408, f"The body did not arrive within {timeout_s:g} s", code="request_timeout") from None
+
+    async def discard_body(self, max_bytes: int, timeout_s: float) -> None:
+        """Read on without keeping anything: a client that is still sending would not see its answer otherwise."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while max_bytes > 0:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+                    max_bytes -= len(message.get("body", b""))
+
+    async def send_json(self, status: int, body: bytes, headers: Headers = ()) -> None:
+        """A whole answer."""
+        length = (b"content-length", str(len(body)).encode())
+        await self._begin(status, [JSON, length, *self.headers, *headers])
+        self._is_complete = True
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def send_error(self, error: ApiError) -> None:
+        """An error in OpenAI's shape, with Retry-After if there is a time to name."""
+        extra: list[tuple[bytes, bytes]] = []
+        if error.retry_after_s > 0:
+            extra.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        if error.status in (408, 413):  # part of the body is still coming: this connection is of no more use
+            extra.append((b"connection", b"close"))
+        await self.send_json(error.status, error.to_json(), extra)
+
+    async def send_events(self, events: bytes, *, is_last: bool = False) -> None:
+        """Some server-sent events; the head goes out with the first, so that errors before it keep their status."""
+        if not self.has_begun:
+            await self._begin(200, [*EVENT_STREAM, *self.headers])
+        self._is_complete = is_last
+        self.writing_since_s = self._now_s()
+        await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
+        self.writing_since_s = None
+
+    def give_up(self) -> None:
+        """End what runs inside, if it still does."""
+        if not self._is_complete:  # servers report the end of the answer like the client's leaving
+            self.has_left = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._writes.exchanges.add(self)
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> bool:
+        self._watcher.cancel()
+        self._writes.exchanges.discard(self)
+        return self.has_left and kind is asyncio.CancelledError and self._task.uncancel() == 0
+
+    async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.has_begun = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.give_up()
+
+
+class WriteWatch:
+    """Gives up clients that do not take their answers: one timer for all, since one per write would cost too much."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.exchanges: set[Exchange] = set()
+        self.now_s = asyncio.get_running_loop().time
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._timeout_s / 4)
+            since_s = self.now_s() - self._timeout_s
+            for exchange in [*self.exchanges]:
+                if exchange.writing_since_s is not None and exchange.writing_since_s <= since_s:
+                    log.info("a client did not take its answer within %.1f s", self._timeout_s)
+                    exchange.give_up()

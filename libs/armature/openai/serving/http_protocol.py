@@ -1,0 +1,80 @@
+"""uvicorn's HTTP/1.1 connection, with bounds on what comes before a request."""
+
+import asyncio
+import re
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request's line and headers; those that come within one read may be longer."""
+HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+_OFFER = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
+_NO_OFFER = b"\r\nx-offer"
+"""As long as what it replaces."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes connections whose request does not begin or whose headers do not end within the time for idle ones.
+
+    Offers to speak another protocol are ignored, as a server may. uvicorn loses the bodies of such requests, and some
+    clients (that of Java's library, for one) make every request such an offer.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._awaits_head = True
+        self._heads = 0
+        """How many are complete."""
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        heads = self._heads
+        super().data_received(_without_offer(data) if self._awaits_head else data)
+        if self._awaits_head and self._heads == heads and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.write(HEAD_TOO_LARGE)
+                self.transport.close()
+            elif self._head_timer is None:
+                self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._awaits_head, self._head_bytes = False, 0
+        self._heads += 1
+        self._forget_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._awaits_head = True
+        super().on_message_complete()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.timeout_keep_alive, self._give_up)
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        # A client may have begun its next request early: the answer to the one before comes first.
+        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            self.transport.close()
+
+
+def _without_offer(data: bytes) -> bytes:
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    return _OFFER.sub(_NO_OFFER, head) + data[len(head) :] if _OFFER.search(head) else data

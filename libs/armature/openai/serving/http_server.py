@@ -1,0 +1,89 @@
+"""uvicorn inside a process that already has an event loop, signals and a log of its own."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from armature.openai.serving.http_protocol import BoundedProtocol
+from armature.runtime.addresses import join_host_port
+from armature.runtime.errors import StartError
+
+BACKLOG = 2048
+IDLE_TIMEOUT_S = 75
+"""For the first request of a connection, and from one request to the next."""
+
+
+class HttpServer:
+    """Listens from construction on, so that the port is known; serves while `run` runs.
+
+    Raises:
+        StartError: the address is taken, or is none of this machine's.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, idle_timeout_s: int = IDLE_TIMEOUT_S) -> None:
+        self._socket = _listen(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=idle_timeout_s,
+        )
+        self._server = _EmbeddedServer(config)
+
+    async def run(self) -> None:
+        """Until `stop`; open answers are finished first."""
+        await self._server.serve(sockets=[self._socket])
+
+    async def started(self) -> None:
+        """Return when requests are accepted."""
+        await self._server.ready.wait()
+
+    def stop(self, *, now: bool = False) -> None:
+        """Accept nothing more; `now`: and drop what is open."""
+        self._server.should_exit = True
+        self._server.force_exit = now
+
+
+class _EmbeddedServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield  # signals are the process's, which drains first
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: without, a client that delays its acknowledgements waits 40 ms for a token.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        address = join_host_port(host, port)
+        raise StartError(
+            f"can't serve HTTP on {address} ({error.strerror}): free the port or set another --http-port"
+        ) from error
+    return listener

@@ -1,0 +1,72 @@
+"""A request that has been checked, tokenized and hashed: everything that serving it takes."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from armature.blocks.hashing import BlockDigest, pack_hashes
+from armature.openai.serving.catalog import ServedModel
+from armature.v1.common_pb2 import SamplingParams
+from armature.v1.router_pb2 import Query
+from armature.v1.worker_pb2 import DecodeRequest, PrefillTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request. Instants as the event loop counts them."""
+
+    request_id: str
+    model: ServedModel
+    prompt: "array[int]"
+    digests: list[BlockDigest]
+    """Of the prompt's whole blocks."""
+    sampling: SamplingParams
+    """Complete: the seed is set, since the same one must go to every worker that serves this request."""
+    max_tokens: int
+    stop: tuple[str, ...]
+    include_info: bool
+    received_s: float
+    due_s: float
+    traceparent: str
+    cache_namespace: str = ""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end the answer without showing in it."""
+        eos = frozenset[int]() if self.sampling.ignore_eos else self.model.eos_ids
+        return eos.union(self.sampling.stop_token_ids)
+
+    def query(self, attempt_id: str, output: "array[int]", excluded: Sequence[str]) -> Query:
+        """What to ask the router, with the `output` made so far as part of the prompt."""
+        hasher = self.model.hasher
+        digests = self.digests
+        if output:
+            hashed = len(digests) * hasher.block_size
+            rest = self.prompt[hashed:] + output
+            digests = digests + hasher.extend(digests[-1] if digests else self.model.root, rest)
+        return Query(
+            request_id=attempt_id,
+            model=self.model.name,
+            sequence_hashes=pack_hashes(digests),
+            prompt_tokens=len(self.prompt) + len(output),
+            max_tokens=self.max_tokens - len(output),
+            excluded_workers=excluded,
+            traceparent=self.traceparent,
+        )
+
+    def decode_request(
+        self, attempt_id: str, output: "array[int]", prefill: PrefillTarget | None, timeout_s: float
+    ) -> DecodeRequest:
+        """What to ask a decode worker. Tokens are sampled by position, so it makes those that any other would."""
+        return DecodeRequest(
+            request_id=attempt_id,
+            model=self.model.name,
+            token_ids=(self.prompt + output if output else self.prompt).tobytes(),
+            prompt_tokens=len(self.prompt),
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            cache_namespace=self.cache_namespace,
+            timeout_s=timeout_s,
+            traceparent=self.traceparent,
+            prefill=prefill,
+        )

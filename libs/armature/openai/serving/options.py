@@ -1,0 +1,37 @@
+"""Bounds and times of the gateway, as one value."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """Raises ValueError for values that can't work."""
+
+    max_concurrent_requests: int = 1024
+    """Requests beyond are refused with 429 at once: a queue here would only hide the load from the router."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    request_timeout_s: float = 600.0
+    first_token_timeout_s: float = 120.0
+    stall_timeout_s: float = 30.0
+    """Silence after which a request is moved to another worker; for the first token, the prediction counts on top."""
+    body_timeout_s: float = 30.0
+    """Time for a client to send its request."""
+    write_timeout_s: float = 30.0
+    """Time for a client to take what was written, before it counts as gone."""
+    route_timeout_s: float = 2.0
+    """Time for a router to answer before the gateway decides itself."""
+    router_retry_s: float = 1.0
+    """Pause before a router that failed is asked again."""
+    migration_limit: int = 3
+    max_buffered_tokens: int = 4096
+    """Tokens that a request may have waiting for a slow client."""
+    model_memory_s: float = 300.0
+    """How long a model without workers is still known: 503 with Retry-After instead of 404."""
+    inline_characters: int = 8192
+    """Longer prompts are tokenized on a thread."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value < 0 or (value == 0 and name not in ("migration_limit", "inline_characters", "model_memory_s")):
+                raise ValueError(f"{name} is {value}; it must be above 0")

@@ -1,0 +1,104 @@
+"""The REST surface: routes, and everything that is not an answer told in OpenAI's error shape."""
+
+import asyncio
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from armature.openai.answers import model_entry
+from armature.openai.errors import ApiError, internal, model_not_found
+from armature.openai.serving.core import ServingCore
+from armature.openai.serving.endpoints import GenerateEndpoint
+from armature.openai.serving.http_io import WriteWatch
+from armature.openai.serving.json_response import JsonResponse
+
+
+def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup) -> ASGIApp:
+    """The ASGI application; `tasks` owns what it runs in the background."""
+    writes = WriteWatch(core.options.write_timeout_s)
+    tasks.create_task(writes.run(), name="slow clients")
+    generating = {
+        "/v1/chat/completions": GenerateEndpoint(core, writes, "chat"),
+        "/v1/completions": GenerateEndpoint(core, writes, "completion"),
+    }
+    views = _Views(core)
+    others = Starlette(
+        routes=[
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in generating.items()),
+            Route("/v1/models", views.models),
+            Route("/v1/models/{model:path}", views.model),
+            Route("/health", views.health),
+            Route("/ready", views.ready),
+            Route("/live", views.live),
+            Route("/metrics", views.metrics),
+        ],
+        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        """A token passes every layer that stands around its route, so these two have none."""
+        endpoint = generating.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (endpoint or others)(scope, receive, send)
+
+    return app
+
+
+class _Views:
+    def __init__(self, core: ServingCore) -> None:
+        self._core = core
+
+    async def models(self, request: Request) -> Response:
+        served = self._core.catalog.served()
+        entries = [model_entry(name, created_s, card.context_length) for name, (card, created_s) in served.items()]
+        return JsonResponse({"object": "list", "data": entries})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        served = self._core.catalog.served()
+        if name not in served:
+            return _error(model_not_found(name, sorted(served)))
+        card, created_s = served[name]
+        return JsonResponse(model_entry(name, created_s, card.context_length))
+
+    async def health(self, request: Request) -> Response:
+        """What a person asks first; the status is `ready`'s."""
+        state = {
+            "status": "ok" if self._core.is_ready else "unavailable",
+            "models": sorted(self._core.catalog.served()),
+            "inflight_requests": self._core.inflight,
+        }
+        return JsonResponse(state, 200 if self._core.is_ready else 503)
+
+    async def ready(self, request: Request) -> Response:
+        """Whether to send requests here: a gateway that serves no model, or is draining, is not ready."""
+        return JsonResponse({"ready": self._core.is_ready}, 200 if self._core.is_ready else 503)
+
+    async def live(self, request: Request) -> Response:
+        return JsonResponse({"live": True})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _error(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    return Response(error.to_json(), error.status, headers=headers, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path, allowed = request.url.path[:200], (error.headers or {}).get("Allow", "")
+    if error.status_code == 404:
+        return _error(ApiError(404, f"There is nothing at {path}", code="unknown_url"))
+    if error.status_code == 405:
+        message = f"{request.method} is not possible at {path}, only {allowed}"
+        return _error(ApiError(405, message, code="method_not_allowed"), {"allow": allowed})
+    return _error(ApiError(error.status_code, str(error.detail)))
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return _error(internal())

@@ -1,0 +1,192 @@
+"""Asks a router where requests go, over one multiplexed stream per router.
+
+Several routers: this gateway has its favourite (so that gateways spread over routers), and goes on to the next when it
+fails. None can be asked: the gateway decides itself, see `local_router`. An answer that nobody waits for any more is
+given back to the router at once.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, Protocol
+
+from armature.openai.serving.frames import FrameStream
+from armature.openai.serving.local_router import LocalRouter
+from armature.openai.serving.metrics import ROUTED_LOCALLY
+from armature.openai.serving.options import ServingOptions
+from armature.runtime.channels import ChannelPool
+from armature.runtime.roster import MemberChange
+from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
+from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
+from armature.v1.router_pb2_grpc import RouterStub
+
+log = logging.getLogger(__name__)
+
+PROGRESS_PAUSE_S = 0.005
+"""Progress waits so long for more of it, or for a query, to share a message with; a plan is no worse for it."""
+
+
+class Ledger(Protocol):
+    """Whoever placed a request and wants to know what becomes of it."""
+
+    def first_token(self, request_id: str) -> None: ...
+    def finished(self, request_id: str) -> None: ...
+
+
+class RouterClient:
+    """Where requests go."""
+
+    def __init__(
+        self, own_id: str, channels: ChannelPool, tasks: asyncio.TaskGroup, local: LocalRouter, options: ServingOptions
+    ) -> None:
+        self._own_id = own_id
+        self._channels = channels
+        self._tasks = tasks
+        self._local = local
+        self._options = options
+        self._routers: dict[str, Member] = {}
+        self._streams: dict[str, _RouterStream] = {}
+        self._retry_at_s: dict[str, float] = {}
+        self._now_s = asyncio.get_running_loop().time
+
+    def member_changed(self, change: MemberChange) -> None:
+        """A router has come, changed or left; other kinds are ignored."""
+        member = change.member
+        if member.kind != "router":
+            return
+        if change.kind == "left":
+            self._routers.pop(member.id, None)
+            self._retry_at_s.pop(member.id, None)
+            if stream := self._streams.pop(member.id, None):
+                stream.stop()
+        else:
+            self._routers[member.id] = member
+
+    async def place(self, query: Query) -> tuple[Placement, Ledger]:
+        """A placement and who keeps its account. Always answers, after at most `route_timeout_s` per router."""
+        for router in self._candidates():
+            stream = self._stream(router)
+            try:
+                async with asyncio.timeout(self._options.route_timeout_s):
+                    return await stream.ask(query), stream
+            except (TimeoutError, ConnectionError) as error:
+                self._retry_at_s[router.id] = self._now_s() + self._options.router_retry_s
+                log.warning("router %s could not be asked: %s", router.id, str(error) or "it did not answer in time")
+        ROUTED_LOCALLY.inc()
+        return self._local.place(query), self._local
+
+    def _candidates(self) -> list[Member]:
+        """Routers that may be asked now, the favourite first; one that leaves is the last resort."""
+        now_s = self._now_s()
+        usable = [router for router in self._routers.values() if self._retry_at_s.get(router.id, 0.0) <= now_s]
+        return sorted(usable, key=lambda router: (router.state == MEMBER_STATE_DRAINING, self._distance(router.id)))
+
+    def _distance(self, router_id: str) -> bytes:
+        return blake2b(f"{self._own_id}/{router_id}".encode(), digest_size=8).digest()
+
+    def _stream(self, router: Member) -> "_RouterStream":
+        stream = self._streams.get(router.id)
+        if stream is None or stream.has_ended:
+            stub: Any = RouterStub(self._channels.get(router.address))
+            stream = self._streams[router.id] = _RouterStream(router.id, stub.Route)
+            self._tasks.create_task(self._run(stream, router), name=f"route stream {router.id}")
+        return stream
+
+    async def _run(self, stream: "_RouterStream", router: Member) -> None:
+        await stream.run()
+        if router.id not in self._routers:
+            await self._channels.discard(router.address)
+
+
+class _RouterStream:
+    """Queries wait here for their answers. What waits to be written is bounded by the requests that are admitted."""
+
+    def __init__(self, router_id: str, open_call: Callable[[], Any]) -> None:
+        self._router_id = router_id
+        self._frames = FrameStream[RouteRequest, RouteResponse](open_call, self._take, self._on_frame)
+        self._ids = itertools.count(1)
+        self._queries: dict[int, Query] = {}
+        self._progress: list[Progress] = []
+        self._telling: asyncio.TimerHandle | None = None
+        self._answers: dict[int, tuple[str, asyncio.Future[Placement]]] = {}
+        """Request and answer, until the answer comes; that of a request that has gone is cancelled."""
+        self._task: asyncio.Task[str] | None = None
+        self.has_ended = False
+
+    async def ask(self, query: Query) -> Placement:
+        """The router's answer.
+
+        Raises:
+            ConnectionError: the stream ended first.
+        """
+        if self.has_ended:
+            raise ConnectionError("the stream has ended")
+        query_id = query.query_id = next(self._ids)
+        answer: asyncio.Future[Placement] = asyncio.get_running_loop().create_future()
+        self._answers[query_id] = query.request_id, answer
+        self._queries[query_id] = query
+        self._frames.wake()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._abandon(query_id, query.request_id, answer)
+            raise
+
+    def first_token(self, request_id: str) -> None:
+        self._tell(request_id, Progress.KIND_FIRST_TOKEN)
+
+    def finished(self, request_id: str) -> None:
+        self._tell(request_id, Progress.KIND_FINISHED)
+
+    async def run(self) -> None:
+        reason = "the stream was stopped"
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._task = tasks.create_task(self._frames.run())
+            reason = reason if self._task.cancelled() else self._task.result()
+        finally:
+            self.has_ended = True
+            log.info("the stream to router %s has ended: %s", self._router_id, reason)
+            answers, self._answers = self._answers, {}
+            for _, answer in answers.values():
+                if not answer.done():
+                    answer.set_exception(ConnectionError(reason))
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _abandon(self, query_id: int, request_id: str, answer: asyncio.Future[Placement]) -> None:
+        """Nobody waits for this answer any more; the placement that it may bring is to be given back."""
+        if not answer.cancel() and not answer.cancelled():  # it came in the moment in which the request went
+            if answer.exception() is None:
+                self.finished(request_id)
+        elif self._queries.pop(query_id, None) is not None:  # it was never sent: no answer will come
+            self._answers.pop(query_id, None)
+
+    def _tell(self, request_id: str, kind: "Progress.Kind.ValueType") -> None:
+        if not self.has_ended:  # a new stream's router knows nothing of this request
+            self._progress.append(Progress(request_id=request_id, kind=kind))
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(PROGRESS_PAUSE_S, self._frames.wake)
+
+    def _take(self) -> RouteRequest:
+        request = RouteRequest(queries=self._queries.values(), progress=self._progress)
+        self._queries.clear()
+        self._progress.clear()
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        return request
+
+    def _on_frame(self, response: RouteResponse) -> None:
+        for placement in response.placements:
+            request_id, answer = self._answers.pop(placement.query_id, ("", None))
+            if answer is None:
+                continue
+            if not answer.done():
+                answer.set_result(placement)
+            elif placement.HasField("assigned"):
+                self.finished(request_id)

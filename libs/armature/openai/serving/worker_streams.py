@@ -1,0 +1,136 @@
+"""The token path: one multiplexed `Decode.Stream` per decode worker, opened when first needed.
+
+The reader never waits for a request's consumer: a request whose queue is full is cancelled, the others go on. A
+watchdog per stream looks after silence and deadlines, so that a token's path has no timers.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from armature.openai.serving.decode_call import DecodeCall, Limits, WorkerFailedError
+from armature.openai.serving.frames import FrameStream
+from armature.openai.serving.options import ServingOptions
+from armature.runtime.channels import ChannelPool
+from armature.v1.worker_pb2 import DecodeFrame, DecodeRequest, TokenFrame
+from armature.v1.worker_pb2_grpc import DecodeStub
+
+log = logging.getLogger(__name__)
+
+MAX_WATCH_INTERVAL_S = 0.5
+
+
+class WorkerStreams:
+    """All decode workers' streams."""
+
+    def __init__(self, channels: ChannelPool, tasks: asyncio.TaskGroup, options: ServingOptions) -> None:
+        self._channels = channels
+        self._tasks = tasks
+        self._interval_s = min(MAX_WATCH_INTERVAL_S, options.stall_timeout_s / 4, options.first_token_timeout_s / 4)
+        self._streams: dict[str, _WorkerStream] = {}
+
+    def open(self, worker_id: str, address: str, request: DecodeRequest, limits: Limits) -> DecodeCall:
+        """Send `request`, whose `stream_id` is set here."""
+        stream = self._streams.get(worker_id)
+        if stream is None or stream.has_ended:
+            stub: Any = DecodeStub(self._channels.get(address))
+            stream = self._streams[worker_id] = _WorkerStream(worker_id, stub.Stream, self._interval_s)
+            self._tasks.create_task(self._run(stream, address), name=f"decode stream {worker_id}")
+        return stream.begin(request, limits)
+
+    def release(self, worker_id: str) -> None:
+        """The member has left: end its stream as soon as no request is on it."""
+        stream = self._streams.pop(worker_id, None)
+        if stream is not None:
+            stream.end_when_idle()
+
+    async def _run(self, stream: "_WorkerStream", address: str) -> None:
+        await stream.run()
+        if not stream.is_wanted:
+            await self._channels.discard(address)
+
+
+class _WorkerStream:
+    def __init__(self, worker_id: str, open_call: Callable[[], Any], watch_interval_s: float) -> None:
+        self._worker_id = worker_id
+        self._interval_s = watch_interval_s
+        self._frames = FrameStream[DecodeFrame, TokenFrame](open_call, self._take, self._on_frame)
+        self._ids = itertools.count(1)
+        self._calls: dict[int, DecodeCall] = {}
+        self._requests: dict[int, DecodeRequest] = {}
+        self._cancels: list[int] = []
+        self._task: asyncio.Task[str] | None = None
+        self._now_s = asyncio.get_running_loop().time
+        self.is_wanted = True
+        self.has_ended = False
+
+    def begin(self, request: DecodeRequest, limits: Limits) -> DecodeCall:
+        call = DecodeCall(next(self._ids), limits, self._now_s(), self._end)
+        request.stream_id = call.stream_id
+        self._calls[call.stream_id] = call
+        self._requests[call.stream_id] = request
+        self._frames.wake()
+        return call
+
+    async def run(self) -> None:
+        reason = "the stream was stopped"
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watchdog = tasks.create_task(self._watch())
+                self._task = tasks.create_task(self._frames.run())
+                self._task.add_done_callback(lambda _: watchdog.cancel())
+            reason = reason if self._task.cancelled() else self._task.result()
+        finally:
+            self.has_ended = True
+            log.info(
+                "the stream to %s has ended, %d requests were on it: %s", self._worker_id, len(self._calls), reason
+            )
+            calls, self._calls = self._calls, {}
+            for call in calls.values():
+                call.fail(WorkerFailedError(reason))
+
+    def end_when_idle(self) -> None:
+        self.is_wanted = False
+        if not self._calls and self._task is not None:
+            self._task.cancel()
+
+    def _end(self, call: DecodeCall) -> None:
+        """Forget a call that is no longer read."""
+        if self._calls.pop(call.stream_id, None) is None:
+            return
+        if self._requests.pop(call.stream_id, None) is None:  # it was sent already
+            self._cancels.append(call.stream_id)
+            self._frames.wake()
+        if not self.is_wanted:
+            self.end_when_idle()
+
+    def _take(self) -> DecodeFrame:
+        frame = DecodeFrame(requests=self._requests.values(), cancels=self._cancels)
+        self._requests.clear()
+        self._cancels.clear()
+        return frame
+
+    def _on_frame(self, frame: TokenFrame) -> None:
+        now_s = self._now_s()
+        calls = self._calls
+        for delta in frame.deltas:
+            call = calls.get(delta.stream_id)
+            if call is None:
+                continue  # cancelled here; the worker did not know yet
+            call.push(delta, now_s)
+            if delta.finish_reason:
+                calls.pop(delta.stream_id, None)
+        if not self.is_wanted:
+            self.end_when_idle()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            now_s = self._now_s()
+            for call in [*self._calls.values()]:
+                failure = call.overdue(now_s)
+                if failure is not None:
+                    call.fail(failure)
+                    self._end(call)

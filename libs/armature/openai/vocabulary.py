@@ -1,0 +1,122 @@
+"""Token ids as bytes: what each token adds to the text.
+
+Two families of decoders concatenate bytes, token by token: byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece with
+byte fallback (Llama 2, Mistral, Gemma). For those the table here is exact and costs a dictionary look-up. Other
+decoders (WordPiece, CTC) look at neighbours: `is_concatenative` is false and the tokenizer itself must decode.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+_BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+
+
+class _DecoderOnly(msgspec.Struct):
+    decoder: dict[str, Any] | None = None
+
+
+class Vocabulary:
+    """One tokenizer's tokens. `definition` is its tokenizer.json, of which only the decoder is read here."""
+
+    def __init__(self, tokenizer: Tokenizer, definition: bytes) -> None:
+        self.tokenizer = tokenizer
+        decoder = msgspec.json.decode(definition, type=_DecoderOnly).decoder
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._special_contents = frozenset(token.content for token in added.values() if token.special)
+        self._to_bytes = _bytes_of_token(decoder)
+        self._table: dict[int, bytes] = {}
+
+    @property
+    def is_concatenative(self) -> bool:
+        return self._to_bytes is not None
+
+    def visible(self, token_id: int) -> bytes:
+        """What the token adds to an answer: nothing if it is special or unknown. Only if `is_concatenative`."""
+        piece = self._table.get(token_id)
+        if piece is None:
+            piece = self._table[token_id] = b"" if self._is_hidden(token_id) else self.token_bytes(token_id)
+        return piece
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The token by itself, special ones by their name; empty if there is no such token."""
+        token = self.tokenizer.id_to_token(token_id)
+        if token is None:
+            return b""
+        if token_id in self.special_ids or self._to_bytes is None:
+            return token.encode()
+        return self._to_bytes(token)
+
+    def _is_hidden(self, token_id: int) -> bool:
+        return token_id in self.special_ids or self.tokenizer.id_to_token(token_id) in self._special_contents
+
+
+def _bytes_of_token(decoder: dict[str, Any] | None) -> "_ToBytes | None":
+    """How a token's name becomes bytes, or None if the decoder is not one that concatenates."""
+    # A Strip acts at the text's beginning only, which is the prompt's, not the answer's.
+    parts: list[dict[str, Any]] = decoder.get("decoders", [decoder]) if decoder else []
+    steps = [step for step in parts if step.get("type") not in ("Fuse", "Strip")]
+    kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"]:
+        return _ByteLevel()
+    if kinds and set(kinds) <= {"Replace", "ByteFallback", "Metaspace"} and len(kinds) == len(set(kinds)):
+        return _sentence_piece(steps)
+    return None
+
+
+class _ToBytes:
+    def __call__(self, token: str) -> bytes:
+        raise NotImplementedError
+
+
+class _ByteLevel(_ToBytes):
+    """GPT-2's alphabet: every byte is one printable character."""
+
+    def __init__(self) -> None:
+        self._byte_of = {chr(code): byte for byte, code in enumerate(_byte_level_codes())}
+
+    def __call__(self, token: str) -> bytes:
+        try:
+            return bytes([self._byte_of[character] for character in token])
+        except KeyError:  # an added token is written as it is
+            return token.encode()
+
+
+def _byte_level_codes() -> list[int]:
+    """The character of each byte: itself if it is printable, else the next one from 256 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    codes: list[int] = []
+    spare = 256
+    for byte in range(256):
+        codes.append(byte if byte in printable else spare)
+        spare += byte not in printable
+    return codes
+
+
+class _SentencePiece(_ToBytes):
+    def __init__(self, replacements: tuple[tuple[str, str], ...], has_byte_fallback: bool) -> None:
+        self._replacements = replacements
+        self._has_byte_fallback = has_byte_fallback
+
+    def __call__(self, token: str) -> bytes:
+        for pattern, content in self._replacements:
+            token = token.replace(pattern, content)
+        if self._has_byte_fallback and (byte := _BYTE_TOKEN.match(token)):
+            return bytes([int(byte.group(1), 16)])
+        return token.encode()
+
+
+def _sentence_piece(steps: list[dict[str, Any]]) -> "_SentencePiece | None":
+    replacements: list[tuple[str, str]] = []
+    for step in steps:
+        if step["type"] == "Metaspace":
+            replacements.append((step.get("replacement", "▁"), " "))
+        elif step["type"] == "Replace":
+            pattern = step.get("pattern", {})
+            if "String" not in pattern:  # a regular expression
+                return None
+            replacements.append((pattern["String"], step.get("content", "")))
+    return _SentencePiece(tuple(replacements), any(step["type"] == "ByteFallback" for step in steps))

@@ -1,0 +1,1 @@
+"""The services of a cell, one package each; none imports another."""

@@ -1,0 +1,1 @@
+"""Answers requests with tokens; may have prompts computed by a prefill worker."""

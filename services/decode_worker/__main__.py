@@ -1,0 +1,3 @@
+from services.decode_worker.app import main
+
+raise SystemExit(main())

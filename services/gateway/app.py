@@ -1,0 +1,46 @@
+"""Composes a gateway."""
+
+import asyncio
+
+from armature.openai.serving.core import ServingCore
+from armature.openai.serving.http_server import HttpServer
+from armature.openai.serving.rest import make_rest_app
+from armature.runtime import service
+from armature.runtime.addresses import join_host_port
+from armature.runtime.runtime import Runtime
+from armature.v1.inference_pb2_grpc import add_InferenceServicer_to_server
+from services.gateway.servicer import InferenceServicer
+from services.gateway.settings import GatewaySettings
+
+CLOSE_TIMEOUT_S = 2.0
+"""For the last bytes of answers that are complete."""
+
+
+async def app(runtime: Runtime[GatewaySettings]) -> None:
+    settings = runtime.settings
+    core = ServingCore(
+        runtime.member_id,
+        runtime.channels,
+        runtime.tasks,
+        secret=settings.cluster_secret.encode(),
+        options=settings.serving,
+        tokenizers=settings.tokenizers,
+    )
+    await runtime.view("decode-worker", "prefill-worker", "router", on_change=core.member_changed)
+    runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
+    http = HttpServer(make_rest_app(core, runtime.tasks), settings.http_host, settings.http_port)
+    serving = runtime.tasks.create_task(http.run(), name="http")
+    await http.started()
+    try:
+        announce = {"http": join_host_port(settings.http_host, http.port)}
+        await runtime.serve(drain=core.drain, announce=announce)
+    finally:
+        http.stop()
+        _, late = await asyncio.wait([serving], timeout=CLOSE_TIMEOUT_S)
+        if late:
+            http.stop(now=True)
+            await serving
+
+
+def main() -> int:
+    return service.main("gateway", GatewaySettings, app)

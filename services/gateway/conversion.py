@@ -1,0 +1,117 @@
+"""Between the words of `armature.v1.Inference` and those of the gateway."""
+
+from armature.openai.assembler import LENGTH, Piece
+from armature.openai.errors import ApiError, invalid
+from armature.openai.rules import (
+    RANGES,
+    Ask,
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    check_ranges,
+    check_stop,
+)
+from armature.openai.serving.generation import Generation
+from armature.runtime.errors import ArmatureError, CallerError, NotFoundError, OverloadedError, UnavailableError
+from armature.v1.common_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    Logprobs,
+    SamplingParams,
+    TokenLogprob,
+)
+from armature.v1.inference_pb2 import ChatMessages, GenerateRequest, GenerateResponse, Usage
+
+_ROLES = ("system", "user", "assistant")
+_OPTIONAL = ("temperature", "top_p", "repetition_penalty")
+_PLAIN = ("top_k", "min_p", "presence_penalty", "frequency_penalty", "min_tokens", "top_logprobs")
+
+
+def ask_of(request: GenerateRequest) -> Ask:
+    """Check a request.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    sampling = SamplingParams()
+    sampling.CopyFrom(request.sampling)
+    _check_sampling(sampling)
+    if request.max_tokens > RANGES["max_tokens"].high:
+        raise invalid("max_tokens", "it is too large")
+    field, prompt = _prompt(request)
+    return Ask(
+        model=request.model,
+        prompt=prompt,
+        prompt_field=field,
+        sampling=sampling,
+        max_tokens=request.max_tokens or None,
+        stop=check_stop(request.stop),
+        include_info=request.include_info,
+    )
+
+
+def response_of(generation: Generation, piece: Piece, *, with_info: bool) -> GenerateResponse:
+    """A piece of the answer as it travels."""
+    response = GenerateResponse(
+        request_id=generation.job.request_id,
+        text=piece.text,
+        token_ids=piece.token_ids,
+        logprobs=[
+            Logprobs(tokens=[TokenLogprob(token_id=token_id, logprob=value) for token_id, value in token])
+            for token in piece.tokens
+        ],
+    )
+    if with_info:
+        response.info.CopyFrom(generation.info)
+    if piece.finish_reason is not None:
+        is_length = piece.finish_reason == LENGTH
+        response.finish_reason = FINISH_REASON_LENGTH if is_length else FINISH_REASON_STOP
+        usage = generation.usage
+        response.usage.CopyFrom(
+            Usage(
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                cached_tokens=usage.cached_tokens,
+            )
+        )
+    return response
+
+
+def blamed(error: ApiError) -> Exception:
+    """The error by whom it blames, which the server turns into a gRPC status."""
+    if error.status == 404:
+        return NotFoundError(error.message)
+    if error.status == 429:
+        return OverloadedError(error.message, error.retry_after_s)
+    if error.status == 503:
+        return UnavailableError(error.message, error.retry_after_s)
+    if error.status == 504:
+        return TimeoutError(error.message)
+    return CallerError(error.message) if error.status < 500 else ArmatureError(error.message)
+
+
+def _check_sampling(sampling: SamplingParams) -> None:
+    values: dict[str, float | None] = {name: getattr(sampling, name) for name in _PLAIN}
+    values |= {name: getattr(sampling, name) for name in _OPTIONAL if sampling.HasField(name)}
+    check_ranges(values)
+    if sampling.top_logprobs and not sampling.logprobs:
+        raise invalid("sampling.top_logprobs", "only possible with logprobs")
+
+
+def _prompt(request: GenerateRequest) -> tuple[str, Prompt]:
+    kind = request.WhichOneof("input")
+    if kind == "prompt" and request.prompt:
+        return kind, TextPrompt(request.prompt)
+    if kind == "tokens" and request.tokens.ids:
+        return kind, TokenPrompt(request.tokens.ids)
+    if kind == "chat" and request.chat.messages:
+        return kind, _chat(request.chat)
+    raise invalid(kind or "input", "one of prompt, chat and tokens must be set and not empty")
+
+
+def _chat(chat: ChatMessages) -> ChatPrompt:
+    for index, message in enumerate(chat.messages):
+        if message.role not in _ROLES:
+            raise invalid(f"chat.messages[{index}].role", f"must be one of {', '.join(_ROLES)}")
+    return ChatPrompt([{"role": message.role, "content": message.content} for message in chat.messages])

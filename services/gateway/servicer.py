@@ -1,0 +1,59 @@
+"""`armature.v1.Inference`: the same answers as REST, without JSON and events."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from armature.openai.errors import ApiError
+from armature.openai.serving.core import ServingCore
+from armature.openai.serving.metrics import CANCELLATIONS, REQUEST_S, REQUESTS
+from armature.runtime import telemetry
+from armature.v1.inference_pb2 import GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse
+from armature.v1.inference_pb2_grpc import InferenceServicer as Contract
+from services.gateway.conversion import ask_of, blamed, response_of
+
+ROUTE = "Inference/Generate"
+OK, CLIENT_LEFT = 200, 499
+
+
+class InferenceServicer(Contract):
+    """Decodes, lets the core serve, encodes. A cancelled call closes the generation, which cancels the work."""
+
+    def __init__(self, core: ServingCore) -> None:
+        self._core = core
+
+    async def Generate(self, request: GenerateRequest, context: Any) -> AsyncIterator[GenerateResponse]:
+        started_s, status = asyncio.get_running_loop().time(), CLIENT_LEFT
+        try:
+            async with aclosing(self._generate(request, context, started_s)) as responses:
+                async for response in responses:
+                    yield response
+            status = OK
+        except ApiError as error:
+            status = error.status
+            raise blamed(error) from error
+        finally:
+            REQUESTS.labels(ROUTE, str(status)).inc()
+            REQUEST_S.observe(asyncio.get_running_loop().time() - started_s)
+            if status == CLIENT_LEFT:
+                CANCELLATIONS.inc()
+
+    async def _generate(
+        self, request: GenerateRequest, context: Any, started_s: float
+    ) -> AsyncGenerator[GenerateResponse, None]:
+        parent = str(dict(context.invocation_metadata() or ()).get(telemetry.TRACEPARENT, ""))
+        with telemetry.span("gateway", traceparent=parent, route=ROUTE) as span, self._core.admitted():
+            traceparent = telemetry.traceparent_of(span)
+            job = await self._core.prepare(secrets.token_hex(12), ask_of(request), started_s, traceparent)
+            generation = self._core.generation(job)
+            told = -1  # of which number of migrations the client knows
+            async with aclosing(generation.pieces()) as pieces:
+                async for piece in pieces:
+                    tells = job.include_info and bool(piece.text or piece.finish_reason)
+                    yield response_of(generation, piece, with_info=tells and told < generation.migrations)
+                    told = generation.migrations if tells else told
+
+    async def ListModels(self, request: ListModelsRequest, context: Any) -> ListModelsResponse:
+        return ListModelsResponse(models=[card for card, _ in self._core.catalog.served().values()])

@@ -1,0 +1,52 @@
+"""What a gateway can be told."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from armature.openai.serving.options import ServingOptions
+from armature.runtime.settings import CommonSettings, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(CommonSettings):
+    """A gateway: serves the OpenAI API over HTTP and `armature.v1.Inference` over gRPC."""
+
+    http_host: str = option("127.0.0.1", help="address of the HTTP port; 0.0.0.0 to be reached from other machines")
+    http_port: int = option(8000, help="HTTP port; 0 takes a free one, which the READY line tells")
+    tokenizer: tuple[str, ...] = option(
+        (), help="MODEL=DIRECTORY, where this gateway finds a model's tokenizer if not at the path that workers tell"
+    )
+    max_concurrent_requests: int = option(1024, help="requests served at once, beyond is 429; lower it to save memory")
+    max_body_bytes: int = option(8 * 1024 * 1024, help="largest request body; raise it for very long prompts")
+    request_timeout_s: float = option(600.0, help="time for a whole answer; raise it for slow models and long answers")
+    first_token_timeout_s: float = option(120.0, help="time to the first token; raise it for very long prompts")
+    stall_timeout_s: float = option(30.0, help="silence after which a worker counts as stuck and its request moves")
+    body_timeout_s: float = option(30.0, help="time for a client to send its request")
+    write_timeout_s: float = option(30.0, help="time for a client to take its answer before it counts as gone")
+    route_timeout_s: float = option(2.0, help="time for a router to answer before this gateway decides itself")
+    router_retry_s: float = option(1.0, help="pause before a router that failed is asked again")
+    migration_limit: int = option(3, help="how often a request may move to another worker; 0: never")
+    max_buffered_tokens: int = option(4096, help="tokens that may wait for a slow client before it is given up")
+    model_memory_s: float = option(300.0, help="how long a model whose workers are gone is 503 instead of 404")
+    inline_characters: int = option(8192, help="longer prompts are tokenized on a thread; lower it if the loop lags")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.http_port <= 65535:
+            raise ValueError("http_port must be a port number")
+        for entry in self.tokenizer:
+            model, equals, directory = entry.partition("=")
+            if not (model and equals and directory):
+                raise ValueError("tokenizer must be a list of MODEL=DIRECTORY")
+        _ = self.serving
+
+    @property
+    def serving(self) -> ServingOptions:
+        """The bounds and times, checked."""
+        return ServingOptions(**{field.name: getattr(self, field.name) for field in fields(ServingOptions)})
+
+    @property
+    def tokenizers(self) -> dict[str, Path]:
+        """Tokenizer directories by model name."""
+        entries = (entry.partition("=") for entry in self.tokenizer)
+        return {model: Path(directory) for model, _, directory in entries}

@@ -1,0 +1,3 @@
+from services.kv_index.app import main
+
+raise SystemExit(main())

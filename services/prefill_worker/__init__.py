@@ -1,0 +1,1 @@
+"""Computes prompts and stages their KV blocks for decode workers."""

@@ -1,0 +1,3 @@
+from services.prefill_worker.app import main
+
+raise SystemExit(main())

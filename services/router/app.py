@@ -1,0 +1,35 @@
+"""Composes a router: membership, load and index in, placements out."""
+
+import logging
+
+from armature.routing.router import RoutingCore
+from armature.runtime import service
+from armature.runtime.placement import WORKER_KINDS
+from armature.runtime.runtime import Runtime
+from armature.v1 import router_pb2_grpc
+from services.router.cell import Cell
+from services.router.replica import Replica
+from services.router.servicer import RouterServicer
+from services.router.settings import RouterSettings
+
+log = logging.getLogger(__name__)
+
+
+async def app(runtime: Runtime[RouterSettings]) -> None:
+    settings = runtime.settings
+    core = RoutingCore(settings.policy)
+    cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_interval_s)
+    replica = Replica(core, runtime.channels)
+    await runtime.view(*WORKER_KINDS, on_change=cell.on_change)
+    await runtime.view("kv-index", on_change=replica.on_change)
+    runtime.tasks.create_task(replica.run(), name="index replica")
+    runtime.tasks.create_task(replica.measure(), name="index gauges")
+    if not await replica.settled(settings.warm_up_s):
+        log.warning("no copy of the index within %.1f s; placing by load alone until there is one", settings.warm_up_s)
+    servicer = RouterServicer(core, cell.members)
+    runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
+    await runtime.serve()
+
+
+def main() -> int:
+    return service.main("router", RouterSettings, app)

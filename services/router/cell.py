@@ -1,0 +1,58 @@
+"""Tells the core which workers there are and what they have to do."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import grpc
+
+from armature.routing.router import RoutingCore
+from armature.runtime.channels import ChannelPool
+from armature.runtime.errors import PeerError
+from armature.runtime.member_streams import MemberStreams
+from armature.runtime.membership import MemberChange
+from armature.runtime.placement import load_of, worker_of
+from armature.runtime.tasks import Spawn
+from armature.v1.common_pb2 import Member
+from armature.v1.worker_pb2 import LoadReport, LoadRequest
+from armature.v1.worker_pb2_grpc import WorkerStub
+
+log = logging.getLogger(__name__)
+
+
+class Cell:
+    """Follows the membership of workers, and each worker's load.
+
+    While a load stream is broken the last report counts on, corrected by what is placed and by time.
+    """
+
+    def __init__(self, core: RoutingCore, channels: ChannelPool, spawn: Spawn, interval_s: float) -> None:
+        self._core = core
+        self._interval_s = interval_s
+        self._streams = MemberStreams("load", channels, spawn, self._read)
+        self.members: dict[str, Member] = {}
+        """The workers that requests may be placed on."""
+
+    def on_change(self, change: MemberChange) -> None:
+        """A worker has come, changed or left."""
+        member = change.member
+        if change.kind == "left":
+            self.members.pop(member.id, None)
+            self._core.remove_worker(member.id)
+        else:
+            try:
+                self._core.put_worker(worker_of(member))
+            except PeerError as error:
+                log.error("nothing is placed on %s: %s", member.id, error)
+                return
+            self.members[member.id] = member
+        self._streams.on_change(change)
+
+    async def _read(self, member: Member, channel: grpc.aio.Channel, has_read: Callable[[], None]) -> None:
+        call = WorkerStub(channel).Load(LoadRequest(min_interval_s=self._interval_s))
+        try:
+            while isinstance(report := await call.read(), LoadReport):
+                self._core.report(member.id, load_of(report), time.monotonic())
+                has_read()
+        finally:
+            call.cancel()

@@ -1,0 +1,95 @@
+"""Serves `armature.v1.Router`: one stream per gateway, all queries of a message answered in one message."""
+
+import itertools
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+from prometheus_client import Counter, Gauge, Histogram
+
+from armature.index.packing import unpack_hashes
+from armature.routing.decision import Placed, Query, Rejected
+from armature.routing.router import RoutingCore
+from armature.runtime.errors import CallerError
+from armature.runtime.placement import placement_of
+from armature.runtime.telemetry import is_tracing, span
+from armature.v1 import router_pb2, router_pb2_grpc
+from armature.v1.common_pb2 import Member
+
+_decisions = Counter("armature_router_decisions_total", "Queries answered, by what was decided.", ["outcome"])
+_local, _remote = _decisions.labels("local"), _decisions.labels("remote")
+_decision_s = Histogram(
+    "armature_router_decision_seconds", "Time to decide where one request goes.",
+    buckets=(2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 1e-2, 3e-2),
+)  # fmt: skip
+_prompt_tokens = Counter("armature_router_prompt_tokens_total", "Prompt tokens of placed requests.")
+_overlap_tokens = Counter("armature_router_overlap_tokens_total", "Those of them believed to be on the decode worker.")
+_in_flight = Gauge("armature_router_requests_in_flight", "Placed requests that have not ended.")
+_gateways = Gauge("armature_router_gateways", "Open Route streams.")
+
+
+class RouterServicer(router_pb2_grpc.RouterServicer):
+    """Decodes, lets the core decide, encodes. `members` has the record of every worker that the core knows."""
+
+    def __init__(self, core: RoutingCore, members: Mapping[str, Member]) -> None:
+        self._core = core
+        self._members = members
+        self._numbers = itertools.count(1)
+        _in_flight.set_function(lambda: core.requests_in_flight)
+
+    async def Route(
+        self, request_iterator: AsyncIterator[router_pb2.RouteRequest], context: Any
+    ) -> AsyncIterator[router_pb2.RouteResponse]:
+        owner = str(next(self._numbers))
+        _gateways.inc()
+        try:
+            async for request in request_iterator:
+                # Progress first: a request that is placed again has ended before.
+                for progress in request.progress:
+                    self._note(owner, progress)
+                if request.queries:
+                    yield router_pb2.RouteResponse(placements=[self._answer(owner, query) for query in request.queries])
+        finally:
+            _gateways.dec()
+            self._core.forget(owner)
+
+    def _note(self, owner: str, progress: router_pb2.Progress) -> None:
+        if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
+            self._core.first_token(owner, progress.request_id)
+        elif progress.kind == router_pb2.Progress.KIND_FINISHED:
+            self._core.finish(owner, progress.request_id)
+
+    def _answer(self, owner: str, query: router_pb2.Query) -> router_pb2.Placement:
+        if not is_tracing():
+            return placement_of(query.query_id, self._place(owner, query), self._members)
+        with span("route", traceparent=query.traceparent, kind=SpanKind.SERVER) as open_span:
+            outcome = self._place(owner, query)
+            open_span.set_attributes({"request": query.request_id, "reason": outcome.reason})
+            return placement_of(query.query_id, outcome, self._members)
+
+    def _place(self, owner: str, query: router_pb2.Query) -> Placed | Rejected:
+        started_s = time.perf_counter()
+        outcome = self._core.place(_query_of(query, owner), time.monotonic())
+        _decision_s.observe(time.perf_counter() - started_s)
+        if isinstance(outcome, Placed):
+            (_remote if outcome.chosen.prefill_id else _local).inc()
+            _prompt_tokens.inc(query.prompt_tokens)
+            _overlap_tokens.inc(outcome.overlap_tokens)
+        else:
+            _decisions.labels(outcome.code.name.lower()).inc()
+        return outcome
+
+
+def _query_of(query: router_pb2.Query, owner: str) -> Query:
+    try:
+        return Query(
+            request_id=query.request_id,
+            model=query.model,
+            prompt_tokens=query.prompt_tokens,
+            hashes=unpack_hashes(query.sequence_hashes),
+            excluded=query.excluded_workers,
+            owner=owner,
+        )
+    except ValueError as error:
+        raise CallerError(f"query {query.query_id}: {error}") from error

@@ -1,0 +1,80 @@
+"""What a connection may send before there is a request, and requests that are unusual on the wire."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from armature.openai.serving.http_protocol import MAX_HEAD_BYTES
+from armature.openai.serving.http_server import HttpServer
+from tests.services.gateway.harness import MODEL, make_worker, running_gateway
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+IDLE_S = 1
+
+
+async def _live(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def connection() -> AsyncGenerator[Streams, None]:
+    server = HttpServer(_live, "127.0.0.1", 0, idle_timeout_s=IDLE_S)
+    running = asyncio.create_task(server.run())
+    await server.started()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    yield reader, writer
+    writer.close()
+    server.stop(now=True)
+    await running
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", b"\r\n", b"GET / HTTP/1.1\r\nhost: x\r\n"])
+async def test_a_connection_without_a_whole_request_is_closed(sent: bytes) -> None:
+    async with connection() as (reader, writer), asyncio.timeout(5 * IDLE_S):
+        writer.write(sent)
+        assert await reader.read() == b""
+
+
+async def test_a_connection_that_starts_a_second_request_and_stops_is_closed() -> None:
+    async with connection() as (reader, writer), asyncio.timeout(5 * IDLE_S):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert await reader.readuntil(b"ok")
+        writer.write(b"GET / HT")
+        assert await reader.read() == b""
+
+
+async def test_headers_without_end_are_refused() -> None:
+    async with connection() as (reader, writer), asyncio.timeout(5):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
+        writer.write((b"x-long: " + b"a" * 1014 + b"\r\n") * (MAX_HEAD_BYTES // 1024))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 431")
+
+
+async def test_pipelined_requests_are_all_answered() -> None:
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + b"a" * 60000
+    async with connection() as (reader, writer), asyncio.timeout(5):
+        writer.write(request * 4)
+        for _ in range(4):
+            assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
+async def test_a_request_that_offers_http2_keeps_its_body(name: bytes) -> None:
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "\r\nupgrade: x"}]}).encode()
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n%b: h2c\r\nContent-Length: %d\r\n\r\n"
+    )
+    async with running_gateway(make_worker()) as gateway, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
+        writer.write(head % (name, len(body)))
+        await writer.drain()
+        writer.write(body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()

@@ -1,0 +1,151 @@
+"""`armature.v1.Inference` over gRPC: the same generation as REST."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from armature.runtime.server import RpcServer
+from armature.v1.common_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, SamplingParams
+from armature.v1.inference_pb2 import ChatMessage, ChatMessages, GenerateRequest, ListModelsRequest, TokenIds
+from armature.v1.inference_pb2_grpc import InferenceStub, add_InferenceServicer_to_server
+from armature.v1.worker_pb2 import WorkerError
+from services.gateway.servicer import InferenceServicer
+from tests.services.gateway.fakes import FakeRouter, FakeWorker, breaking_after, error, listening
+from tests.services.gateway.harness import MODEL, QUICK, TEXT, answer, encode, make_worker, running_core
+from tests.support.eventually import eventually
+
+CHAT = ChatMessages(messages=[ChatMessage(role="user", content="hello")])
+
+
+@asynccontextmanager
+async def inference(*workers: FakeWorker) -> AsyncIterator[Any]:
+    router = FakeRouter(list(workers))
+    async with listening(*workers, router), running_core(workers, [router], QUICK) as (core, _):
+        server = RpcServer("127.0.0.1")
+        server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
+        await server.start()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            yield InferenceStub(channel)
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    "prompt", [{"prompt": "Where?"}, {"chat": CHAT}, {"tokens": TokenIds(ids=[5, 6, 7])}], ids=lambda p: next(iter(p))
+)
+async def test_every_kind_of_prompt_is_answered(prompt: dict[str, Any]) -> None:
+    worker = make_worker(batch=2)
+    async with inference(worker) as stub:
+        responses = [
+            r async for r in stub.Generate(GenerateRequest(model=MODEL, include_info=True, **prompt), timeout=10)
+        ]
+    assert "".join(response.text for response in responses) == TEXT
+    assert [token_id for response in responses for token_id in response.token_ids] == list(answer())
+    assert responses[-1].finish_reason == FINISH_REASON_STOP
+    assert responses[-1].usage.completion_tokens == len(answer())
+    assert responses[-1].usage.prompt_tokens == worker.requests[0].prompt_tokens
+    assert [response.HasField("info") for response in responses] == [True, *[False] * (len(responses) - 1)]
+    assert responses[0].info.decode_worker == worker.worker_id
+
+
+async def test_log_probabilities_come_one_per_token() -> None:
+    request = GenerateRequest(
+        model=MODEL, prompt="x", max_tokens=5, stop=["zzz"], sampling=SamplingParams(logprobs=True, top_logprobs=2)
+    )
+    async with inference(make_worker(batch=2)) as stub:
+        responses = [response async for response in stub.Generate(request, timeout=10)]
+    assert all(len(response.logprobs) == len(response.token_ids) for response in responses)
+    assert [len(entry.tokens) for response in responses for entry in response.logprobs] == [3] * 5
+    assert responses[-1].finish_reason == FINISH_REASON_LENGTH
+
+
+async def test_a_move_is_told() -> None:
+    workers = make_worker("a", script=breaking_after(5)), make_worker("b")
+    async with inference(*workers) as stub:
+        request = GenerateRequest(model=MODEL, tokens=TokenIds(ids=encode("hi")), include_info=True)
+        responses = [response async for response in stub.Generate(request, timeout=10)]
+    assert "".join(response.text for response in responses) == TEXT
+    infos = [response.info for response in responses if response.HasField("info")]
+    assert [(info.decode_worker, info.migrations) for info in infos] == [("a", 0), ("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "told"),
+    [
+        ({"model": "nobody", "prompt": "x"}, grpc.StatusCode.NOT_FOUND, "nobody"),
+        ({"prompt": ""}, grpc.StatusCode.INVALID_ARGUMENT, "prompt"),
+        ({}, grpc.StatusCode.INVALID_ARGUMENT, "input"),
+        ({"tokens": TokenIds(ids=[512])}, grpc.StatusCode.INVALID_ARGUMENT, "tokens"),
+        ({"tokens": TokenIds(ids=[5] * 512)}, grpc.StatusCode.INVALID_ARGUMENT, "tokens"),
+        (
+            {"chat": ChatMessages(messages=[ChatMessage(role="robot")])},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "chat.messages[0].role",
+        ),
+        (
+            {"prompt": "x", "sampling": SamplingParams(top_p=float("nan"))},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "top_p",
+        ),
+        ({"prompt": "x", "sampling": SamplingParams(temperature=-1)}, grpc.StatusCode.INVALID_ARGUMENT, "temperature"),
+        ({"prompt": "x", "sampling": SamplingParams(top_logprobs=2)}, grpc.StatusCode.INVALID_ARGUMENT, "top_logprobs"),
+        ({"prompt": "x", "stop": [""]}, grpc.StatusCode.INVALID_ARGUMENT, "stop"),
+        ({"prompt": "x", "max_tokens": 2**31}, grpc.StatusCode.INVALID_ARGUMENT, "max_tokens"),
+    ],
+)
+async def test_errors_are_statuses_that_name_the_field(
+    fields: dict[str, Any], code: grpc.StatusCode, told: str
+) -> None:
+    async with inference(make_worker()) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(aiter(stub.Generate(GenerateRequest(**({"model": MODEL} | fields)), timeout=10)))
+    assert caught.value.code() == code
+    assert told in (caught.value.details() or "")
+
+
+async def test_failing_workers_are_unavailable_and_late_ones_a_deadline() -> None:
+    worker = make_worker(script=breaking_after(0))
+    request = GenerateRequest(model=MODEL, prompt="x")
+    async with inference(worker) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(aiter(stub.Generate(request, timeout=10)))
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        worker.script = breaking_after(0, error(WorkerError.CODE_DEADLINE_EXCEEDED))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(aiter(stub.Generate(request, timeout=10)))
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+async def test_a_cancelled_call_cancels_the_work(tokens: int) -> None:
+    worker = make_worker(script=breaking_after(tokens, "silence"))
+    async with inference(worker) as stub:
+        call = stub.Generate(GenerateRequest(model=MODEL, prompt="x"), timeout=10)
+        for _ in range(1 if tokens else 0):
+            await call.read()
+        await eventually(lambda: worker.requests)
+        call.cancel()
+        await eventually(lambda: worker.cancelled, what="the worker is told")
+
+
+async def test_models_are_listed() -> None:
+    worker = make_worker()
+    async with inference(worker) as stub:
+        listed = await stub.ListModels(ListModelsRequest(), timeout=10)
+    assert list(listed.models) == [worker.card]
+
+
+async def test_many_calls_at_once_keep_their_answers_apart() -> None:
+    async with inference(make_worker(batch=3)) as stub:
+
+        async def text(tokens: int) -> str:
+            request = GenerateRequest(model=MODEL, prompt="x", max_tokens=tokens)
+            return "".join([response.text async for response in stub.Generate(request, timeout=10)])
+
+        texts = await asyncio.gather(*(text(1 + n % len(answer())) for n in range(40)))
+    whole = {1 + n: text for n, text in enumerate(texts[: len(answer())])}
+    assert all(text == whole[1 + n % len(answer())] for n, text in enumerate(texts))
+    assert whole[len(answer())] == TEXT

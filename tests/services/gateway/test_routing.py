@@ -1,0 +1,207 @@
+"""Asking routers: coalesced, bounded in time, with the next one or the gateway itself where one fails."""
+
+import asyncio
+from typing import Any
+
+from armature.blocks.hashing import BlockHasher, pack_hashes
+from armature.openai.serving.options import ServingOptions
+from armature.openai.serving.router_client import _RouterStream
+from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, ROLE_DECODE, ROLE_PREFILL
+from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
+from tests.services.gateway.fakes import FakeRouter, listen, listening, token_array
+from tests.services.gateway.harness import MODEL, TEXT, Gateway, make_worker, running_gateway
+from tests.support.eventually import eventually
+
+
+async def is_answered(gateway: Gateway, **fields: Any) -> bool:
+    response = await gateway.chat(**fields)
+    return response.status_code == 200 and response.json()["choices"][0]["message"]["content"] == TEXT
+
+
+async def test_the_router_hears_of_the_prompt_the_first_token_and_the_end() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker])
+    async with running_gateway(worker, routers=[router]) as gateway:
+        assert await is_answered(gateway, max_tokens=100)
+        await eventually(lambda: len(router.progress) == 2)
+    (query,) = router.queries
+    request = worker.requests[0]
+    tokens = token_array(request.token_ids)
+    hasher = BlockHasher(b"secret", 8)
+    assert query.sequence_hashes == pack_hashes(hasher.extend(hasher.root(MODEL), tokens))
+    assert (query.model, query.prompt_tokens, query.max_tokens) == (MODEL, len(tokens), 100)
+    assert query.request_id == request.request_id
+    assert [progress.kind for progress in router.progress] == [Progress.KIND_FIRST_TOKEN, Progress.KIND_FINISHED]
+    assert {progress.request_id for progress in router.progress} == {query.request_id}
+
+
+async def test_queries_of_one_moment_share_a_message_and_a_stream() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker])
+    async with running_gateway(worker, routers=[router]) as gateway:
+        results = await asyncio.gather(*(is_answered(gateway) for _ in range(32)))
+        await eventually(lambda: len(router.finished()) == 32)
+    assert all(results)
+    assert worker.streams == 1
+    assert router.messages < 32 + 64  # one for each query and each progress would be 96
+
+
+async def test_without_routers_the_gateway_decides_and_spreads() -> None:
+    workers = [make_worker(name, step=asyncio.Event()) for name in "ab"]
+    async with running_gateway(*workers, routers=[]) as gateway:
+        answers = [asyncio.create_task(is_answered(gateway)) for _ in range(4)]
+        await eventually(lambda: sum(len(worker.requests) for worker in workers) == 4)
+        assert [len(worker.requests) for worker in workers] == [2, 2]
+        for worker in workers:
+            assert worker.step is not None
+            worker.step.set()
+        assert all(await asyncio.gather(*answers))
+        info = (await gateway.chat(armature={"include_info": True})).json()["armature"]
+        assert info["reason"].startswith("no router could be asked")
+
+
+async def test_without_routers_prompts_still_find_prefill_workers() -> None:
+    worker, prefill = make_worker("a"), make_worker("p")
+    async with running_gateway(worker, routers=[]) as gateway:
+        member = worker.member
+        member.worker.role = ROLE_DECODE
+        member.worker.kv_fingerprint = b"same"
+        gateway.tell("updated", member)
+        helper = prefill.member
+        helper.kind, helper.address = "prefill-worker", "127.0.0.1:1"
+        helper.worker.role = ROLE_PREFILL
+        helper.worker.kv_fingerprint = b"same"
+        gateway.tell("joined", helper)
+        assert await is_answered(gateway, messages=[{"role": "user", "content": "block " * 300}])
+    target = worker.requests[0].prefill
+    assert (target.worker_id, target.address, target.kv_fingerprint) == ("p", "127.0.0.1:1", b"same")
+
+
+async def test_a_silent_router_costs_its_deadline_once_in_a_while() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker], decide=lambda _: None)
+    options = ServingOptions(route_timeout_s=0.3, router_retry_s=60.0)
+    async with running_gateway(worker, routers=[router], options=options) as gateway:
+        for _ in range(3):
+            assert await is_answered(gateway)
+    assert len(router.queries) == 1
+
+
+async def test_a_dead_router_is_passed_over_and_asked_again_when_it_is_back() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker])
+    options = ServingOptions(router_retry_s=0.05)
+    async with listening(worker):
+        server = await listen(router)
+        async with running_gateway(worker, routers=[router], options=options, serve=False) as gateway:
+            assert await is_answered(gateway)
+            await server.stop(0)
+            assert await is_answered(gateway)
+            assert len(router.queries) == 1
+            revived = await listen(router)
+            gateway.tell("updated", router.member)
+
+            async def is_asked() -> bool:
+                assert await is_answered(gateway)
+                return len(router.queries) > 1
+
+            await eventually(is_asked, what="the router is asked again")
+            await revived.stop(0)
+
+
+async def test_the_next_router_takes_over() -> None:
+    worker = make_worker()
+    routers = {name: FakeRouter([worker], name) for name in ("router-a", "router-b")}
+    async with listening(worker):
+        servers = {name: await listen(router) for name, router in routers.items()}
+        async with running_gateway(worker, routers=list(routers.values()), serve=False) as gateway:
+            assert await is_answered(gateway)
+            (favourite,) = [name for name, router in routers.items() if router.queries]
+            (other,) = set(routers) - {favourite}
+            assert await is_answered(gateway)
+            assert len(routers[favourite].queries) == 2  # it stays with its favourite
+            await servers[favourite].stop(0)
+            assert await is_answered(gateway)
+            assert len(routers[other].queries) == 1
+        await servers[other].stop(0)
+
+
+async def test_a_router_that_dies_with_a_query_in_hand_costs_no_request() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker], decide=lambda _: None)
+    async with listening(worker):
+        server = await listen(router)
+        options = ServingOptions(route_timeout_s=30.0)
+        async with running_gateway(worker, routers=[router], options=options, serve=False) as gateway:
+            asking = asyncio.create_task(is_answered(gateway))
+            await eventually(lambda: router.queries)
+            await server.stop(0)
+            assert await asking
+
+
+async def test_a_router_that_leaves_is_the_last_to_be_asked() -> None:
+    worker = make_worker()
+    routers = [FakeRouter([worker], name) for name in ("router-a", "router-b")]
+    async with running_gateway(worker, routers=routers) as gateway:
+        for leaving, staying in (routers, routers[::-1]):
+            member = leaving.member
+            member.state = MEMBER_STATE_DRAINING
+            gateway.tell("updated", member)
+            gateway.tell("updated", staying.member)
+            before = len(staying.queries)
+            assert await is_answered(gateway)
+            assert len(staying.queries) == before + 1
+        gateway.tell("left", routers[0].member)
+        gateway.tell("left", routers[1].member)
+        assert await is_answered(gateway)
+
+
+async def test_a_worker_that_leaves_keeps_its_stream_until_its_answers_are_complete() -> None:
+    worker = make_worker(step=asyncio.Event())
+    async with running_gateway(worker, options=ServingOptions()) as gateway:
+        running = asyncio.create_task(is_answered(gateway))
+        await eventually(lambda: worker.requests)
+        gateway.tell("left", worker.member)
+        assert worker.open_streams == 1
+        assert worker.step is not None
+        worker.step.set()
+        assert await running
+        await eventually(lambda: worker.open_streams == 0, what="the stream is closed")
+
+
+class ScriptedRoute:
+    """A call to a router that never answers by itself, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[RouteRequest] = []
+
+    async def write(self, request: RouteRequest) -> None:
+        self.told.append(request)
+
+    async def read(self) -> None:
+        await asyncio.Event().wait()
+
+    def cancel(self) -> None:
+        pass
+
+    def cancelled(self) -> bool:
+        return False
+
+
+async def test_an_answer_in_the_moment_in_which_its_client_leaves_is_given_back() -> None:
+    route = ScriptedRoute()
+    stream = _RouterStream("router-a", lambda: route)
+    running = asyncio.create_task(stream.run())
+    asking = asyncio.create_task(stream.ask(Query(request_id="leaver")))
+    await eventually(lambda: route.told)
+    query_id = route.told[0].queries[0].query_id
+    placement = Placement(query_id=query_id)
+    placement.assigned.worker_id = "worker-a"
+    asking.cancel()  # the task has not run since when the answer comes
+    stream._on_frame(RouteResponse(placements=[placement]))
+    await asyncio.gather(asking, return_exceptions=True)
+    await eventually(lambda: len(route.told) == 2, what="the router is told")
+    (progress,) = route.told[1].progress
+    assert (progress.request_id, progress.kind) == ("leaver", Progress.KIND_FINISHED)
+    stream.stop()
+    await running

@@ -1,0 +1,249 @@
+"""What requests may say: every mistake is a 400 that names its field, everything harmless is accepted."""
+
+import json
+from typing import Any
+
+import pytest
+
+from armature.openai.asks import chat_ask, completion_ask
+from armature.openai.errors import ApiError
+from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model
+from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
+
+CHAT = BodyDecoder(ChatBody)
+COMPLETION = BodyDecoder(CompletionBody)
+USER = {"role": "user", "content": "hi"}
+
+
+def chat(**fields: Any) -> Ask:
+    body = {"model": "m", "messages": [USER]} | fields
+    ask = chat_ask(CHAT.decode(json.dumps(body).encode()))
+    check_against_model(ask.sampling, ask.max_tokens, vocab_size=100)
+    return ask
+
+
+def completion(**fields: Any) -> Ask:
+    body = {"model": "m", "prompt": "hi"} | fields
+    ask = completion_ask(COMPLETION.decode(json.dumps(body).encode()))
+    check_against_model(ask.sampling, ask.max_tokens, vocab_size=100)
+    return ask
+
+
+WRONG_IN_BOTH: list[tuple[dict[str, Any], str, str]] = [
+    ({"model": 5}, "model", "invalid_type"),
+    ({"model": None}, "model", "invalid_type"),
+    ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"max_tokens": -3}, "max_tokens", "invalid_value"),
+    ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
+    ({"max_tokens": "8"}, "max_tokens", "invalid_type"),
+    ({"max_tokens": True}, "max_tokens", "invalid_type"),
+    ({"temperature": -0.1}, "temperature", "invalid_value"),
+    ({"temperature": 2.1}, "temperature", "invalid_value"),
+    ({"temperature": "hot"}, "temperature", "invalid_type"),
+    ({"top_p": 0}, "top_p", "invalid_value"),
+    ({"top_p": 1.01}, "top_p", "invalid_value"),
+    ({"top_k": -2}, "top_k", "invalid_value"),
+    ({"min_p": 1.5}, "min_p", "invalid_value"),
+    ({"presence_penalty": 3}, "presence_penalty", "invalid_value"),
+    ({"frequency_penalty": -2.5}, "frequency_penalty", "invalid_value"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+    ({"repetition_penalty": 1e-38}, "repetition_penalty", "invalid_value"),
+    ({"top_p": 1e-300}, "top_p", "invalid_value"),
+    ({"seed": 2**70}, "seed", "invalid_value"),
+    ({"seed": "x"}, "seed", "invalid_type"),
+    ({"stop": ""}, "stop", "invalid_value"),
+    ({"stop": ["a", ""]}, "stop", "invalid_value"),
+    ({"stop": [f"{n}" for n in range(17)]}, "stop", "invalid_value"),
+    ({"stop": "x" * 600}, "stop", "invalid_value"),
+    ({"stop": [5]}, "stop[0]", "invalid_type"),
+    ({"stop_token_ids": [100]}, "stop_token_ids", "invalid_value"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids", "invalid_value"),
+    ({"stop_token_ids": [2**40]}, "stop_token_ids", "invalid_value"),
+    ({"stop_token_ids": list(range(100)) * 2}, "stop_token_ids", "invalid_value"),
+    ({"min_tokens": -1}, "min_tokens", "invalid_value"),
+    ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "invalid_value"),
+    ({"logit_bias": {"100": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"99999999999": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"²": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": [1]}, "logit_bias", "invalid_type"),
+    ({"stream": "yes"}, "stream", "invalid_type"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+    ({"armature": {"include_info": 1}}, "armature.include_info", "invalid_type"),
+    ({"n": 0}, "n", "invalid_value"),
+    ({"n": 2}, "n", "unsupported_parameter"),
+    ({"best_of": 3}, "best_of", "unsupported_parameter"),
+    ({"echo": True}, "echo", "unsupported_parameter"),
+    ({"suffix": "end"}, "suffix", "unsupported_parameter"),
+    ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+    ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+    ({"functions": [{}]}, "functions", "unsupported_parameter"),
+    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
+    ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
+    ({"guided_regex": "a+"}, "guided_regex", "unsupported_parameter"),
+    ({"use_beam_search": True}, "use_beam_search", "unsupported_parameter"),
+]
+
+WRONG_CHATS: list[tuple[dict[str, Any], str, str]] = [
+    ({"messages": []}, "messages", "invalid_value"),
+    ({"messages": "hi"}, "messages", "invalid_type"),
+    ({"messages": ["hi"]}, "messages[0]", "invalid_type"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
+    ({"messages": [USER, {"role": "robot", "content": "x"}]}, "messages[1].role", "invalid_value"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_parameter"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content[0].type",
+        "unsupported_parameter",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text",
+        "invalid_value",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        "messages[0].tool_calls",
+        "unsupported_parameter",
+    ),
+    ({"max_completion_tokens": 0}, "max_completion_tokens", "invalid_value"),
+    ({"logprobs": 2}, "logprobs", "invalid_type"),
+    ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "invalid_value"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "invalid_value"),
+    ({"chat_template_kwargs": {"a-b": 1}}, "chat_template_kwargs", "invalid_value"),
+]
+
+WRONG_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
+    ({"prompt": ""}, "prompt", "invalid_value"),
+    ({"prompt": []}, "prompt", "invalid_value"),
+    ({"prompt": [""]}, "prompt", "invalid_value"),
+    ({"prompt": [[]]}, "prompt", "invalid_value"),
+    ({"prompt": None}, "prompt", "invalid_type"),
+    ({"prompt": {"text": "x"}}, "prompt", "invalid_type"),
+    ({"prompt": ["a", "b"]}, "prompt", "unsupported_parameter"),
+    ({"prompt": ["a", 5]}, "prompt", "unsupported_parameter"),
+    ({"prompt": [[1], [2]]}, "prompt", "unsupported_parameter"),
+    ({"prompt": [True]}, "prompt[0]", "invalid_type"),
+    ({"logprobs": True}, "logprobs", "invalid_type"),
+    ({"logprobs": -1}, "logprobs", "invalid_value"),
+    ({"logprobs": 21}, "logprobs", "invalid_value"),
+]
+
+HARMLESS: list[dict[str, Any]] = [
+    {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": False},
+    {"safety_identifier": "x", "prompt_cache_key": "y", "prediction": None, "verbosity": "low", "unheard_of": [1]},
+    {"n": 1, "best_of": 1, "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "echo": False},
+    {"temperature": None, "top_p": None, "max_tokens": None, "stop": None, "logit_bias": None, "stream_options": None},
+    {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0.5, "seed": -1, "stop": "x", "logit_bias": {"7": -100}},
+    {"stream": True, "stream_options": {"include_usage": True}},
+    {"ignore_eos": True, "min_tokens": 3, "max_tokens": 3, "stop_token_ids": [99], "repetition_penalty": 1.2},
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "code"), [*WRONG_IN_BOTH, *WRONG_CHATS], ids=str)
+def test_a_wrong_chat_request_is_refused_by_field(fields: dict[str, Any], param: str, code: str) -> None:
+    refused(chat, fields, param, code)
+
+
+@pytest.mark.parametrize(("fields", "param", "code"), [*WRONG_IN_BOTH, *WRONG_COMPLETIONS], ids=str)
+def test_a_wrong_completion_request_is_refused_by_field(fields: dict[str, Any], param: str, code: str) -> None:
+    refused(completion, fields, param, code)
+
+
+def refused(make: Any, fields: dict[str, Any], param: str, code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        make(**fields)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, code)
+    assert param.partition(".")[0].partition("[")[0] in caught.value.message
+
+
+@pytest.mark.parametrize("fields", HARMLESS, ids=str)
+def test_harmless_fields_are_accepted(fields: dict[str, Any]) -> None:
+    assert chat(**fields).model == completion(**fields).model == "m"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[1]", b"null", b'{"model": "m", "messages": [{]}', b"\xff\xfe", b'{"model":"\\ud800"}', b"[" * 9999],
+)
+def test_what_is_no_json_object_is_refused(data: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        CHAT.decode(data)
+    assert caught.value.status == 400
+    assert caught.value.code in ("invalid_json", "invalid_type")
+
+
+def test_parameters_arrive_as_they_were_sent() -> None:
+    sampling = chat(
+        temperature=0.5, top_p=0.25, top_k=7, min_p=0.125, presence_penalty=1, frequency_penalty=-1, seed=11,
+        repetition_penalty=1.5, logit_bias={"3": -4}, logprobs=True, top_logprobs=2, stop_token_ids=[9],
+        ignore_eos=True, min_tokens=2,
+    ).sampling  # fmt: skip
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.25, 7, 0.125)
+    assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (1, -1, 1.5)
+    assert (sampling.seed, dict(sampling.logit_bias), sampling.logprobs, sampling.top_logprobs) == (
+        11,
+        {3: -4},
+        True,
+        2,
+    )
+    assert (list(sampling.stop_token_ids), sampling.ignore_eos, sampling.min_tokens) == ([9], True, 2)
+
+
+def test_what_was_not_sent_is_left_to_the_default() -> None:
+    sampling = chat().sampling
+    assert not any(map(sampling.HasField, ("temperature", "top_p", "repetition_penalty", "seed")))
+
+
+def test_zero_temperature_is_not_the_default() -> None:
+    assert chat(temperature=0).sampling.HasField("temperature")
+
+
+def test_limits_have_the_apis_defaults() -> None:
+    assert chat().max_tokens is None
+    assert chat(max_tokens=5, max_completion_tokens=6).max_tokens == 6
+    assert completion().max_tokens == 16
+
+
+def test_negative_seeds_are_as_good_as_any() -> None:
+    assert chat(seed=-1).sampling.seed == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("text", TextPrompt("text")),
+        (["text"], TextPrompt("text")),
+        ([1, 2], TokenPrompt([1, 2])),
+        ([[1, 2]], TokenPrompt([1, 2])),
+    ],
+)
+def test_prompts_are_text_or_tokens(prompt: Any, expected: Any) -> None:
+    assert completion(prompt=prompt).prompt == expected
+
+
+def test_messages_are_rendered_as_role_and_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    ask = chat(
+        messages=[{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts, "name": "Ann"}],
+        reasoning_effort="low",
+        chat_template_kwargs={"enable_thinking": False},
+    )
+    assert ask.prompt == ChatPrompt(
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a\nb", "name": "Ann"}],
+        {"enable_thinking": False, "reasoning_effort": "low"},
+    )
+
+
+def test_stop_strings_are_told_once() -> None:
+    assert chat(stop=["a", "b", "a"]).stop == ("a", "b")
+    assert chat(stop="a").stop == ("a",)

@@ -1,0 +1,90 @@
+"""Text in whole characters, however the tokens come."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from armature.openai.detokenizer import detokenizer
+from tests.unit.openai.vocabularies import CORPUS, FAMILIES, vocabulary
+
+TEXTS = st.one_of(
+    st.sampled_from(CORPUS),
+    st.text(max_size=40),
+    st.text(alphabet="aé🙂👩‍👧漢 \u0301\n<|end|>", max_size=40),
+)
+CUTS = st.lists(st.integers(0, 200), max_size=12)
+
+
+def pieces(token_ids: list[int], cuts: list[int]) -> list[list[int]]:
+    edges = [0, *sorted(cut % (len(token_ids) + 1) for cut in cuts), len(token_ids)]
+    return [token_ids[start:end] for start, end in pairwise(edges)]
+
+
+def text_of(family: str, batches: list[list[int]], prompt: list[int]) -> str:
+    stream = detokenizer(vocabulary(family), prompt)
+    return "".join([*(stream.feed(batch) for batch in batches), stream.finish()])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=TEXTS, cuts=CUTS)
+@settings(max_examples=60, deadline=None)
+def test_any_split_of_the_tokens_gives_the_same_text(family: str, text: str, cuts: list[int]) -> None:
+    token_ids = vocabulary(family).tokenizer.encode(text, add_special_tokens=False).ids
+    one_by_one = [[token_id] for token_id in token_ids]
+    assert text_of(family, pieces(token_ids, cuts), []) == text_of(family, one_by_one, [])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=TEXTS, prompt=st.sampled_from(CORPUS))
+@settings(max_examples=60, deadline=None)
+def test_prompt_and_answer_together_are_their_whole_decode(family: str, text: str, prompt: str) -> None:
+    tokenizer = vocabulary(family).tokenizer
+    before = tokenizer.encode(prompt, add_special_tokens=False).ids
+    after = tokenizer.encode(text, add_special_tokens=False).ids
+    answer = text_of(family, [[token_id] for token_id in after], before)
+    assert tokenizer.decode(before) + answer == tokenizer.decode(before + after)
+
+
+@given(token_ids=st.lists(st.integers(0, 420), max_size=20), cuts=CUTS)
+@settings(max_examples=150, deadline=None)
+def test_random_byte_level_tokens_are_their_whole_decode(token_ids: list[int], cuts: list[int]) -> None:
+    """Broken characters too: both sides replace the same bytes."""
+    tokenizer = vocabulary("byte_level").tokenizer
+    assert text_of("byte_level", pieces(token_ids, cuts), []) == tokenizer.decode(token_ids)
+
+
+@given(token_ids=st.lists(st.integers(0, 419), max_size=20), cuts=CUTS)
+@settings(max_examples=150, deadline=None)
+def test_random_byte_fallback_tokens_depend_on_no_split(token_ids: list[int], cuts: list[int]) -> None:
+    """The tokenizer's own decoder gives up a whole run of bytes for one broken character, which no stream can."""
+    whole = b"".join(map(vocabulary("sentence_piece").visible, token_ids)).decode("utf-8", "replace")
+    assert text_of("sentence_piece", pieces(token_ids, cuts), []) == whole
+
+
+def test_a_character_comes_with_its_last_token() -> None:
+    token_ids = vocabulary("sentence_piece").tokenizer.encode("x🛸", add_special_tokens=False).ids
+    stream = detokenizer(vocabulary("sentence_piece"))
+    fed = [stream.feed([token_id]) for token_id in token_ids]
+    assert fed[-5:] == ["x", "", "", "", "🛸"]
+
+
+def test_a_character_that_stays_incomplete_is_replaced_at_the_end() -> None:
+    *begun, _ = vocabulary("sentence_piece").tokenizer.encode("🛸", add_special_tokens=False).ids
+    stream = detokenizer(vocabulary("sentence_piece"))
+    assert stream.feed(begun).strip() == ""
+    assert stream.finish() == "\ufffd"
+
+
+def test_special_and_unknown_tokens_add_nothing() -> None:
+    known = vocabulary("byte_level")
+    stream = detokenizer(known)
+    a, end, tool = (known.tokenizer.token_to_id(name) for name in ("a", "<|end|>", "<tool é>"))
+    assert stream.feed([end, a, 999_999, tool, end, a]) == "a<tool é>a"
+
+
+def test_the_leading_space_of_a_continuation_is_kept() -> None:
+    tokenizer = vocabulary("sentence_piece").tokenizer
+    prompt = tokenizer.encode("The quick", add_special_tokens=False).ids
+    assert text_of("sentence_piece", [tokenizer.encode("brown", add_special_tokens=False).ids], prompt) == " brown"
