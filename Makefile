@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PROTOS := $(wildcard protos/armature/v1/*.proto protos/armature/third_party/*/*/*.proto)
+# The local installation takes only binary packages and never a CUDA build of torch (constraints.txt pins it).
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint proto bench clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make the virtual environment and install everything
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (a few minutes the first time)" >&2
+	@$(PIP) torch
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+serve: setup ## Bring up a whole cell with the demo model
+	@$(BIN)/armature up
+
+test: setup ## Run all tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff, pyright, and buf on the contracts (needs npm)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@cd protos && npm install --silent --no-audit --no-fund && npx --no-install buf lint && \
+		npx --no-install buf breaking --against armature.binpb
+
+proto: setup ## Regenerate the committed stubs from protos/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path protos --python_out libs \
+		--grpc_python_out libs --mypy_out quiet:libs --mypy_grpc_out quiet:libs $(PROTOS)
+
+bench: setup ## Run the benchmarks and print JSON
+	@$(BIN)/python -m tests.bench
+
+clean: ## Remove what make and the tests have made
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
