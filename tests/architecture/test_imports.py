@@ -10,12 +10,12 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "libs" / "armature"
 SERVICES = ROOT / "services"
 
-CORE = {"blocks", "index", "routing", "scheduling", "offload", "planning", "sim"}
+CORE = {"blocks", "index", "performance", "routing", "scheduling", "offload", "planning", "sim"}
 # What a core may take from the standard library: nothing that waits, reads a clock, does I/O or draws from a
-# module-level generator. `random` is absent on purpose: a core is handed its generator.
+# module-level generator. `random` is absent on purpose: a core is handed its generator. numpy is arithmetic.
 QUIET = {
     "__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq",
-    "itertools", "math", "operator", "statistics", "struct", "types", "typing",
+    "itertools", "math", "numpy", "operator", "statistics", "struct", "types", "typing",
 }  # fmt: skip
 
 

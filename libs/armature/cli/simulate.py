@@ -19,8 +19,8 @@ from rich.table import Table
 
 from armature.cli.options import UsageError
 from armature.cli.trace_files import read_trace
+from armature.performance.presets import PRESETS
 from armature.routing.policy import Policy
-from armature.sim.performance import PRESETS
 from armature.sim.placement import POLICIES, Placement, placement
 from armature.sim.simulation import CellShape, Simulation
 from armature.sim.summary import Summary, summarize

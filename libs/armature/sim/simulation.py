@@ -13,10 +13,10 @@ from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest, pack_hashes
 from armature.index.packing import unpack_hashes
 from armature.index.prefix_index import PrefixIndex
+from armature.performance.step import PerformanceModel
 from armature.routing.decision import Query, Rejected, RejectionCode
 from armature.routing.worker import Load, Role, Speeds, Worker
 from armature.scheduling.request import EngineLoad, FinishReason, Request, Sampling, StepOutput
-from armature.sim.performance import PerformanceModel
 from armature.sim.placement import Placement
 from armature.sim.trace import ContentHasher, Trace, prompt_token_ids
 from armature.sim.worker import SimulatedWorker, WorkerShape

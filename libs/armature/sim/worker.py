@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
+from armature.performance.step import PerformanceModel, StepShape
 from armature.scheduling.limits import Limits
 from armature.scheduling.pace import Pace
 from armature.scheduling.plan import SampledToken, Slice, StepPlan
 from armature.scheduling.request import Request, StepOutput
 from armature.scheduling.scheduler import Scheduler
-from armature.sim.performance import PerformanceModel, StepShape
 
 # The pace forgets: more equal steps than this in a row tell it nothing new.
 _STEPS_TOLD = 32

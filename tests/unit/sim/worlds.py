@@ -2,7 +2,7 @@
 
 import random
 
-from armature.sim.performance import PRESETS
+from armature.performance.presets import PRESETS
 from armature.sim.placement import placement
 from armature.sim.simulation import CellShape, Simulation
 from armature.sim.trace import Trace, TraceRequest

@@ -2,7 +2,9 @@
 
 import pytest
 
-from armature.sim.performance import PRESETS, RooflineModel, StepShape
+from armature.performance.presets import PRESETS
+from armature.performance.roofline import RooflineModel
+from armature.performance.step import StepShape
 from armature.sim.summary import spread
 
 MODEL = PRESETS["qwen3-32b-tp2-h200"].performance

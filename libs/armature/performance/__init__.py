@@ -1,0 +1,1 @@
+"""How long engines take: models of step times, for placement, planning and simulation."""
