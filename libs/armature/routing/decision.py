@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from armature.routing.hints import NO_HINTS, Hints
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -23,6 +25,11 @@ class Query:
     """Workers that have just failed this request."""
     owner: str = ""
     """On whose behalf; everything of an owner is forgotten at once when it goes away."""
+    tenant: str = ""
+    """Who pays; waiting requests of different tenants take turns."""
+    session_id: str = ""
+    """Equal for requests of one conversation."""
+    hints: Hints = NO_HINTS
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1:
