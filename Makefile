@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint proto bench clean
+.PHONY: help setup serve test test-failed lint proto bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ serve: setup ## Bring up a whole cell with the demo model
 
 test: setup ## Run all tests
 	@$(BIN)/python -m pytest
+
+test-failed: setup ## Run again what failed in the last run
+	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 lint: setup ## ruff, pyright, and buf on the contracts (needs npm)
 	@$(BIN)/ruff check .
