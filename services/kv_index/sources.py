@@ -2,23 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Mapping
 
 import grpc
 from prometheus_client import Counter
 
-from armature.index.prefix_index import PrefixIndex
-from armature.index.tracker import BatchHeader, SourceTracker, Verdict
+from armature.index.change import Change, ChangeKind
+from armature.index.tiers import Tier
+from armature.index.tracker import BatchHeader, Position, SourceTracker, Verdict
+from armature.index.trust import TrustState
 from armature.runtime.channels import ChannelPool
 from armature.runtime.index_changes import change_by, change_of
+from armature.runtime.index_snapshots import SnapshotStore
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
 from armature.runtime.tasks import Spawn
 from armature.v1.common_pb2 import Member
-from armature.v1.kv_index_pb2 import WorkerChange
 from armature.v1.worker_pb2 import KvEventBatch, KvEventsRequest
 from armature.v1.worker_pb2_grpc import WorkerStub
-from services.kv_index.followers import Followers
+from services.kv_index.book import Book
 
 log = logging.getLogger(__name__)
 
@@ -28,89 +31,93 @@ _dumps = Counter("armature_kv_index_dumps_total", "Workers' dumps, and histories
 
 
 class Sources:
-    """Keeps the index equal to what the workers of the membership say."""
+    """Keeps the book equal to what the workers of the membership say; where `store` has a snapshot, from there on."""
 
-    def __init__(
-        self,
-        index: PrefixIndex,
-        followers: Followers,
-        channels: ChannelPool,
-        spawn: Spawn,
-    ) -> None:
-        self._index = index
-        self._followers = followers
+    def __init__(self, book: Book, channels: ChannelPool, spawn: Spawn, store: SnapshotStore | None = None) -> None:
+        self._book = book
+        self._store = store
         self._streams = MemberStreams("KV events", channels, spawn, self._read)
         self._trackers: dict[str, SourceTracker] = {}
-        self._changed = asyncio.Event()
 
     def on_change(self, change: MemberChange) -> None:
-        """A worker has come or gone."""
+        """A worker has come or gone; those that publish no events are ignored."""
         worker_id = change.member.id
+        if change.member.worker.lacks_kv_events:
+            return
         if self._streams.on_change(change):
             # Also of a worker that has moved: its old stream must not meddle with the new one.
             self._trackers[worker_id] = SourceTracker()
-            self._tell([self._trust(worker_id, exact=False)])
+            self._book.mark(worker_id, TrustState.STALE)
         elif change.kind == "left":
             self._trackers.pop(worker_id, None)
-            self._index.drop(worker_id)
-            self._tell([WorkerChange(kind=WorkerChange.KIND_DROPPED, worker_id=worker_id)])
+            self._book.drop(worker_id)
 
     async def settled(self, timeout_s: float) -> bool:
         """Wait until every worker known now has been heard whole; False if that takes longer than `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not all(tracker.is_exact for tracker in self._trackers.values()):
-                    self._changed.clear()
-                    await self._changed.wait()
+                    self._book.changed.clear()
+                    await self._book.changed.wait()
         except TimeoutError:
             return False
         return True
 
+    def position(self, worker_id: str) -> Position | None:
+        """Up to where a worker's entry is true; None while it is not whole."""
+        tracker = self._trackers.get(worker_id)
+        return tracker.position if tracker and tracker.is_exact else None
+
+    def holdings(self, worker_id: str) -> "Mapping[Tier, array[int]]":
+        return self._book.index.holdings(worker_id)
+
     async def _read(self, member: Member, channel: grpc.aio.Channel, has_read: Callable[[], None]) -> None:
-        tracker = self._trackers[member.id]
+        tracker, state = self._trackers[member.id], TrustState.STALE
+        if tracker.position == Position() and self._store is not None:
+            tracker = await self._restore(self._store, member, tracker)
         position = tracker.position
         call = WorkerStub(channel).KvEvents(KvEventsRequest(epoch=position.epoch, next_seq=position.next_seq))
         try:
             while isinstance(batch := await call.read(), KvEventBatch):
                 if not self._take(member.id, tracker, batch):
+                    state = TrustState.REPAIRING
                     return
                 has_read()
         finally:
             call.cancel()
             tracker.disconnected()
             # Not if the worker has left or moved meanwhile.
-            if self._trackers.get(member.id) is tracker and not self._index.is_stale(member.id):
-                self._tell([self._trust(member.id, exact=False)])
+            if self._trackers.get(member.id) is tracker:
+                self._book.mark(member.id, state)
+
+    async def _restore(self, store: SnapshotStore, member: Member, tracker: SourceTracker) -> SourceTracker:
+        """Enter what was last kept of a worker, and follow it from there; without that, follow it from nothing."""
+        restored = await store.load(member.id, member.epoch)
+        if restored is None or self._trackers.get(member.id) is not tracker:
+            return tracker
+        self._trackers[member.id] = tracker = SourceTracker(restored.position)
+        self._book.enter([Change(ChangeKind.CLEARED, member.id)])
+        for tier, hashes in restored.blocks:
+            self._book.enter([Change(ChangeKind.STORED, member.id, tier, hashes)])
+            await asyncio.sleep(0)  # a large pool is many parts, and others wait
+        return tracker
 
     def _take(self, worker_id: str, tracker: SourceTracker, batch: KvEventBatch) -> bool:
         """Apply a message; False if it does not fit and the stream must be opened anew."""
         # All is read before any is applied: a message that makes no sense changes nothing.
         told = [change_by(worker_id, event) for event in batch.events]
         changes = [change_of(change) for change in told]
-        header = BatchHeader(batch.epoch, batch.first_seq, len(told), batch.reset, batch.more)
-        was_exact, step = tracker.is_exact, tracker.receive(header)
+        step = tracker.receive(BatchHeader(batch.epoch, batch.first_seq, len(told), batch.reset, batch.more))
         if step.verdict is Verdict.RESYNC:
             _repairs.labels(step.reason).inc()
             log.warning("events of %s are missing (%s)", worker_id, step.reason)
             return False
-        news = told[step.first_event :]
         if step.verdict is Verdict.REPLACE:
             _dumps.inc()
-            self._index.clear(worker_id)
-            news.insert(0, WorkerChange(kind=WorkerChange.KIND_CLEARED, worker_id=worker_id))
-        for change in changes[step.first_event :]:
-            self._index.apply(change)
+            self._book.enter([Change(ChangeKind.CLEARED, worker_id)])
+        news = changes[step.first_event :]
+        self._book.enter(news, told[step.first_event :])
+        for change in news:
             _blocks.labels(change.kind.name.lower()).inc(len(change.hashes))
-        if tracker.is_exact is not was_exact:
-            news.append(self._trust(worker_id, exact=tracker.is_exact))
-        self._tell(news)
+        self._book.mark(worker_id, TrustState.EXACT if tracker.is_exact else TrustState.REPAIRING)
         return True
-
-    def _trust(self, worker_id: str, *, exact: bool) -> WorkerChange:
-        self._index.mark(worker_id, stale=not exact)
-        kind = WorkerChange.KIND_EXACT if exact else WorkerChange.KIND_STALE
-        return WorkerChange(kind=kind, worker_id=worker_id)
-
-    def _tell(self, changes: list[WorkerChange]) -> None:
-        self._followers.tell(changes)
-        self._changed.set()

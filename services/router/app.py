@@ -4,11 +4,11 @@ import logging
 
 from armature.routing.router import RoutingCore
 from armature.runtime import service
+from armature.runtime.index_replica import Replica
 from armature.runtime.placement import WORKER_KINDS
 from armature.runtime.runtime import Runtime
 from armature.v1 import router_pb2_grpc
 from services.router.cell import Cell
-from services.router.replica import Replica
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
 

@@ -23,6 +23,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         self.role = role
         self.epoch = epoch
         self.ring = ring
+        self.has_events = True
         self.held: dict[int, None] = {}
         self.asked: list[tuple[int, int]] = []
         """Epoch and sequence number of every KvEvents call."""
@@ -62,6 +63,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             role=ROLE_PREFILL if self.role == "prefill" else ROLE_DECODE,
             model=ModelCard(name="m", block_size=10, block_bytes=1000),
             num_blocks=1000, max_num_seqs=16, max_num_batched_tokens=512, kv_fingerprint=b"same",
+            lacks_kv_events=not self.has_events,
         )  # fmt: skip
         return Member(
             id=self.worker_id, kind=f"{self.role}-worker", address=self.address, epoch=self.epoch,

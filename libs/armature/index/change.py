@@ -16,10 +16,15 @@ class ChangeKind(IntEnum):
     """It holds nothing in the tier, or in any if none is named."""
     DROPPED = 4
     """It is gone."""
+    # From here on: how far its entry can be trusted, until the next word of that kind.
     STALE = 5
     """Changes of it may be missing."""
     EXACT = 6
     """None is missing any more."""
+    REPAIRING = 7
+    """Some are missing and on their way."""
+    ASSUMED = 8
+    """It tells none: what it holds is assumed from what was sent to it."""
 
 
 class Change(NamedTuple):

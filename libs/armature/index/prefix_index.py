@@ -80,7 +80,7 @@ class PrefixIndex:
         elif kind is ChangeKind.DROPPED:
             self.drop(worker_id)
         else:
-            self.mark(worker_id, stale=kind is ChangeKind.STALE)
+            self.mark(worker_id, stale=kind is not ChangeKind.EXACT)
 
     def store(self, worker_id: str, hashes: Iterable[int], tier: Tier = Tier.G1) -> None:
         source, masks = self._source(worker_id), self._masks[tier]

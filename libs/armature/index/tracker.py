@@ -47,11 +47,12 @@ class Step:
 class SourceTracker:
     """Follows one worker.
 
-    A gap is first repaired from the worker's replay ring; if the answer has the same gap, by a dump.
+    A gap is first repaired from the worker's replay ring; if the answer has the same gap, by a dump. It starts at
+    `position`: that of a snapshot whose blocks are applied already, or nowhere.
     """
 
-    def __init__(self) -> None:
-        self.position = Position()
+    def __init__(self, position: Position = Position()) -> None:
+        self.position = position
         """What to ask the worker for when its stream is opened."""
         self.is_exact = False
         """Whether all that the worker has told is known: not before its first dump is whole, nor while disconnected."""

@@ -1,9 +1,10 @@
 """The wire's words for changes of the index in the core's."""
 
 from armature.index.change import Change, ChangeKind
-from armature.index.packing import unpack_hashes
+from armature.index.packing import pack_hashes, unpack_hashes
 from armature.index.tiers import Tier
 from armature.runtime.errors import PeerError
+from armature.v1.common_pb2 import Tier as WireTier
 from armature.v1.kv_index_pb2 import WorkerChange
 from armature.v1.worker_pb2 import KvEvent
 
@@ -25,3 +26,13 @@ def change_by(worker_id: str, event: KvEvent) -> WorkerChange:
     """A worker's event as a change; the kinds that both have bear the same numbers."""
     kind = WorkerChange.Kind.ValueType(event.kind)
     return WorkerChange(kind=kind, worker_id=worker_id, tier=event.tier, sequence_hashes=event.sequence_hashes)
+
+
+def told_change(change: Change) -> WorkerChange:
+    """A change as the wire takes it."""
+    return WorkerChange(
+        kind=WorkerChange.Kind.ValueType(change.kind),
+        worker_id=change.worker_id,
+        tier=WireTier.ValueType(change.tier or 0),
+        sequence_hashes=pack_hashes(change.hashes),
+    )

@@ -217,6 +217,7 @@ class WorkerInfo(_message.Message):
     HANDOFF_FIELD_NUMBER: _builtins.int
     TRANSPORTS_FIELD_NUMBER: _builtins.int
     KV_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    LACKS_KV_EVENTS_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     num_blocks: _builtins.int
     """KV blocks in the pool of tier G1."""
@@ -231,6 +232,8 @@ class WorkerInfo(_message.Message):
     """Digest of everything that must be equal for KV bytes to be exchanged: model weights' identity, dtype, layout.
     Blocks move only between workers whose fingerprints are equal.
     """
+    lacks_kv_events: _builtins.bool
+    """The engine publishes no KV events: what it caches is assumed from what is routed to it."""
     @_builtins.property
     def model(self) -> Global___ModelCard: ...
     @_builtins.property
@@ -249,10 +252,11 @@ class WorkerInfo(_message.Message):
         handoff: Global___Handoff.ValueType = ...,
         transports: _abc.Iterable[_builtins.str] | None = ...,
         kv_fingerprint: _builtins.bytes = ...,
+        lacks_kv_events: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "handoff", b"handoff", "kv_fingerprint", b"kv_fingerprint", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model", b"model", "num_blocks", b"num_blocks", "role", b"role", "transports", b"transports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "handoff", b"handoff", "kv_fingerprint", b"kv_fingerprint", "lacks_kv_events", b"lacks_kv_events", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model", b"model", "num_blocks", b"num_blocks", "role", b"role", "transports", b"transports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -83,8 +83,14 @@ class WorkerChange(_message.Message):
         KIND_DROPPED: WorkerChange._Kind.ValueType  # 4
         """The worker is gone."""
         KIND_STALE: WorkerChange._Kind.ValueType  # 5
-        """Events of this worker may be missing (the index lost its stream); cleared by KIND_EXACT."""
+        """How far the worker's entry can be trusted, until the next word of that kind.
+        Its events are not heard: the index lost its stream.
+        """
         KIND_EXACT: WorkerChange._Kind.ValueType  # 6
+        KIND_REPAIRING: WorkerChange._Kind.ValueType  # 7
+        """Events are missing and on their way: a replay, a dump, or what happened since a snapshot."""
+        KIND_ASSUMED: WorkerChange._Kind.ValueType  # 8
+        """The worker publishes no events: what it holds is assumed from what was routed to it."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: WorkerChange.Kind.ValueType  # 0
@@ -95,8 +101,14 @@ class WorkerChange(_message.Message):
     KIND_DROPPED: WorkerChange.Kind.ValueType  # 4
     """The worker is gone."""
     KIND_STALE: WorkerChange.Kind.ValueType  # 5
-    """Events of this worker may be missing (the index lost its stream); cleared by KIND_EXACT."""
+    """How far the worker's entry can be trusted, until the next word of that kind.
+    Its events are not heard: the index lost its stream.
+    """
     KIND_EXACT: WorkerChange.Kind.ValueType  # 6
+    KIND_REPAIRING: WorkerChange.Kind.ValueType  # 7
+    """Events are missing and on their way: a replay, a dump, or what happened since a snapshot."""
+    KIND_ASSUMED: WorkerChange.Kind.ValueType  # 8
+    """The worker publishes no events: what it holds is assumed from what was routed to it."""
 
     KIND_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
@@ -154,20 +166,25 @@ class MatchResponse(_message.Message):
         WORKER_ID_FIELD_NUMBER: _builtins.int
         BLOCKS_FIELD_NUMBER: _builtins.int
         STALE_FIELD_NUMBER: _builtins.int
+        TRUST_FIELD_NUMBER: _builtins.int
         worker_id: _builtins.str
         blocks: _builtins.int
         """Blocks of the prefix that the worker holds without a hole."""
         stale: _builtins.bool
+        """Anything but exact."""
+        trust: Global___WorkerChange.Kind.ValueType
+        """KIND_EXACT, KIND_REPAIRING, KIND_STALE or KIND_ASSUMED."""
         def __init__(
             self,
             *,
             worker_id: _builtins.str = ...,
             blocks: _builtins.int = ...,
             stale: _builtins.bool = ...,
+            trust: Global___WorkerChange.Kind.ValueType = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "stale", b"stale", "worker_id", b"worker_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "stale", b"stale", "trust", b"trust", "worker_id", b"worker_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,3 +207,61 @@ class MatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MatchResponse: _TypeAlias = MatchResponse  # noqa: Y015
+
+@_typing.final
+class AssumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Routed(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        WORKER_ID_FIELD_NUMBER: _builtins.int
+        SEQUENCE_HASHES_FIELD_NUMBER: _builtins.int
+        worker_id: _builtins.str
+        sequence_hashes: _builtins.bytes
+        """Of the prompt's whole blocks from the start, little-endian 64-bit."""
+        def __init__(
+            self,
+            *,
+            worker_id: _builtins.str = ...,
+            sequence_hashes: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence_hashes", b"sequence_hashes", "worker_id", b"worker_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROUTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def routed(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssumeRequest.Routed]:
+        """In order of routing. Workers that are unknown or publish events are ignored."""
+
+    def __init__(
+        self,
+        *,
+        routed: _abc.Iterable[Global___AssumeRequest.Routed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["routed", b"routed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssumeRequest: _TypeAlias = AssumeRequest  # noqa: Y015
+
+@_typing.final
+class AssumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssumeResponse: _TypeAlias = AssumeResponse  # noqa: Y015

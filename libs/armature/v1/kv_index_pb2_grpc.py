@@ -44,6 +44,11 @@ class KvIndexStub:
                 request_serializer=armature_dot_v1_dot_kv__index__pb2.MatchRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_kv__index__pb2.MatchResponse.FromString,
                 _registered_method=True)
+        self.Assume = channel.unary_unary(
+                '/armature.v1.KvIndex/Assume',
+                request_serializer=armature_dot_v1_dot_kv__index__pb2.AssumeRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_kv__index__pb2.AssumeResponse.FromString,
+                _registered_method=True)
 
 
 class KvIndexServicer:
@@ -63,6 +68,14 @@ class KvIndexServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Assume(self, request, context):
+        """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
+        May be repeated: assuming a block twice is assuming it later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KvIndexServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +88,11 @@ def add_KvIndexServicer_to_server(servicer, server):
                     servicer.Match,
                     request_deserializer=armature_dot_v1_dot_kv__index__pb2.MatchRequest.FromString,
                     response_serializer=armature_dot_v1_dot_kv__index__pb2.MatchResponse.SerializeToString,
+            ),
+            'Assume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Assume,
+                    request_deserializer=armature_dot_v1_dot_kv__index__pb2.AssumeRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_kv__index__pb2.AssumeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +149,33 @@ class KvIndex:
             '/armature.v1.KvIndex/Match',
             armature_dot_v1_dot_kv__index__pb2.MatchRequest.SerializeToString,
             armature_dot_v1_dot_kv__index__pb2.MatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Assume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.KvIndex/Assume',
+            armature_dot_v1_dot_kv__index__pb2.AssumeRequest.SerializeToString,
+            armature_dot_v1_dot_kv__index__pb2.AssumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

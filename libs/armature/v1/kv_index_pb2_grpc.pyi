@@ -35,6 +35,10 @@ class KvIndexStub:
     """A full copy of the index, then every change. A broken stream is opened anew and starts with a full copy."""
     Match: _grpc.UnaryUnaryMultiCallable[_kv_index_pb2.MatchRequest, _kv_index_pb2.MatchResponse]
     """Who holds the longest prefix; for people and tools, routers ask their own replica."""
+    Assume: _grpc.UnaryUnaryMultiCallable[_kv_index_pb2.AssumeRequest, _kv_index_pb2.AssumeResponse]
+    """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
+    May be repeated: assuming a block twice is assuming it later.
+    """
 
 @_typing.type_check_only
 class KvIndexAsyncStub(KvIndexStub):
@@ -43,6 +47,10 @@ class KvIndexAsyncStub(KvIndexStub):
     """A full copy of the index, then every change. A broken stream is opened anew and starts with a full copy."""
     Match: _aio.UnaryUnaryMultiCallable[_kv_index_pb2.MatchRequest, _kv_index_pb2.MatchResponse]  # type: ignore[assignment]
     """Who holds the longest prefix; for people and tools, routers ask their own replica."""
+    Assume: _aio.UnaryUnaryMultiCallable[_kv_index_pb2.AssumeRequest, _kv_index_pb2.AssumeResponse]  # type: ignore[assignment]
+    """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
+    May be repeated: assuming a block twice is assuming it later.
+    """
 
 class KvIndexServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -60,5 +68,15 @@ class KvIndexServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_kv_index_pb2.MatchResponse, _abc.Awaitable[_kv_index_pb2.MatchResponse]]:
         """Who holds the longest prefix; for people and tools, routers ask their own replica."""
+
+    @_abc_1.abstractmethod
+    def Assume(
+        self,
+        request: _kv_index_pb2.AssumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_index_pb2.AssumeResponse, _abc.Awaitable[_kv_index_pb2.AssumeResponse]]:
+        """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
+        May be repeated: assuming a block twice is assuming it later.
+        """
 
 def add_KvIndexServicer_to_server(servicer: KvIndexServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

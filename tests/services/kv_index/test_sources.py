@@ -1,106 +1,22 @@
 """The index and its followers end up with what workers hold, whatever happens to the streams in between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import grpc
 import pytest
 from prometheus_client import REGISTRY
 
 from armature.index.packing import pack_hashes
-from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import Tier
-from armature.runtime.channels import ChannelPool
+from armature.index.trust import TrustState
 from armature.runtime.index_changes import change_of
-from armature.runtime.roster import MemberChange
-from armature.runtime.server import RpcServer
+from armature.runtime.index_followers import Followers, copy_of
 from armature.v1.kv_index_pb2 import FollowRequest, IndexUpdate, MatchRequest
-from armature.v1.kv_index_pb2_grpc import KvIndexStub, add_KvIndexServicer_to_server
-from services.kv_index.followers import Followers, copy_of
-from services.kv_index.servicer import KvIndexServicer
-from services.kv_index.settings import KvIndexSettings
-from services.kv_index.sources import Sources
+from services.kv_index.book import Book
+from tests.services.kv_index.harness import SETTINGS, Copy, registry
 from tests.support.eventually import eventually
-from tests.support.scripted_worker import ScriptedWorker, scripted_workers
-
-SETTINGS = KvIndexSettings(update_interval_s=0.0, copy_message_blocks=5)
-
-
-class Copy:
-    """What a follower makes of a Follow stream."""
-
-    def __init__(self) -> None:
-        self.index: PrefixIndex | None = None
-        self.resets = 0
-        self.largest = 0
-        self._building: PrefixIndex | None = None
-
-    def take(self, update: IndexUpdate) -> None:
-        if update.reset:
-            self._building = PrefixIndex()
-            self.resets += 1
-        target = self._building or self.index
-        assert target is not None
-        for change in update.changes:
-            target.apply(change_of(change))
-        self.largest = max(self.largest, sum(len(change.sequence_hashes) // 8 for change in update.changes))
-        if update.complete:
-            self.index, self._building = target, None
-
-
-class Registry:
-    """A kv-index without its membership: workers join and leave at the test's word."""
-
-    def __init__(self, tasks: asyncio.TaskGroup, settings: KvIndexSettings) -> None:
-        self.index = PrefixIndex()
-        self.channels = ChannelPool()
-        self.followers = Followers(settings.follower_queue_blocks)
-        self.tasks: list[asyncio.Task[None]] = []
-
-        def spawn(reading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            self.tasks.append(tasks.create_task(reading))
-            return self.tasks[-1]
-
-        self.sources = Sources(self.index, self.followers, self.channels, spawn)
-        self.server = RpcServer("127.0.0.1")
-        servicer = KvIndexServicer(self.index, self.followers, settings)
-        self.server.add(add_KvIndexServicer_to_server, servicer, "armature.v1.KvIndex")
-        self.stub = KvIndexStub(self.channels.get(""))
-
-    def join(self, *workers: ScriptedWorker) -> None:
-        for worker in workers:
-            self.sources.on_change(MemberChange("joined", worker.member))
-
-    def leave(self, worker: ScriptedWorker) -> None:
-        self.sources.on_change(MemberChange("left", worker.member))
-
-    def agrees(self, worker: ScriptedWorker, index: PrefixIndex | None = None) -> bool:
-        index = index or self.index
-        held = set(index.holdings(worker.worker_id).get(Tier.G1, ()))
-        return held == set(worker.held) and worker.worker_id in index and not index.is_stale(worker.worker_id)
-
-    async def follow(self, copy: Copy) -> None:
-        call = self.stub.Follow(FollowRequest())
-        while isinstance(update := await call.read(), IndexUpdate):
-            copy.take(update)
-
-
-@asynccontextmanager
-async def registry(settings: KvIndexSettings = SETTINGS) -> AsyncIterator[Registry]:
-    async with asyncio.TaskGroup() as tasks:
-        made = Registry(tasks, settings)
-        await made.server.start()
-        made.stub = KvIndexStub(made.channels.get(made.server.address))
-        try:
-            yield made
-        finally:
-            for task in made.tasks:
-                task.cancel()
-            await made.server.stop(0)
-            await made.channels.close()
+from tests.support.scripted_worker import scripted_workers
 
 
 def repairs(reason: str) -> float:
@@ -256,9 +172,11 @@ async def test_a_follower_that_is_too_slow_gets_a_new_copy() -> None:
 
 
 async def test_a_copy_made_while_the_index_changes_is_whole_with_what_follows() -> None:
-    index, followers = PrefixIndex(), Followers(1000)
+    book = Book(Followers(1000))
+    index, followers = book.index, book.followers
     for worker_id in ("a", "b", "c"):
         index.store(worker_id, range(10))
+        book.mark(worker_id, TrustState.EXACT)
     follower, copy = followers.attach(), Copy()
     assert await follower.take() is None
     follower.begin_copy()
@@ -269,14 +187,13 @@ async def test_a_copy_made_while_the_index_changes_is_whole_with_what_follows() 
             kind=kind, worker_id=worker_id, tier=1 if blocks else 0,  # type: ignore[arg-type]
             sequence_hashes=pack_hashes([int(block) for block in blocks]),
         )  # fmt: skip
-        index.apply(change_of(change))
-        followers.tell([change])
+        book.enter([change_of(change)], [change])
 
     script = iter(
         ["KIND_REMOVED a 1 2", "KIND_STORED b 50 51", "KIND_CLEARED c", "KIND_STORED c 7 8 9", "KIND_DROPPED b",
-         "KIND_STORED d 1 2 3", "KIND_STALE a", "KIND_REMOVED c 9"]
+         "KIND_STORED d 1 2 3", "KIND_EXACT d", "KIND_STALE a", "KIND_REMOVED c 9"]
     )  # fmt: skip
-    for update in copy_of(index, 4):
+    for update in copy_of(index, book.trust, 4):
         copy.take(update)
         happen(next(script))
     for text in script:

@@ -1,13 +1,14 @@
 """The followers of the index, each with a bounded queue of what it has not been sent yet."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from prometheus_client import Counter, Gauge
 
 from armature.index.packing import HASH_BYTES, pack_hashes
 from armature.index.prefix_index import PrefixIndex
+from armature.index.trust import Trust
 from armature.v1.kv_index_pb2 import IndexUpdate, WorkerChange
 
 _followers = Gauge("armature_kv_index_followers", "Open Follow streams.")
@@ -73,12 +74,12 @@ class Followers:
         del self._followers[follower]
         _followers.set(len(self._followers))
 
-    def tell(self, changes: list[WorkerChange]) -> None:
+    def tell(self, changes: Sequence[WorkerChange]) -> None:
         for follower in self._followers:
             follower.put(changes)
 
 
-def copy_of(index: PrefixIndex, message_blocks: int) -> Iterator[IndexUpdate]:
+def copy_of(index: PrefixIndex, trust: Trust, message_blocks: int) -> Iterator[IndexUpdate]:
     """A full copy in messages of at most `message_blocks` blocks.
 
     The index may change between two messages: a worker is copied as it is when its turn comes. A change that was made
@@ -86,9 +87,8 @@ def copy_of(index: PrefixIndex, message_blocks: int) -> Iterator[IndexUpdate]:
     """
     update, room = IndexUpdate(reset=True), message_blocks
     for worker_id in index.worker_ids:
-        is_stale = index.is_stale(worker_id)
-        trust = WorkerChange.KIND_STALE if is_stale else WorkerChange.KIND_EXACT
-        update.changes.add(kind=trust, worker_id=worker_id)
+        state = WorkerChange.Kind.ValueType(trust.state(worker_id))
+        update.changes.add(kind=state, worker_id=worker_id)
         for tier, blocks in index.holdings(worker_id).items():
             start = 0
             while start < len(blocks):

@@ -1,19 +1,23 @@
-"""Keeps the core's index a copy of the kv-index's, by following one of them."""
+"""Keeps somebody's index a copy of the kv-index's, by following one of them, and the trust in every source with it."""
 
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
+from typing import Protocol
 
 import grpc
 from prometheus_client import Counter, Gauge
 
+from armature.index.change import Change, ChangeKind
 from armature.index.prefix_index import PrefixIndex
-from armature.routing.router import RoutingCore
+from armature.index.trust import Trust
 from armature.runtime.backoff import Backoff
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import PeerError
 from armature.runtime.index_changes import change_of
 from armature.runtime.membership import MemberChange
+from armature.runtime.trust_meter import TrustMeter
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
 from armature.v1.kv_index_pb2 import FollowRequest, IndexUpdate
 from armature.v1.kv_index_pb2_grpc import KvIndexStub
@@ -27,15 +31,26 @@ _blocks = Gauge("armature_router_index_blocks", "Distinct blocks in the index.")
 _MEASURE_INTERVAL_S = 1.0
 
 
+class IndexHolder(Protocol):
+    """Who uses the copy: a routing core. A better one replaces `index` as a whole."""
+
+    index: PrefixIndex
+
+
 class Replica:
     """Follows the kv-index that has been there longest, another one if it fails.
 
-    A new copy is built beside the old one, which serves until the new one is whole.
+    A new copy is built beside the old one, which serves until the new one is whole. While none is followed the copy is
+    kept, and all of it is stale.
     """
 
-    def __init__(self, core: RoutingCore, channels: ChannelPool) -> None:
-        self._core = core
+    def __init__(self, holder: IndexHolder, channels: ChannelPool, trust: Trust | None = None) -> None:
+        self._holder = holder
         self._channels = channels
+        self.trust = trust or Trust()
+        """How far each worker's entry can be believed; whoever uses it tells it what predictions have come to."""
+        self.followed: Member | None = None
+        """The kv-index whose changes come in; None while the copy is not followed."""
         self._members: dict[str, Member] = {}
         self._failed_id = ""
         self._changed = asyncio.Event()
@@ -82,9 +97,11 @@ class Replica:
 
     async def measure(self) -> None:
         """Keep the gauges up to date until cancelled."""
+        meter = TrustMeter(self.trust)
         while True:
+            meter.read(time.monotonic())
             _stale_s.set(0.0 if self._followed.is_set() else time.monotonic() - self._lost_s)
-            _blocks.set(self._core.index.size().blocks)
+            _blocks.set(self._holder.index.size().blocks)
             await asyncio.sleep(_MEASURE_INTERVAL_S)
 
     def _choose(self) -> Member | None:
@@ -96,25 +113,59 @@ class Replica:
 
     async def _follow(self, member: Member, backoff: Backoff) -> None:
         call = KvIndexStub(self._channels.get(member.address)).Follow(FollowRequest())
-        building: PrefixIndex | None = None
+        building: _Copy | None = None
         try:
             while isinstance(update := await call.read(), IndexUpdate):
                 if update.reset:
-                    building = PrefixIndex()
-                target = building or self._core.index
-                for change in update.changes:
-                    target.apply(change_of(change))
-                if update.complete and building is not None:
-                    self._core.index, building = building, None
-                    self._failed_id = ""
-                    self._followed.set()
+                    building = _Copy()
+                changes = [change_of(change) for change in update.changes]
+                if building is None:
+                    self._apply(changes)
+                    continue
+                building.take(changes)
+                if update.complete:
+                    self._take_over(building, member)
+                    building = None
                     backoff.reset()
-                    _copies.inc()
         finally:
             call.cancel()
-            if self._followed.is_set():
+            if self.followed is not None:
+                self.followed = None
                 self._followed.clear()
                 self._lost_s = time.monotonic()
+                self.trust.silence(self._lost_s)
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        index, trust, now_s = self._holder.index, self.trust, time.monotonic()
+        for change in changes:
+            index.apply(change)
+            trust.apply(change, now_s)
+
+    def _take_over(self, copy: "_Copy", member: Member) -> None:
+        self._holder.index, now_s = copy.index, time.monotonic()
+        for change in copy.trust.values():
+            self.trust.apply(change, now_s)
+        for worker_id in self.trust.worker_ids:
+            if worker_id not in copy.index:
+                self.trust.forget(worker_id)
+        self.followed = member
+        self._failed_id = ""
+        self._followed.set()
+        _copies.inc()
+
+
+class _Copy:
+    """One that is being received; trust in it counts from when it is whole."""
+
+    def __init__(self) -> None:
+        self.index = PrefixIndex()
+        self.trust: dict[str, Change] = {}
+
+    def take(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self.index.apply(change)
+            if change.kind >= ChangeKind.STALE:
+                self.trust[change.worker_id] = change
 
 
 def _line(error: Exception) -> str:
