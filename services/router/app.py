@@ -1,6 +1,7 @@
 """Composes a router: membership, load and index in, placements out."""
 
 import logging
+import random
 
 from armature.routing.router import RoutingCore
 from armature.runtime import service
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 async def app(runtime: Runtime[RouterSettings]) -> None:
     settings = runtime.settings
-    core = RoutingCore(settings.policy)
+    core = RoutingCore(settings.load_policy(), random.Random())
     cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_interval_s)
     replica = Replica(core, runtime.channels)
     await runtime.view(*WORKER_KINDS, on_change=cell.on_change)

@@ -14,8 +14,8 @@ CORE = {"blocks", "index", "performance", "routing", "scheduling", "offload", "p
 # What a core may take from the standard library: nothing that waits, reads a clock, does I/O or draws from a
 # module-level generator. `random` is absent on purpose: a core is handed its generator. numpy is arithmetic.
 QUIET = {
-    "__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq",
-    "itertools", "math", "numpy", "operator", "statistics", "struct", "types", "typing",
+    "__future__", "abc", "array", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
+    "hashlib", "heapq", "itertools", "math", "numpy", "operator", "statistics", "struct", "types", "typing",
 }  # fmt: skip
 
 

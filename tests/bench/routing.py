@@ -20,6 +20,7 @@ from armature.routing.decision import Query
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Role, Speeds, Worker
 from armature.runtime.placement import WORKER_KINDS
+from armature.runtime.policies import load_policy
 from armature.runtime.server import RpcServer
 from armature.v1 import router_pb2
 from armature.v1.common_pb2 import Member
@@ -65,7 +66,7 @@ def name(number: int) -> str:
 
 
 def cell(num_workers: int, num_prefill: int, index: PrefixIndex, rng: random.Random) -> RoutingCore:
-    core = RoutingCore(index=index)
+    core = RoutingCore(load_policy("seconds"), random.Random(0), index)
     for number in range(num_workers):
         worker = Worker(
             name(number), Role.PREFILL if number < num_prefill else Role.DECODE, "m", BLOCK_SIZE, 4_000_000, 20_000,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from armature.cli.options import SERVICES, CellOptions, UsageError, parse_settings
+from armature.runtime.policies import shipped_policies
 
 DEFAULTS = CellOptions()
 _SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
@@ -75,6 +76,8 @@ def _add_shape(add: Add) -> None:
     add("--transport", choices=("nixl", "grpc"), default=DEFAULTS.transport, help=text)
     text = "processor threads of each worker (default: the cores shared out)"
     add("--threads", type=int, default=DEFAULTS.threads, metavar="N", help=text)
+    text = f"how requests are placed: {', '.join(shipped_policies())}, or a YAML file (default: the router's)"
+    add("--policy", default=DEFAULTS.policy, metavar="NAME", help=text)
 
 
 def _add_network(add: Add) -> None:

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from armature.engines.demo_model import DEMO_MODEL_NAME, DEMO_MODEL_PATH
+from armature.routing.parts import PolicyError
+from armature.runtime.policies import load_policy
 
 SERVICES = ("kv-index", "router", "prefill-worker", "decode-worker", "gateway")
 """Kinds of service that a cell is made of, in the order in which they are listed."""
@@ -37,6 +39,8 @@ class CellOptions:
     """Per worker; 0 leaves it to the worker."""
     threads: int = 0
     """Per worker; 0 shares the cores out."""
+    policy: str = ""
+    """The router's, a name or a YAML file; empty leaves it to the router."""
     log_dir: Path | None = None
     otlp_endpoint: str = ""
     etcd: str = ""
@@ -77,6 +81,11 @@ def check(options: CellOptions) -> None:
         raise UsageError("--start-timeout and --drain-timeout are seconds: above 0")
     if min(options.threads, options.kv_cache_bytes) < 0:
         raise UsageError("--threads and --kv-cache-bytes must be above 0; leave them out for the default")
+    if options.policy:
+        try:
+            load_policy(options.policy)
+        except PolicyError as error:
+            raise UsageError(f"--policy: {error}") from error
     if min(options.prefill, options.decode, options.aggregated) < 0:
         raise UsageError("--prefill, --decode and --aggregated count workers: 0 or more")
     if options.decode + options.aggregated == 0:

@@ -43,8 +43,14 @@ class CellPlan:
 def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
     """Everything but etcd and Valkey, which must run before their addresses can be told to anyone."""
     gateway = _service(options, around, "gateway", http_host=options.host, http_port=str(options.http_port))
-    control = (_service(options, around, "kv-index"), _service(options, around, "router"))
+    control = (_service(options, around, "kv-index"), _service(options, around, "router", policy=_policy(options)))
     return CellPlan((control, tuple(_workers(options, around)), (gateway,)))
+
+
+def _policy(options: CellOptions) -> str:
+    """A name as it is, a file by its whole path."""
+    path = Path(options.policy)
+    return str(path.resolve()) if options.policy and path.is_file() else options.policy
 
 
 def threads_per_worker(options: CellOptions, cores: int) -> int:

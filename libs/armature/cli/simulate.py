@@ -7,10 +7,9 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -20,8 +19,10 @@ from rich.table import Table
 from armature.cli.options import UsageError
 from armature.cli.trace_files import read_trace
 from armature.performance.presets import PRESETS
-from armature.routing.policy import Policy
-from armature.sim.placement import POLICIES, Placement, placement
+from armature.routing.parts import PolicyError
+from armature.routing.policy import Policy, policy_of, with_option
+from armature.routing.router import RoutingCore
+from armature.runtime.policies import DEFAULT_POLICY, read_policy, shipped_policies
 from armature.sim.simulation import CellShape, Simulation
 from armature.sim.summary import Summary, summarize
 from armature.sim.trace import Trace
@@ -40,13 +41,13 @@ def add_simulations(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         command.set_defaults(run=_run)
         add = command.add_argument
         add("trace", type=Path, metavar="TRACE", help="Mooncake trace (.jsonl) or Azure trace (.csv)")
-        names = ", ".join(POLICIES)
+        names = ", ".join(shipped_policies())
         if name == "simulate":
-            help_text = f"who places requests: {names} (default: %(default)s)"
-            add("--policy", dest="policies", default="seconds", metavar="NAME", help=help_text)
+            help_text = f"who places requests: {names}, or a YAML file (default: %(default)s)"
+            add("--policy", dest="policies", default=DEFAULT_POLICY, metavar="NAME", help=help_text)
         else:
-            help_text = "comma list (default: %(default)s)"
-            add("--policies", default=",".join(POLICIES), metavar="NAMES", help=help_text)
+            help_text = "comma list of policies and YAML files (default: %(default)s)"
+            add("--policies", default=",".join(shipped_policies()), metavar="NAMES", help=help_text)
         _add_cell(command)
 
 
@@ -64,7 +65,7 @@ def _add_cell(command: argparse.ArgumentParser) -> None:
     add("--max-num-batched-tokens", type=int, default=8192, metavar="N", help=text)
     text = "delay of cache events on their way to the router (default: %(default)s)"
     add("--event-lag-s", type=float, default=0.0, metavar="SECONDS", help=text)
-    help_text = "a number of the policy `seconds`, as the router's settings name it; can be repeated"
+    help_text = "an option of the policies, such as interference.weight or expected_ttl_s; can be repeated"
     add("--set", action="append", default=[], metavar="NAME=VALUE", help=help_text)
     add = command.add_argument_group("run").add_argument
     add("--speedup", type=float, default=1.0, metavar="X", help="rate of arrivals, times the trace's (default: 1)")
@@ -74,7 +75,7 @@ def _add_cell(command: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
-    policies = _policies(args.policies)
+    policies = _policies(args.policies, args.set)
     if args.limit < 0:
         raise UsageError(f"--limit is {args.limit}; it must be at least 0")
     trace = read_trace(args.trace, block_size=args.block_size, limit=args.limit)
@@ -82,10 +83,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         trace, cell = trace.sped_up(args.speedup), _cell(args, trace.block_size)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    weights = _weights(args.set)
-    results = _replay(
-        trace, cell, lambda name: placement(name, cell.workers(), random.Random(args.seed), weights), policies
-    )
+    results = _replay(trace, cell, policies, args.seed)
     if args.json is None or str(args.json) != "-":
         # Numbers cut short are of no use: rather broken lines on a narrow terminal.
         Console(width=max(console.width, _WIDTH)).print(_table(results))
@@ -94,14 +92,37 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _policies(names: str) -> list[str]:
-    policies = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    for name in policies:
-        if name not in POLICIES:
-            raise UsageError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
-    if not policies:
-        raise UsageError(f"no policy is named; there are {', '.join(POLICIES)}")
-    return policies
+def _policies(names: str, given: Sequence[str]) -> dict[str, Policy]:
+    """By what they are called on the command line."""
+    listed = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not listed:
+        raise UsageError(f"no policy is named; there are {', '.join(shipped_policies())}")
+    try:
+        return {name: _policy(name, given) for name in listed}
+    except PolicyError as error:
+        raise UsageError(str(error)) from error
+
+
+def _policy(name: str, given: Sequence[str]) -> Policy:
+    plain = read_policy(name)
+    for word in given:
+        path, has_value, value = word.partition("=")
+        if not has_value:
+            raise UsageError(f"--set {word}: write NAME=VALUE")
+        try:
+            plain = with_option(plain, path, _plain_value(value))
+        except PolicyError as error:
+            raise UsageError(f"--set {error}") from error
+    return policy_of(plain, Path(name).stem)
+
+
+def _plain_value(text: str) -> float | int | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _cell(args: argparse.Namespace, block_size: int) -> CellShape:
@@ -124,41 +145,19 @@ def _cell(args: argparse.Namespace, block_size: int) -> CellShape:
     )
 
 
-def _weights(given: Sequence[str]) -> Policy:
-    """The numbers of our own policy, some of them given."""
-    names = [field.name for field in fields(Policy) if isinstance(field.default, (int, float))]
-    values: dict[str, Any] = {}
-    for word in given:
-        name, _, value = word.partition("=")
-        if name not in names:
-            raise UsageError(f"--set {word}: there is no {name!r}; there are {', '.join(names)}")
-        try:
-            values[name] = float(value)
-        except ValueError as error:
-            raise UsageError(f"--set {word}: {value!r} is no number") from error
-    try:
-        return Policy(**values)
-    except ValueError as error:
-        raise UsageError(f"--set: {error}") from error
-
-
-def _replay(
-    trace: Trace, cell: CellShape, make: Callable[[str], Placement], policies: Sequence[str]
-) -> dict[str, Summary]:
+def _replay(trace: Trace, cell: CellShape, policies: Mapping[str, Policy], seed: int) -> dict[str, Summary]:
     """Each policy on its own copy of the cell."""
     results: dict[str, Summary] = {}
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        for policy in policies:
+        for name, policy in policies.items():
             started_s = time.monotonic()
-            task = progress.add_task(policy, total=len(trace.requests))
-            simulation = Simulation(trace, cell, make(policy))
+            task = progress.add_task(name, total=len(trace.requests))
+            simulation = Simulation(trace, cell, RoutingCore(policy, random.Random(seed)))
             run = simulation.run(lambda ended, task=task: progress.update(task, completed=ended))
-            results[policy] = summarize(run)
+            results[name] = summarize(run)
             progress.update(task, completed=len(trace.requests))
-            errors.print(
-                f"{policy}: {len(trace.requests)} requests in {time.monotonic() - started_s:.1f} s", style="dim"
-            )
+            errors.print(f"{name}: {len(trace.requests)} requests in {time.monotonic() - started_s:.1f} s", style="dim")
     return results
 
 

@@ -1,11 +1,15 @@
 """What is asked of placement and what it answers: plain data with its reason."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 from armature.routing.hints import NO_HINTS, Hints
+
+if TYPE_CHECKING:
+    from armature.routing.judge import Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,40 +41,64 @@ class Query:
 
 
 class Candidate(NamedTuple):
-    """One way to serve a query, and what it is predicted to cost, in seconds: the terms add up to the cost."""
+    """One way to serve a query, and what it is predicted to cost."""
 
     decode_id: str
     prefill_id: str
     """Empty: the prompt is computed on the decode worker."""
-    cost_s: float
-    """Time to first token and harm: what is compared."""
+    pull_id: str
+    """Whose blocks the decode worker reads before it computes the rest; empty: nobody's."""
+    cost: float
+    """What is compared, in the policy's unit."""
     ttft_s: float
-    """All terms but the harm."""
-    queue_s: float
-    """Behind prompts that came before."""
-    room_s: float
-    """Until blocks and a place in the batch are free."""
-    prefill_s: float
-    transfer_s: float
-    """What reading the blocks adds, the part hidden behind their computation left out."""
-    step_s: float
-    """The first token's decode step, and with it the tail of the prompt that is not transferred."""
-    harm_s: float
-    """What the others lose, weighed."""
+    """Predicted, whatever the policy compares."""
+    terms: Mapping[str, float]
+    """By scorer; they add up to the cost. A scorer that is nothing for every way is left out."""
     overlap_blocks: int
     """Blocks of the prompt that the decode worker is believed to hold."""
     prefill_overlap_blocks: int
     """Likewise the prefill worker."""
 
 
-@dataclass(frozen=True, slots=True)
 class Placed:
-    chosen: Candidate
-    overlap_tokens: int
-    """Prompt tokens that need not be computed or fetched."""
-    reason: str
-    candidates: tuple[Candidate, ...]
-    """All that were weighed, one decode worker after the other."""
+    """A request has its place."""
+
+    def __init__(self, judgement: "Judgement", chosen: Candidate, overlap_tokens: int) -> None:
+        self.judgement = judgement
+        """All that was weighed, and on what."""
+        self.chosen = chosen
+        self.overlap_tokens = overlap_tokens
+        """Prompt tokens that need not be computed or fetched."""
+
+    @cached_property
+    def reason(self) -> str:
+        """For people: the terms that decided, and the next best way."""
+        chosen = f"{self.overlap_tokens} of {self.judgement.snapshot.query.prompt_tokens} tokens cached"
+        return f"{self._describe(self.chosen)}; {chosen}{self._comparison()}"
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All ways that were weighed. Made anew at every call."""
+        return self.judgement.candidates()
+
+    def _comparison(self) -> str:
+        costs, equals = self.judgement.costs, self.judgement.pick.equals
+        text = f"; best of {equals} about equal ways" if equals > 1 else ""
+        if len(costs) <= equals:
+            return f"{text}; no other way" if len(costs) == 1 else text
+        ordered = costs.argsort(kind="stable")
+        following = next(way for way in ordered[max(equals, 1) - 1 :] if way != self.judgement.pick.way)
+        described = self._describe(self.judgement.candidate(int(following)))
+        return f"{text}; next of {len(costs) - equals}: {described}"
+
+    def _describe(self, way: Candidate) -> str:
+        name = f"{way.decode_id} with prefill on {way.prefill_id}" if way.prefill_id else f"{way.decode_id} alone"
+        if way.pull_id:
+            name += f" after reading from {way.pull_id}"
+        if not way.terms:
+            return f"{name} by {self.judgement.policy.name}"
+        terms = " + ".join(f"{term} {value:.3f}" for term, value in way.terms.items() if value)
+        return f"{name} costs {way.cost:.3f} {self.judgement.policy.unit} ({terms or 'nothing'})"
 
 
 class RejectionCode(Enum):

@@ -1,8 +1,19 @@
-"""How placement weighs things: plain numbers, each with when to change it. Nothing here decides."""
+"""Policies as data: which workers are left out, what is added up, how one is picked.
 
-from dataclasses import dataclass, fields
+A policy is made of a plain mapping, as a YAML file gives it. Nothing here reads files or decides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any, Literal
 
+from armature.routing.checks import check_numbers
+from armature.routing.filters import FILTERS, Filter
+from armature.routing.forecast import Forecast
+from armature.routing.parts import PolicyError, part_of, parts_of
+from armature.routing.pickers import PICKERS, Lowest, Picker
+from armature.routing.scorers import SCORERS, ActiveBlocks, Scorer
 from armature.routing.worker import Speeds
 
 
@@ -18,49 +29,125 @@ class Disaggregation(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """Weights, bounds and first guesses of one cell.
+class Assumed:
+    """First guesses, until a worker of the model has measured it.
 
     Raises:
-        ValueError: a number is negative, or zero where something is divided by it.
+        ValueError: a number is not above 0.
     """
 
-    disaggregation: Disaggregation = Disaggregation.AUTO
-    interference: float = 0.5
-    """What a second by which running streams are stalled weighs against a second of one request's time to first token.
-    Raise it if inter-token latency suffers from prompts computed on decode workers."""
-    work: float = 0.25
-    """What a second of computing weighs by itself, since it delays whoever comes next. Raise it to recompute less."""
-    crowding: float = 0.5
-    """Decode steps that each running stream loses over its life to one more stream beside it. Raise it to spread
-    requests more evenly over decode workers, at the price of fewer cache hits."""
-    ride_along_tokens: int = 64
-    """Uncached tokens that ride along in a decode step without lengthening it."""
-    remote_overhead_s: float = 0.01
-    """What having a prompt computed elsewhere costs besides bytes: two more messages and a lease."""
-    turnover_s: float = 10.0
-    """About how long a request occupies a worker: the time in which a full pool becomes free once."""
-    max_waiting_seqs: int = 64
-    """Requests that may wait on one worker; beyond it is full."""
-    kv_overcommit: float = 0.5
-    """Share of a pool that waiting requests may ask for beyond what is free; beyond it a worker is full."""
-    expected_ttl_s: float = 10.0
-    """How long a placed prompt counts as held by its worker without an event that says so."""
-    settle_s: float = 0.05
-    """A load report does not yet show what was placed so shortly before it."""
     prefill_tokens_per_s: float = 4000.0
-    """Assumed until a worker of the model has measured it, like the two that follow."""
     decode_step_s: float = 0.02
     transfer_bytes_per_s: float = 1e9
 
     def __post_init__(self) -> None:
-        positive = {"expected_ttl_s", "turnover_s", "max_waiting_seqs", *Speeds._fields}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and (not value >= 0 or (value == 0 and field.name in positive)):
-                raise ValueError(f"{field.name} is {value}; it must be {'above' if value == 0 else 'at least'} 0")
+        check_numbers(self, above_zero=Speeds._fields)
 
     @property
     def speeds(self) -> Speeds:
-        """What is assumed of a model that nobody has measured."""
         return Speeds(self.prefill_tokens_per_s, self.decode_step_s, self.transfer_bytes_per_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Filter, score, pick.
+
+    Raises:
+        ValueError: terms of different units would be added up, or a number is negative.
+    """
+
+    name: str = "policy"
+    filters: Mapping[str, Filter] = field(default_factory=dict[str, Filter])
+    scorers: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
+    picker: Picker = field(default_factory=Lowest)
+    prefiller: Literal["joint", "own"] = "joint"
+    """`joint`: the decode worker and the prefill worker that are cheapest together. `own`: first a prefill worker by
+    this policy, if there is any, then a decode worker by this policy: for costs that don't add up over both."""
+    disaggregation: Disaggregation = Disaggregation.AUTO
+    forecast: Forecast = field(default_factory=Forecast)
+    assume: Assumed = field(default_factory=Assumed)
+    expected_ttl_s: float = 10.0
+    """How long a placed prompt counts as held by its worker without an event that says so; 0: not at all. Lower it if
+    prompts are evicted within seconds."""
+    settle_s: float = 0.05
+    """A load report does not yet show what was placed so shortly before it."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        units = {scorer.unit: name for name, scorer in self.scorers.items()}
+        if len(units) > 1:
+            listed = ", ".join(f"{name} in {unit}" for unit, name in units.items())
+            raise ValueError(f"scorers: terms of different units can't be added up: {listed}")
+
+    @property
+    def unit(self) -> str:
+        """Of its costs; empty if there are none."""
+        return next((scorer.unit for scorer in self.scorers.values()), "")
+
+    @property
+    def counts_active_blocks(self) -> bool:
+        return any(isinstance(scorer, ActiveBlocks) for scorer in self.scorers.values())
+
+
+_KEYS = (
+    "filters", "scorers", "picker", "prefiller", "disaggregation", "forecast", "assume", "expected_ttl_s", "settle_s",
+)  # fmt: skip
+
+
+def policy_of(given: Mapping[str, Any], name: str = "policy") -> Policy:
+    """The policy that a mapping describes; what it leaves out has its default.
+
+    Raises:
+        PolicyError: a key or a name is unknown, or a value is of the wrong type or out of range; the message says
+            which and what to write.
+    """
+    values = dict(given)
+    try:
+        values["filters"] = parts_of(FILTERS, values.get("filters"), "filters")
+        values["scorers"] = parts_of(SCORERS, values.get("scorers"), "scorers")
+        values["picker"] = _picker(values.get("picker", "lowest"))
+        values["forecast"] = part_of(Forecast, values.get("forecast"), "forecast")
+        values["assume"] = part_of(Assumed, values.get("assume"), "assume")
+        mode = values.get("disaggregation", "auto")
+        modes = [one.value for one in Disaggregation]
+        if mode not in modes:
+            raise PolicyError(f"disaggregation is {mode!r}; it must be one of {', '.join(modes)}")
+        values["disaggregation"] = Disaggregation(mode)
+        return part_of(Policy, values, "", _KEYS, name=name)
+    except PolicyError as error:
+        raise PolicyError(f"policy {name}: {error}") from error
+
+
+def _picker(given: Any) -> Picker:
+    parts = parts_of(PICKERS, [given], "picker")
+    if len(parts) != 1:
+        raise PolicyError(f"picker: one is wanted, not {len(parts)}")
+    return next(iter(parts.values()))
+
+
+def with_option(given: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The same mapping with one value changed: `expected_ttl_s`, `forecast.turnover_s`, or an option of a part that it
+    has, by the part's name: `interference.weight`.
+
+    Raises:
+        PolicyError: the mapping has no such part.
+    """
+    changed = dict(given)
+    part, _, option = path.partition(".")
+    if not option:
+        changed[path] = value
+        return changed
+    if part in ("forecast", "assume"):
+        changed[part] = {**(changed.get(part) or {}), option: value}
+        return changed
+    for section in ("filters", "scorers", "picker"):
+        items = changed.get(section)
+        listed: list[Any] = items if isinstance(items, list) else [items]
+        for position, item in enumerate(listed):
+            name = item if isinstance(item, str) else next(iter(item or {}), "")
+            if name == part:
+                options = (item[name] or {}) if isinstance(item, dict) else {}
+                listed = [*listed[:position], {name: {**options, option: value}}, *listed[position + 1 :]]
+                changed[section] = listed if isinstance(items, list) else listed[0]
+                return changed
+    raise PolicyError(f"{path}: the policy has no part {part!r}")

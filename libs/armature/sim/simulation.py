@@ -15,9 +15,9 @@ from armature.index.packing import unpack_hashes
 from armature.index.prefix_index import PrefixIndex
 from armature.performance.step import PerformanceModel
 from armature.routing.decision import Query, Rejected, RejectionCode
+from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Role, Speeds, Worker
 from armature.scheduling.request import EngineLoad, FinishReason, Request, Sampling, StepOutput
-from armature.sim.placement import Placement
 from armature.sim.trace import ContentHasher, Trace, prompt_token_ids
 from armature.sim.worker import SimulatedWorker, WorkerShape
 
@@ -127,23 +127,26 @@ class _Clock:
 
 
 class Simulation:
-    """One trace, one cell, one policy. Use it once: `run`."""
+    """One trace, one cell, one router. Use it once: `run`."""
 
-    def __init__(self, trace: Trace, cell: CellShape, placement: Placement) -> None:
+    def __init__(self, trace: Trace, cell: CellShape, router: RoutingCore) -> None:
         if trace.block_size != cell.worker.block_size:
             raise ValueError(f"the trace has blocks of {trace.block_size} tokens, workers {cell.worker.block_size}")
         self._trace = trace
         self._cell = cell
-        self._placement = placement
+        self._router = router
         self._hasher = ContentHasher(trace.block_size)
         self._root = self._hasher.root(cell.model)
         self._clock = _Clock()
+        workers = cell.workers()
+        for worker in workers:
+            router.put_worker(worker)
         self._sites = {
             worker.worker_id: _Site(
                 worker.worker_id,
                 SimulatedWorker(cell.worker, self._hasher, cell.performance, stretches=cell.stretches),
             )
-            for worker in cell.workers()
+            for worker in workers
         }
         self.outcomes = [Outcome(one.arrival_s, one.prompt_tokens) for one in trace.requests]
         # Numbers that no block of the trace has, one for each answer.
@@ -189,20 +192,20 @@ class Simulation:
         return Query(str(position), self._cell.model, len(tokens), hashes)
 
     def _place(self, position: int, query: Query, now_s: float) -> None:
-        chosen = self._placement.place(query, now_s)
+        answer = self._router.place(query, now_s)
         outcome = self.outcomes[position]
-        if isinstance(chosen, Rejected):
-            if chosen.code is RejectionCode.OVERLOADED:
+        if isinstance(answer, Rejected):
+            if answer.code is RejectionCode.OVERLOADED:
                 outcome.refusals += 1
                 self._clock.at(
-                    now_s + max(chosen.retry_after_s, 0.001), lambda at_s: self._place(position, query, at_s)
+                    now_s + max(answer.retry_after_s, 0.001), lambda at_s: self._place(position, query, at_s)
                 )
             else:
-                outcome.error, outcome.finish_s = chosen.reason, now_s
+                outcome.error, outcome.finish_s = answer.reason, now_s
                 self._ended += 1
             return
-        site = self._sites[chosen]
-        outcome.worker_id = chosen
+        outcome.worker_id = answer.chosen.decode_id
+        site = self._sites[outcome.worker_id]
         site.requests += 1
         site.engine.submit(self._request(position))
         if site.engine.is_computing:
@@ -240,22 +243,22 @@ class Simulation:
         self._clock.at(when_s, do)
 
     def _hear(self, site: _Site, output: StepOutput, now_s: float) -> None:
-        placement = self._placement
+        router = self._router
         for told in output.tokens:
             outcome = self.outcomes[int(told.request_id)]
             if told.finish_reason is FinishReason.ERROR:
                 outcome.error = told.error
             elif outcome.first_token_s < 0:
                 outcome.first_token_s, outcome.cached_tokens = now_s, told.cached_tokens
-                placement.first_token(told.request_id)
+                router.first_token("", told.request_id)
             if told.finish_reason is not None:
                 outcome.finish_s = now_s
                 outcome.output_tokens = told.output_index + len(told.token_ids)
                 self._ended += 1
-                placement.finish(told.request_id)
-        if output.kv_events and (index := placement.index) is not None:
-            self._tell(index, site.worker_id, output.kv_events, now_s)
-        placement.report(site.worker_id, _load_of(output.load), now_s)
+                router.finish("", told.request_id)
+        if output.kv_events:
+            self._tell(router.index, site.worker_id, output.kv_events, now_s)
+        router.report(site.worker_id, _load_of(output.load), now_s)
 
     def _tell(self, index: PrefixIndex, worker_id: str, events: Sequence[KvEvent], now_s: float) -> None:
         if not self._cell.event_lag_s:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from armature.index.packing import pack_hashes
+from armature.routing.policy import with_option
 from armature.runtime.etcd import EtcdClient
 from armature.runtime.membership import member_key
+from armature.runtime.policies import read_policy
 from armature.v1.kv_index_pb2 import MatchRequest
 from armature.v1.kv_index_pb2_grpc import KvIndexStub
 from armature.v1.router_pb2 import Placement, Progress, Query, Rejection, RouteRequest, RouteResponse
@@ -94,9 +97,11 @@ async def test_the_router_follows_the_index_and_outlives_it(
 ) -> None:
     cell = Cell(etcd, tmp_path)
     cell.address = etcd_address
+    forgetful = tmp_path / "forgetful.yaml"
+    forgetful.write_text(yaml.safe_dump(with_option(read_policy("seconds"), "expected_ttl_s", 0)))
     async with (
         scripted_workers("d1", "d2", "d3") as (one, two, three),
-        cell.service("router", "--expected-ttl-s", "0.001") as router,
+        cell.service("router", "--policy", str(forgetful)) as router,
     ):
         gateway = Gateway(router)
         assert (await gateway.place()).rejected.code == Rejection.CODE_NO_WORKERS

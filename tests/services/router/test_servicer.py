@@ -1,18 +1,21 @@
 """The Route stream: queries and progress in, placements out, over a real server with scripted workers behind."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 
 from armature.index.packing import pack_hashes
-from armature.routing.policy import Policy
+from armature.routing.policy import Assumed
 from armature.routing.router import RoutingCore
 from armature.runtime import telemetry
 from armature.runtime.channels import ChannelPool
+from armature.runtime.policies import load_policy
 from armature.runtime.roster import MemberChange
 from armature.runtime.server import RpcServer
 from armature.v1.common_pb2 import HANDOFF_PULL, MEMBER_STATE_DRAINING, Member
@@ -24,12 +27,14 @@ from tests.support.eventually import eventually
 from tests.support.otlp_sink import otlp_sink
 from tests.support.scripted_worker import ScriptedWorker, scripted_workers
 
+POLICY = replace(load_policy("seconds"), assume=Assumed(prefill_tokens_per_s=1000.0))
+
 
 class Routing:
     """A router without membership and index: both change at the test's word."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
-        self.core = RoutingCore(Policy(prefill_tokens_per_s=1000.0))
+        self.core = RoutingCore(POLICY, random.Random(0))
         self.channels = ChannelPool()
         self.tasks: list[asyncio.Task[None]] = []
 

@@ -1,14 +1,20 @@
 """Workers and queries for routing tests, with round numbers: 1,000 tokens a second, steps of 10 ms, 1 GB/s."""
 
+import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
+from armature.routing.account import Account
 from armature.routing.decision import Placed, Query, Rejected
-from armature.routing.policy import Disaggregation, Policy
+from armature.routing.hints import NO_HINTS, Hints
+from armature.routing.policy import Assumed, Disaggregation, Policy
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Role, Speeds, Worker
+from armature.runtime.policies import load_policy
 
 BLOCK_SIZE = 10
-POLICY = Policy(prefill_tokens_per_s=1000.0, decode_step_s=0.01, transfer_bytes_per_s=1e9)
+ASSUMED = Assumed(prefill_tokens_per_s=1000.0, decode_step_s=0.01, transfer_bytes_per_s=1e9)
+POLICY = replace(load_policy("seconds"), assume=ASSUMED)
 
 
 def worker(name: str, role: Role | None = None, **changes: object) -> Worker:
@@ -22,11 +28,14 @@ def worker(name: str, role: Role | None = None, **changes: object) -> Worker:
 
 
 def cell(*names: str | Worker, mode: Disaggregation = Disaggregation.AUTO, policy: Policy = POLICY) -> RoutingCore:
-    numbers = {name: getattr(policy, name) for name in Policy.__dataclass_fields__}
-    core = RoutingCore(Policy(**(numbers | {"disaggregation": mode})))
+    core = RoutingCore(replace(policy, disaggregation=mode), random.Random(0))
     for name in names:
         core.put_worker(worker(name) if isinstance(name, str) else name)
     return core
+
+
+def account(core: RoutingCore, worker_id: str) -> Account:
+    return core._accounts[worker_id]
 
 
 def load(**changes: float) -> Load:
@@ -42,9 +51,11 @@ def prompt(tokens: int, seed: int = 0) -> Sequence[int]:
 
 def query(
     request_id: str = "r", tokens: int = 500, *, seed: int = 0, hashes: Sequence[int] | None = None,
-    excluded: Collection[str] = (), owner: str = "gateway", model: str = "m",
+    excluded: Collection[str] = (), owner: str = "gateway", model: str = "m", session_id: str = "",
+    hints: Hints = NO_HINTS,
 ) -> Query:  # fmt: skip
-    return Query(request_id, model, tokens, prompt(tokens, seed) if hashes is None else hashes, excluded, owner)
+    hashes = prompt(tokens, seed) if hashes is None else hashes
+    return Query(request_id, model, tokens, hashes, excluded, owner, session_id=session_id, hints=hints)
 
 
 def placed(outcome: Placed | Rejected) -> tuple[str, str]:

@@ -1,71 +1,92 @@
-"""The cost model: what must grow with what, and that pairs are chosen as if all had been tried."""
+"""What ways cost: what must grow with what, and that pairs are chosen as if all had been tried."""
 
-from itertools import product
+import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armature.routing.costs import CostModel, frontier
-from armature.routing.decision import Candidate
-from armature.routing.ledger import Account
-from armature.routing.policy import Policy
+from armature.performance.linear import LinearModel
+from armature.routing.decision import Candidate, Placed
+from armature.routing.hints import Hints
+from armature.routing.policy import Disaggregation
+from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Speeds
-from tests.unit.routing.cell import POLICY, load, worker
+from tests.unit.routing.cell import POLICY, cell, load, placed, prompt, query, worker
 
 LOADS = st.builds(
     Load,
     running_seqs=st.integers(0, 40),
-    waiting_seqs=st.integers(0, 70),
-    waiting_prefill_tokens=st.integers(0, 9000),
-    free_blocks=st.integers(0, 1000),
+    waiting_seqs=st.integers(0, 60),
+    waiting_prefill_tokens=st.integers(0, 3000),
+    free_blocks=st.integers(500, 1000),
     speeds=st.builds(Speeds, st.floats(200, 9000), st.floats(0.001, 0.1), st.floats(1e7, 1e10)),
 )
+SIDE = st.tuples(LOADS, st.integers(0, 60))
 
 
-def account(name: str, reported: Load | None = None) -> Account:
-    made = Account(worker(name), POLICY.speeds)
-    made.report(reported or load(), 0.0, 0.0)
-    return made
+def core_of(sides: dict[str, tuple[Load, int]], tokens: int, mode: Disaggregation) -> RoutingCore:
+    core = cell(*sides, mode=mode)
+    for name, (reported, overlap) in sides.items():
+        core.report(name, reported, now_s=0.0)
+        core.index.store(name, prompt(tokens)[:overlap])
+    return core
 
 
-@settings(max_examples=150, deadline=None)
+def ways(reported: Load, tokens: int = 400, overlap: int = 0) -> list[Candidate]:
+    """Of a decode worker that a prefill worker can help."""
+    core = core_of({"d1": (reported, overlap), "p1": (load(), 0)}, tokens, Disaggregation.AUTO)
+    outcome = core.place(query(tokens=tokens), now_s=0.0)
+    assert isinstance(outcome, Placed), outcome
+    return outcome.candidates
+
+
+def local(reported: Load, tokens: int = 400, overlap: int = 0) -> Candidate:
+    return next(way for way in ways(reported, tokens, overlap) if not way.prefill_id)
+
+
+def remote(reported: Load, tokens: int = 400, overlap: int = 0) -> Candidate:
+    return next(way for way in ways(reported, tokens, overlap) if way.prefill_id)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
-    decoders=st.lists(st.tuples(LOADS, st.integers(0, 60)), min_size=1, max_size=4),
-    prefillers=st.lists(st.tuples(LOADS, st.integers(0, 60)), min_size=1, max_size=5),
+    decoders=st.lists(SIDE, min_size=1, max_size=4),
+    prefillers=st.lists(SIDE, min_size=1, max_size=5),
     tokens=st.integers(700, 4000),
 )
-def test_the_frontier_finds_the_pair_that_trying_all_pairs_finds(
+def test_the_pair_is_the_one_that_trying_all_pairs_finds(
     decoders: list[tuple[Load, int]], prefillers: list[tuple[Load, int]], tokens: int
 ) -> None:
-    costs = CostModel(POLICY)
-    helpers = [
-        costs.prefiller(account(f"p{number}", reported), overlap, tokens, 0.0)
-        for number, (reported, overlap) in enumerate(prefillers)
-    ]
-    sides = [(account(f"d{number}", reported), overlap) for number, (reported, overlap) in enumerate(decoders)]
+    """What filters leave out is not the point here."""
+    policy = replace(POLICY, filters={}, disaggregation=Disaggregation.ALWAYS)
+    decode = {f"d{n}": side for n, side in enumerate(decoders)}
+    prefill = {f"p{n}": side for n, side in enumerate(prefillers)}
 
-    def best(ways: list[Candidate | None]) -> float:
-        return min(way.cost_s for way in ways if way is not None)
+    def best(*names: str) -> float:
+        core = RoutingCore(policy, random.Random(0))
+        for name in decode | prefill:
+            core.put_worker(worker(name, is_draining=bool(names) and name not in names))
+        for name, (reported, overlap) in (decode | prefill).items():
+            core.report(name, reported, now_s=0.0)
+            core.index.store(name, prompt(tokens)[:overlap])
+        outcome = core.place(query(tokens=tokens), now_s=0.0)
+        assert isinstance(outcome, Placed), outcome
+        return float(outcome.judgement.costs.min())
 
-    of_all = best([costs.remote(side, overlap, tokens, [one], 0.0) for (side, overlap), one in product(sides, helpers)])
-    kept = frontier(helpers)
-    of_frontier = best([costs.remote(side, overlap, tokens, kept, 0.0) for side, overlap in sides])
+    of_all = min(best(one, other) for one in decode for other in prefill)
     # The number of chunks is the one thing in which more computing may cost less; it moves a cost by a chunk's read.
-    assert of_frontier == pytest.approx(of_all, rel=0.02)
-    assert of_frontier >= of_all
+    assert best() == pytest.approx(of_all, rel=0.02)
 
 
+@settings(deadline=None)
 @given(LOADS, st.integers(0, 60), st.integers(700, 4000))
 def test_more_overlap_never_costs_more(reported: Load, overlap: int, tokens: int) -> None:
-    costs, side = CostModel(POLICY), account("d1", reported)
-    ways = [costs.local(side, blocks, tokens, 0.0) for blocks in (overlap, overlap + 1)]
     rounding_s = 1e-9
-    assert ways[1].cost_s <= ways[0].cost_s + rounding_s
-    helper = [costs.prefiller(account("p1"), 0, tokens, 0.0)]
-    reads = [costs.remote(side, blocks, tokens, helper, 0.0) for blocks in (overlap, overlap + 1)]
-    assert reads[0] is not None and reads[1] is not None
-    assert reads[1].cost_s <= reads[0].cost_s + rounding_s
+    for kind in (local, remote):
+        less, more = (kind(replace(reported, waiting_seqs=0), tokens, blocks).cost for blocks in (overlap, overlap + 1))
+        assert more <= less + rounding_s
 
 
 @pytest.mark.parametrize(
@@ -80,23 +101,20 @@ def test_more_overlap_never_costs_more(reported: Load, overlap: int, tokens: int
     ],
 )
 def test_reading_is_hidden_behind_computing_but_for_a_chunk(tokens: int, bandwidth: float, transfer_s: float) -> None:
-    costs = CostModel(POLICY)
-    helper = costs.prefiller(account("p1"), 0, tokens, 0.0)
-    way = costs.remote(account("d1", load(transfer_bytes_per_s=bandwidth)), 0, tokens, [helper], 0.0)
-    assert way is not None
-    assert way.transfer_s == pytest.approx(transfer_s)
+    assert remote(load(transfer_bytes_per_s=bandwidth), tokens).terms["transfer"] == pytest.approx(transfer_s)
 
 
-def test_harm_grows_with_the_streams_that_are_stalled() -> None:
-    costs = CostModel(POLICY)
-    idle, busy = (costs.local(account("d1", load(running_seqs=n)), 0, 1064, 0.0) for n in (0, 10))
-    # 1,000 tokens beyond those that ride along: a second for one stream to come, then for ten more, at half weight,
-    # and half a step of 10 ms for each of the ten.
-    assert idle.harm_s == pytest.approx(0.25 * 1.064 + 0.5 * 1.0)
-    assert busy.harm_s == pytest.approx(0.25 * 1.064 + 0.5 * 11.0 + 0.5 * 0.01 * 10)
+def test_interference_grows_with_the_streams_that_are_stalled() -> None:
+    interference, crowding = (POLICY.scorers[name].weight for name in ("interference", "crowding"))  # type: ignore[attr-defined]
+    idle, busy = (local(load(running_seqs=n), 1064).terms for n in (0, 10))
+    # 1,000 tokens beyond those that ride along: a second for one stream to come, then for ten more, and a share of a
+    # step of 10 ms for each of the ten.
+    assert idle["interference"] == pytest.approx(interference * 1.0)
+    assert busy["interference"] == pytest.approx(interference * 11.0)
+    assert (idle["crowding"], busy["crowding"]) == pytest.approx((0.0, crowding * 0.01 * 10))
     # Those in line before it will stream when its turn comes.
-    waited_for = costs.local(account("d1", load(running_seqs=6, waiting_seqs=4)), 0, 1064, 0.0)
-    assert waited_for.harm_s == pytest.approx(busy.harm_s)
+    waited_for = local(load(running_seqs=6, waiting_seqs=4), 1064).terms
+    assert waited_for["interference"] == pytest.approx(busy["interference"])
 
 
 @pytest.mark.parametrize(
@@ -112,13 +130,71 @@ def test_harm_grows_with_the_streams_that_are_stalled() -> None:
     ],
 )
 def test_room_is_waited_for(reported: Load, room_s: float) -> None:
-    assert CostModel(POLICY).local(account("d1", reported), 0, 400, 0.0).room_s == pytest.approx(room_s)
+    assert local(reported).terms["room"] == pytest.approx(room_s)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("work", -0.1), ("prefill_tokens_per_s", 0.0), ("expected_ttl_s", 0.0), ("max_waiting_seqs", 0)],
-)
-def test_a_wrong_policy_is_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=name):
-        Policy(**{name: value})  # type: ignore[arg-type]
+def test_an_answer_that_is_expected_to_be_long_needs_more_room_and_crowds_more() -> None:
+    def terms(expected: int) -> dict[str, float]:
+        core = cell("a1")
+        core.report("a1", load(running_seqs=10, free_blocks=60), now_s=0.0)
+        hints = Hints(expected_output_tokens=expected)
+        outcome = core.place(query(tokens=400, hints=hints), now_s=0.0)
+        assert isinstance(outcome, Placed)
+        return dict(outcome.chosen.terms)
+
+    short, long = terms(100), terms(1024)
+    assert (short["room"], long["room"]) == pytest.approx((0.0, 10.0 * (143 - 60) / 1000))
+    assert long["crowding"] == pytest.approx(4 * short["crowding"])
+
+
+STEPS = LinearModel(0.01, 0.001, 1e-6, 1e-3, 1e-6)
+
+
+def test_attention_makes_long_prompts_cost_more_than_their_length() -> None:
+    way = local(load(steps=STEPS), tokens=4000, overlap=100)
+    # 3,000 tokens in six steps of 500, each of them attending to 1,000 cached ones and half of the others.
+    assert way.terms["prefill"] == pytest.approx(3000 * 1e-3 + 1e-6 * 3000 * (1000 + 1500) + 6 * 0.01)
+
+
+def test_steps_are_longer_where_answers_grow() -> None:
+    # 10 answers, 500 used blocks of 10 tokens.
+    way = local(load(steps=STEPS, running_seqs=10, free_blocks=500), tokens=400)
+    assert way.terms["prefill"] == pytest.approx(0.4 + 1e-6 * 400 * 200 + 0.01 + 0.01 + 0.005)
+
+
+def test_the_queue_is_made_of_prompts_and_not_of_tokens() -> None:
+    core = cell("a1")
+    core.report("a1", load(steps=STEPS), now_s=0.0)
+    for number, tokens in enumerate((4000, 100)):
+        core.place(query(f"r{number}", tokens, seed=number), now_s=0.0)
+    # The long one is half done; what is left of it attends to the first half.
+    core.report("a1", load(steps=STEPS, waiting_prefill_tokens=2100), now_s=5.0)
+    outcome = core.place(query("next", 10, seed=9), now_s=5.0)
+    assert isinstance(outcome, Placed)
+    left_s = 2000 * 1e-3 + 1e-6 * 2000 * 3000 + 4 * 0.01
+    short_s = 100 * 1e-3 + 1e-6 * 100 * 50 + 0.01
+    assert outcome.chosen.terms["queue"] == pytest.approx(left_s + short_s)
+
+
+def test_whoever_does_not_care_for_his_own_latency_does_the_least_harm() -> None:
+    def choice(sensitivity: float) -> tuple[str, str]:
+        core = cell("d1", "p1")
+        core.report("d1", load(running_seqs=2), now_s=0.0)
+        core.report("p1", load(waiting_prefill_tokens=8000), now_s=0.0)
+        return placed(core.place(query(hints=Hints(latency_sensitivity=sensitivity)), now_s=0.0))
+
+    assert choice(1.0) == ("d1", "")
+    assert choice(0.0) == ("d1", "p1")
+
+
+def test_a_session_stays_for_a_while_where_its_last_turn_was() -> None:
+    core = cell("a1", "a2")
+    assert placed(core.place(query("one", 50, session_id="s"), now_s=0.0)) == ("a1", "")
+    core.finish("gateway", "one")
+    for number in range(4):
+        turn = query(f"turn-{number}", 50, seed=number + 1, session_id="s")
+        assert placed(core.place(turn, now_s=float(number))) == ("a1", "")
+        core.finish("gateway", f"turn-{number}")
+    assert placed(core.place(query("stranger", 50, seed=8), now_s=5.0)) == ("a2", "")
+    core.finish("gateway", "stranger")
+    assert placed(core.place(query("much later", 50, seed=9, session_id="s"), now_s=3000.0)) == ("a1", "")

@@ -4,14 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from armature.routing import columns as at
+from armature.routing.account import Account, Pace, Share
 from armature.routing.decision import Placed
-from armature.routing.ledger import Account, Ledger, Share
+from armature.routing.ledger import Entry, Ledger
 from armature.routing.router import RoutingCore
-from tests.unit.routing.cell import POLICY, cell, load, placed, query, worker
+from tests.unit.routing.cell import ASSUMED, account, cell, load, placed, query, worker
 
 
 def queue_s(core: RoutingCore, worker_id: str, now_s: float) -> float:
-    return max(core._accounts[worker_id].busy_until_s - now_s, 0.0)
+    return max(account(core, worker_id).busy_until_s - now_s, 0.0)
 
 
 def test_placements_queue_up_and_time_works_them_off() -> None:
@@ -29,10 +31,10 @@ def test_a_report_replaces_the_guess_but_for_what_was_placed_just_now() -> None:
     core.place(query("new", 1000, seed=2), now_s=0.98)
     core.report("a1", load(waiting_prefill_tokens=300, free_blocks=800), now_s=1.0)
     assert queue_s(core, "a1", 1.0) == pytest.approx(0.3 + 1.0)
-    account = core._accounts["a1"]
+    known = account(core, "a1")
     # 30 blocks for the tokens that wait, 101 for the new prompt.
-    assert account.free_blocks == 800 - 30 - 101
-    assert account.waiting_seqs == 1
+    assert known.free_blocks == 800 - 30 - 101
+    assert known.waiting_seqs == 1
 
 
 def test_a_cancelled_prompt_leaves_the_queue_and_a_computed_one_was_in_it() -> None:
@@ -43,21 +45,21 @@ def test_a_cancelled_prompt_leaves_the_queue_and_a_computed_one_was_in_it() -> N
     assert queue_s(core, "a1", 0.0) == pytest.approx(1.0)
     core.first_token("gateway", "one")
     assert queue_s(core, "a1", 0.0) == pytest.approx(1.0)
-    assert core._accounts["a1"].running_seqs == 1
+    assert account(core, "a1").running_seqs == 1
     core.finish("gateway", "one")
-    assert core._accounts["a1"].running_seqs == 0
+    assert account(core, "a1").running_seqs == 0
 
 
 def test_the_first_token_releases_the_prefill_worker() -> None:
     core = cell("d1", "p1")
     assert placed(core.place(query(tokens=1000), now_s=0.0)) == ("d1", "p1")
-    assert core._accounts["p1"].requests == 1
+    assert account(core, "p1").requests == 1
     assert queue_s(core, "p1", 0.0) == pytest.approx(0.99)
     assert queue_s(core, "d1", 0.0) == 0.0
     core.first_token("gateway", "r")
     core.first_token("gateway", "r")
-    assert core._accounts["p1"].requests == 0
-    assert (core._accounts["d1"].requests, core._accounts["d1"].running_seqs) == (1, 1)
+    assert account(core, "p1").requests == 0
+    assert (account(core, "d1").requests, account(core, "d1").running_seqs) == (1, 1)
 
 
 def test_a_request_placed_again_counts_once() -> None:
@@ -65,7 +67,7 @@ def test_a_request_placed_again_counts_once() -> None:
     core.place(query("r"), now_s=0.0)
     assert placed(core.place(query("r", excluded=["a1"]), now_s=1.0)) == ("a2", "")
     assert core.requests_in_flight == 1
-    assert (core._accounts["a1"].requests, core._accounts["a2"].requests) == (0, 1)
+    assert (account(core, "a1").requests, account(core, "a2").requests) == (0, 1)
 
 
 def test_what_an_owner_placed_is_forgotten_with_it() -> None:
@@ -88,12 +90,11 @@ def test_progress_of_strangers_is_ignored() -> None:
 
 
 def test_entries_of_an_owner_that_never_tells_end_by_age() -> None:
-    ledger, account = Ledger(max_age_s=10.0), Account(worker("a1"), POLICY.speeds)
-    ledger.open(("o", "old"), (account, Share(0.0, 1.0, 5)), None)
-    ledger.open(("o", "young"), (account, Share(9.0, 1.0, 5)), None)
-    ledger.open(("o", "now"), (account, Share(11.0, 1.0, 5)), None)
+    ledger, known = Ledger(max_age_s=10.0), Account(worker("a1"), Pace(ASSUMED.speeds))
+    for name, placed_s in (("old", 0.0), ("young", 9.0), ("now", 11.0)):
+        ledger.open(("o", name), Entry("a1", Share(placed_s, 1.0, 1000, 0, 5)), known)
     assert len(ledger) == 2
-    assert account.requests == 2
+    assert known.requests == 2
 
 
 EVENTS = st.tuples(
@@ -129,7 +130,8 @@ def test_when_all_has_ended_nothing_is_left(events: list[tuple[str, int, int]]) 
     core.forget("o0")
     core.forget("o1")
     assert core.requests_in_flight == 0
-    for account in core._accounts.values():
-        account.report(load(), now_s, 0.0)
-        assert (account.requests, account.running_seqs, account.waiting_seqs) == (0, 0, 0)
-        assert account.free_blocks == 1000
+    for known in core._accounts.values():
+        known.report(load(), now_s, 0.0)
+        assert (known.requests, known.running_seqs, known.waiting_seqs, known.busy_until_s) == (0, 0, 0, now_s)
+        assert known.free_blocks == 1000
+        assert known.column[at.PREFILL_TOKENS] == 0

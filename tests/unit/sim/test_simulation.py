@@ -2,7 +2,7 @@
 
 import pytest
 
-from armature.sim.placement import POLICIES
+from armature.runtime.policies import shipped_policies
 from armature.sim.simulation import Simulation
 from armature.sim.summary import summarize
 from armature.sim.trace import Trace, TraceRequest
@@ -23,7 +23,7 @@ def check_conservation(done: Simulation, trace: Trace) -> None:
         assert engine.pool.free_blocks == engine.pool.total_blocks
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", shipped_policies())
 def test_every_request_ends_with_all_its_tokens_and_leaves_no_block_behind(policy: str) -> None:
     trace = families(150, rate=20.0)
     done = simulation(trace, cell(), policy)

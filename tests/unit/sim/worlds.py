@@ -3,7 +3,8 @@
 import random
 
 from armature.performance.presets import PRESETS
-from armature.sim.placement import placement
+from armature.routing.router import RoutingCore
+from armature.runtime.policies import load_policy
 from armature.sim.simulation import CellShape, Simulation
 from armature.sim.trace import Trace, TraceRequest
 from armature.sim.worker import WorkerShape
@@ -35,4 +36,4 @@ def cell(num_workers: int = 4, *, num_blocks: int = 700, stretches: bool = True,
 
 
 def simulation(trace: Trace, shape: CellShape, policy: str = "seconds", seed: int = 0) -> Simulation:
-    return Simulation(trace, shape, placement(policy, shape.workers(), random.Random(seed)))
+    return Simulation(trace, shape, RoutingCore(load_policy(policy), random.Random(seed)))

@@ -5,6 +5,7 @@ no answer: traffic never stops because routers are away.
 """
 
 import logging
+import random
 import time
 
 from armature.index.packing import unpack_hashes
@@ -12,6 +13,7 @@ from armature.routing.decision import Query
 from armature.routing.router import RoutingCore
 from armature.runtime.errors import PeerError
 from armature.runtime.placement import placement_of, worker_of
+from armature.runtime.policies import DEFAULT_POLICY, load_policy
 from armature.runtime.roster import MemberChange
 from armature.v1 import router_pb2
 from armature.v1.common_pb2 import Member
@@ -23,7 +25,7 @@ class LocalRouter:
     """Owns its core; called from the event loop only."""
 
     def __init__(self) -> None:
-        self._core = RoutingCore()
+        self._core = RoutingCore(load_policy(DEFAULT_POLICY), random.Random())
         self._members: dict[str, Member] = {}
 
     def member_changed(self, change: MemberChange) -> None:

@@ -1,0 +1,241 @@
+"""The ways there are to serve a prompt, and how long each phase of each would take.
+
+A way is a worker that decodes and, if the prompt is not computed there, a prefill worker whose blocks it reads. All
+times are predictions from each worker's own measurements. Nothing is decided here but where a part of a prompt comes
+from that the worker does not hold: from its own lower tiers or from a peer, if that is predicted to be faster than
+computing it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from armature.routing import columns as at
+from armature.routing.checks import check_numbers
+from armature.routing.columns import Flags, Floats, Group, Slots
+from armature.routing.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What no worker measures.
+
+    Raises:
+        ValueError: a number is negative or not finite.
+    """
+
+    turnover_s: float = 10.0
+    """About how long a request occupies a worker: the time in which a full pool becomes free once."""
+    remote_overhead_s: float = 0.01
+    """What having a prompt computed elsewhere costs besides bytes: two more messages and a lease."""
+    pull_latency_s: float = 0.01
+    """What reading a prefix from a peer costs besides bytes."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+    def room_s(self, rows: Floats, blocks: Floats) -> Floats:
+        """Until `blocks` blocks and a place in the batch are free on each worker."""
+        short_blocks = (blocks - rows[at.FREE_BLOCKS]) / rows[at.NUM_BLOCKS]
+        short_seqs = (rows[at.STREAMS] + 1) / rows[at.MAX_SEQS] - 1
+        return self.turnover_s * np.maximum(np.maximum(short_blocks, short_seqs), 0.0)
+
+
+class Ways:
+    """Ways in a row, phase by phase; a phase that none of them has is None. Arrays are never changed in place."""
+
+    __slots__ = (
+        "decode", "first_s", "onboard_s", "overlap", "own_s", "own_tokens", "prefill", "prefill_overlap",
+        "prefill_s", "pull_s", "pull_slot", "queue_s", "room_s", "rows", "tokens", "transfer_s",
+    )  # fmt: skip
+
+    def __init__(self, decode: Slots, rows: Floats, overlap: Floats) -> None:
+        self.decode = decode
+        """Columns of the workers that decode."""
+        self.rows = rows
+        """The table's rows for those, way by way."""
+        self.overlap = overlap
+        """Blocks that they hold."""
+        self.prefill: Slots | None = None
+        """Columns of the workers that compute; -1: the one that decodes. None: all like that."""
+        self.prefill_overlap: Floats | None = None
+        self.pull_slot: Slots | None = None
+        """Columns of the workers that a prefix is read from; -1: none."""
+        self.queue_s: Floats | None = None
+        """Behind prompts that came before."""
+        self.room_s: Floats | None = None
+        """Until blocks and a place in the batch are free."""
+        self.onboard_s: Floats | None = None
+        self.pull_s: Floats | None = None
+        self.prefill_s: Floats | None = None
+        """Computing the prompt, wherever that is."""
+        self.transfer_s: Floats | None = None
+        """What reading a prefill worker's blocks adds, the part hidden behind their computation left out."""
+        self.first_s: Floats | None = None
+        """The step of the first token, and with it the tail of a prompt that was computed elsewhere."""
+        self.tokens: Floats = overlap
+        """Prompt tokens to compute."""
+        self.own_tokens: Floats = overlap
+        """Those of them to compute on the worker that decodes."""
+        self.own_s: Floats = overlap
+        """How long that takes."""
+
+    def __len__(self) -> int:
+        return len(self.decode)
+
+
+def compute_s(rows: Floats, tokens: Floats, cached_tokens: Floats) -> Floats:
+    """Computing so many tokens behind those before them; attention makes long prompts cost more than their length."""
+    per_token_s = rows[at.TOKEN_S] + rows[at.PAIR_S] * (cached_tokens + tokens / 2)
+    return tokens * per_token_s + np.ceil(tokens / rows[at.MAX_BATCH_TOKENS]) * rows[at.CHUNK_S]
+
+
+def local_ways(snapshot: Snapshot, slots: Slots, forecast: Forecast) -> Ways:
+    """The prompt is computed where it is decoded; one way for each of the columns."""
+    state, overlap = snapshot.state, snapshot.overlap
+    if len(slots) < state.shape[1]:
+        state, overlap = state[:, slots], overlap[slots]
+    ways = Ways(slots, state, overlap)
+    block_size, prompt_tokens = state[at.BLOCK_SIZE], snapshot.query.prompt_tokens
+    cached = overlap * block_size
+    ways.tokens = prompt_tokens - cached
+    ways.prefill_s = compute_s(state, ways.tokens, cached)
+    _fetch(snapshot, ways, forecast)
+    ways.own_tokens, ways.own_s = ways.tokens, ways.prefill_s
+    ways.queue_s = np.maximum(state[at.BUSY_UNTIL_S] - snapshot.now_s, 0.0)
+    total_tokens = prompt_tokens + snapshot.query.hints.expected_output_tokens
+    ways.room_s = forecast.room_s(state, total_tokens // block_size + 1 - overlap)
+    ways.first_s = state[at.FIRST_S]
+    return ways
+
+
+def _fetch(snapshot: Snapshot, ways: Ways, forecast: Forecast) -> None:
+    """Have a part of the prompt read instead of computed, wherever that is faster."""
+    for row, depths in ((at.BLOCK_HOST_S, snapshot.host_depths), (at.BLOCK_DISK_S, snapshot.disk_depths)):
+        if depths is not None:
+            read_s, taken = _read(snapshot, ways, ways.rows[row], depths[ways.decode], 0.0)
+            if taken is not None:
+                ways.onboard_s = read_s if ways.onboard_s is None else ways.onboard_s + read_s
+    for first, end in snapshot.roster.peers:
+        source = first + int(snapshot.overlap[first:end].argmax())
+        depth = snapshot.overlap[source]
+        reach = np.where((ways.decode >= first) & (ways.decode < end), depth, 0.0)
+        read_s, taken = _read(snapshot, ways, ways.rows[at.BLOCK_PULL_S], reach, forecast.pull_latency_s)
+        if taken is not None:
+            slots = np.where(taken, source, -1)
+            ways.pull_slot = slots if ways.pull_slot is None else np.maximum(ways.pull_slot, slots)
+            ways.pull_s = read_s if ways.pull_s is None else ways.pull_s + read_s
+
+
+def _read(
+    snapshot: Snapshot, ways: Ways, block_s: Floats, depths: Floats, latency_s: float
+) -> tuple[Floats, Flags | None]:
+    """Read blocks up to `depths` where that pays; how long it takes and where, None if nowhere."""
+    assert ways.prefill_s is not None
+    prompt_tokens, block_size = snapshot.query.prompt_tokens, ways.rows[at.BLOCK_SIZE]
+    held = prompt_tokens - ways.tokens
+    usable = np.minimum(depths, (prompt_tokens - 1) // block_size) * block_size
+    reached = np.maximum(held, usable)
+    read_s = (reached - held) / block_size * block_s + latency_s
+    shorter_s = compute_s(ways.rows, prompt_tokens - reached, reached)
+    taken = (block_s > 0) & (reached > held) & (read_s + shorter_s < ways.prefill_s)
+    if not taken.any():
+        return read_s, None
+    ways.tokens = np.where(taken, prompt_tokens - reached, ways.tokens)
+    ways.prefill_s = np.where(taken, shorter_s, ways.prefill_s)
+    return np.where(taken, read_s, 0.0), taken
+
+
+class Helpers:
+    """Prefill workers that could compute the prompt, each with its side of the times, the same whoever reads."""
+
+    __slots__ = ("num_chunks", "overlap", "prefill_s", "queue_s", "room_s", "slots")
+
+    def __init__(self, snapshot: Snapshot, slots: Slots, forecast: Forecast) -> None:
+        rows, self.overlap = snapshot.state[:, slots], snapshot.overlap[slots]
+        block_size = rows[at.BLOCK_SIZE]
+        missing = (snapshot.query.prompt_tokens - 1) // block_size - self.overlap
+        tokens = missing * block_size
+        self.slots = slots
+        self.prefill_s = compute_s(rows, tokens, self.overlap * block_size)
+        self.queue_s = np.maximum(rows[at.BUSY_UNTIL_S] - snapshot.now_s, 0.0)
+        self.room_s = forecast.room_s(rows, missing)
+        self.num_chunks = np.maximum(np.ceil(tokens / rows[at.MAX_BATCH_TOKENS]), 1.0)
+        """Steps in which the prompt is computed, each read while the next is computed."""
+
+    def keep(self, chosen: Slots) -> None:
+        """Leave only these, by position."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name)[chosen])
+
+
+def frontier(snapshot: Snapshot, helpers: Helpers) -> Slots:
+    """Positions of those that could be the best for some decode worker: nobody else begins earlier and is faster.
+
+    Every decode worker's cost grows with both, so the best pair is found without trying all pairs. Of equals the one
+    with the fewest requests stays, then the one placed on longest ago, then the first by id.
+    """
+    rows = snapshot.state[:, helpers.slots]
+    ready_s = helpers.queue_s + helpers.room_s
+    order = np.lexsort((rows[at.TURN], rows[at.REQUESTS], helpers.prefill_s, ready_s))
+    compute = helpers.prefill_s[order]
+    best_before = np.minimum.accumulate(np.concatenate(([np.inf], compute[:-1])))
+    return order[compute < best_before]
+
+
+def remote_ways(snapshot: Snapshot, group: Group, decoders: Slots, helpers: Helpers, forecast: Forecast) -> Ways | None:
+    """Every decode worker of a group with every helper; None if whatever could be read is there already."""
+    decoders = decoders[(decoders >= group.first_decoder) & (decoders < group.end_decoder)]
+    prompt_tokens = snapshot.query.prompt_tokens
+    whole = (prompt_tokens - 1) // snapshot.state[at.BLOCK_SIZE, decoders]
+    decoders = decoders[snapshot.overlap[decoders] < whole]
+    if not len(decoders) or not len(helpers.slots):
+        return None
+    count = len(helpers.slots)
+    slots = np.repeat(decoders, count)
+    rows, overlap = snapshot.state[:, slots], snapshot.overlap[slots]
+    block_size = rows[at.BLOCK_SIZE]
+    whole = (prompt_tokens - 1) // block_size
+
+    def each(values: Floats) -> Floats:
+        return np.tile(values, len(decoders))
+
+    ways = Ways(slots, rows, overlap)
+    ways.prefill, ways.prefill_overlap = np.tile(helpers.slots, len(decoders)), each(helpers.overlap)
+    prefill_s, queue_s, prefill_room_s = each(helpers.prefill_s), each(helpers.queue_s), each(helpers.room_s)
+    read_s = (whole - overlap) * rows[at.BLOCK_READ_S]
+    # A pipeline of two stages over equal chunks: the longer one, and one chunk of the shorter.
+    shorter_s = np.minimum(read_s, prefill_s)
+    exposed_s = read_s - shorter_s + shorter_s / each(helpers.num_chunks) + forecast.remote_overhead_s
+    landed_s = queue_s + prefill_room_s + prefill_s + exposed_s
+    own_queue_s = rows[at.BUSY_UNTIL_S] - snapshot.now_s
+    # The tail waits for the prompts that came before on the decode worker too.
+    ways.queue_s = queue_s + np.maximum(own_queue_s - landed_s, 0.0)
+    total_tokens = prompt_tokens + snapshot.query.hints.expected_output_tokens
+    ways.room_s = prefill_room_s + forecast.room_s(rows, total_tokens // block_size + 1 - overlap)
+    ways.prefill_s, ways.transfer_s = prefill_s, exposed_s
+    ways.own_tokens = prompt_tokens - whole * block_size
+    ways.tokens = prompt_tokens - each(helpers.overlap) * block_size
+    ways.own_s = compute_s(rows, ways.own_tokens, whole * block_size)
+    ways.first_s = ways.own_s + rows[at.FIRST_S]
+    return ways
+
+
+def joined(parts: list[Ways]) -> Ways:
+    """All of them in a row."""
+    if len(parts) == 1:
+        return parts[0]
+    made = Ways(
+        np.concatenate([part.decode for part in parts]), np.concatenate([part.rows for part in parts], axis=1),
+        np.concatenate([part.overlap for part in parts]),
+    )  # fmt: skip
+    for name in Ways.__slots__:
+        if name in ("decode", "overlap", "rows") or all(getattr(part, name) is None for part in parts):
+            continue
+        missing = -1 if name in ("prefill", "pull_slot") else 0.0
+        values = [getattr(part, name) for part in parts]
+        filled = [
+            np.full(len(part), missing) if value is None else value for part, value in zip(parts, values, strict=True)
+        ]
+        setattr(made, name, np.concatenate(filled))
+    return made

@@ -1,0 +1,49 @@
+"""All that a decision is taken on: immutable, so that it can be explained and judged again later."""
+
+from typing import NamedTuple, Protocol
+
+from armature.routing import columns as at
+from armature.routing.columns import Floats, Roster
+from armature.routing.decision import Query
+
+
+class Rng(Protocol):
+    """A seeded source of numbers; `random.Random` is one."""
+
+    def random(self) -> float:
+        """At least 0 and below 1."""
+        ...
+
+
+class Session(NamedTuple):
+    """Where the last turn of a conversation went."""
+
+    worker_id: str
+    at_s: float
+
+
+class Snapshot(NamedTuple):
+    """A query, and the cell as it was."""
+
+    query: Query
+    now_s: float
+    roster: Roster
+    state: Floats
+    """A copy of the table: rows as `columns.py` names them, a column for each worker of the roster."""
+    depths: Floats
+    """Blocks of the prompt that each worker is believed to hold on its device, from the first."""
+    overlap: Floats
+    """Those of them that are of use: the last token of a prompt is always computed, so its block never is."""
+    host_depths: Floats | None
+    """Blocks held on the device or in host memory; None: nobody has such memory. Likewise for disk, both included."""
+    disk_depths: Floats | None
+    active_depths: Floats | None
+    """Blocks of the prompt that are in use by requests in flight; None: that is not counted."""
+    session: Session | None
+    lots: tuple[float, float]
+    """Two random numbers from 0 to 1, for policies that draw lots."""
+
+    @property
+    def needed_blocks(self) -> Floats:
+        """Blocks for the prompt and its first token, by worker."""
+        return self.query.prompt_tokens // self.state[at.BLOCK_SIZE] + 1
