@@ -75,6 +75,9 @@ class RecordingRunner:
             self.blocks[block_id].digest = digest
         return sampled
 
+    def rest(self) -> None:
+        pass
+
     def open_blocks(self, block_ids: Sequence[int]) -> None:
         assert 0 not in block_ids, "the scratch block was handed out"
         for block_id in block_ids:

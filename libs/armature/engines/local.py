@@ -56,6 +56,8 @@ class LocalEngine:
         self._scheduler = Scheduler(limits, BlockPool(info.num_blocks), hasher)
         self._pace = Pace()
         self._failed_steps = 0
+        self._free_since_s = 0.0
+        """When the thread had last computed all that it had, or was woken."""
         self._last_load = EngineLoad()
         # Holds what comes during one step: it is emptied before the next, and requests beyond `max_waiting` end then.
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
@@ -126,6 +128,7 @@ class LocalEngine:
     # --- the engine's thread, from here on
 
     def _run(self) -> None:
+        self._free_since_s = perf_counter()
         try:
             while not self._stopping:
                 self._turn()
@@ -146,9 +149,11 @@ class LocalEngine:
             self._runner.open_blocks(opened)
         if plan is None:
             self._post(even_if_silent=False)
+            self._runner.rest()
             self._wake.wait()
             # Cleared before the inbox is read: a command that comes in between is read, or wakes the next wait.
             self._wake.clear()
+            self._free_since_s = perf_counter()
             return
         if scheduler.has_news:
             # A reservation must not wait for a step: its blocks can travel while the step is computed.
@@ -157,7 +162,8 @@ class LocalEngine:
         self._post()
 
     def _step(self, plan: StepPlan) -> None:
-        started_s = perf_counter()
+        # Planning and telling are part of what a step takes: a stream's next token has to wait for them too.
+        started_s = self._free_since_s
         try:
             sampled = self._compute(plan)
         except Exception as error:
@@ -165,7 +171,9 @@ class LocalEngine:
             logger.exception("step failed (%d in a row)", self._failed_steps)
             self._scheduler.fail(plan, f"step failed: {type(error).__name__}: {error}")
             return
-        elapsed_s = perf_counter() - started_s
+        finally:
+            self._free_since_s = perf_counter()
+        elapsed_s = self._free_since_s - started_s
         self._failed_steps = 0
         self._pace.observe(num_decodes=plan.num_decodes, prefill_tokens=plan.prefill_tokens, elapsed_s=elapsed_s)
         self._scheduler.complete(plan, sampled)

@@ -22,6 +22,10 @@ class Runner(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """There is nothing to compute at the moment: the next step does not follow on the last one."""
+        ...
+
     def open_blocks(self, block_ids: Sequence[int]) -> None:
         """Zero these blocks' digests at once (a reservation between steps, before a transport may write)."""
         ...

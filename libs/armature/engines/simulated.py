@@ -1,7 +1,8 @@
-"""An engine without a model: real scheduling, real block memory, made-up tokens at once.
+"""An engine without a model: real scheduling, real block memory, made-up tokens, at once or at a model's pace.
 
-It shows what everything around a model costs, and lets a whole cell run where no model fits. Blocks hold only their
-digests, which is what transports check. A token follows from the seed, the position and the token before it, so it is
+It shows what everything around a model costs, and lets a whole cell run where no model fits. With a performance model
+its steps take the time that they take in a simulation, asleep. Blocks hold only their digests, which is what transports
+check. A token follows from the seed, the position and the token before it, so it is
 the same however the request is batched, preempted, moved or prefilled.
 """
 
@@ -13,16 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prometheus_client import Histogram
 
 from armature.blocks.hashing import DIGEST_BYTES, BlockDigest, BlockHasher
 from armature.engines.engine import EngineInfo
 from armature.engines.local import LocalEngine
+from armature.engines.step_clock import StepClock
+from armature.performance.shape import shape_of
+from armature.performance.step import PerformanceModel
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.plan import Sequence as TokenSequence
 from armature.scheduling.request import TokenLogprobs
 
 _MASK = (1 << 64) - 1
 _NO_DIGEST = bytes(DIGEST_BYTES)
+
+_lag_s = Histogram(
+    "armature_worker_simulated_lag_seconds",
+    "How late simulated steps were planned; if later than steps take, the machine is too slow for the speed-up.",
+    buckets=(0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,8 @@ class SimulatedModel:
     max_num_batched_tokens: int = 8192
     answer_tokens: int = 0
     """Answers end with an end token after this many tokens; 0: never by themselves."""
+    performance: PerformanceModel | None = None
+    """How long steps take; None: no time at all."""
 
 
 class HostBlockMemory:
@@ -80,9 +93,9 @@ class HostBlockMemory:
 
 
 class SimulatedRunner:
-    """Answers every step at once."""
+    """Answers every step when its time has passed."""
 
-    def __init__(self, model: SimulatedModel) -> None:
+    def __init__(self, model: SimulatedModel, clock: StepClock | None = None) -> None:
         shape = f"simulated {model.name} {model.block_size} {model.block_bytes}"
         self.info = EngineInfo(
             name="simulated",
@@ -100,14 +113,22 @@ class SimulatedRunner:
         )
         self.memory = HostBlockMemory(model.num_blocks, model.block_bytes)
         self._answer_tokens = model.answer_tokens if model.eos_token_ids else 0
+        self._performance = model.performance
+        self._clock = clock or StepClock()
 
     def execute(self, plan: StepPlan) -> list[SampledToken]:
         """Compute nothing; see `Runner.execute`."""
         self.open_blocks(plan.opened)
         sampled = [self._sample(piece.sequence) for piece in plan.slices if piece.samples]
+        if self._performance is not None:
+            self._clock.pass_step(self._performance.step_s(shape_of(plan)))
+            _lag_s.observe(self._clock.lag_s)
         for block_id, digest in plan.sealed:
             self.memory.set_digest(block_id, digest)
         return sampled
+
+    def rest(self) -> None:
+        self._clock.rest()
 
     def open_blocks(self, block_ids: Sequence[int]) -> None:
         for block_id in block_ids:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
-from armature.performance.step import PerformanceModel, StepShape
+from armature.performance.shape import shape_of
+from armature.performance.step import PerformanceModel
 from armature.scheduling.limits import Limits
 from armature.scheduling.pace import Pace
 from armature.scheduling.plan import SampledToken, Slice, StepPlan
@@ -93,12 +94,13 @@ class SimulatedWorker:
         self._scheduler.take_opened()
         if plan is None:
             return None
-        context = sum([piece.start + 1 for piece in plan.slices[: plan.num_decodes]])
+        shape = shape_of(plan)
+        context = shape.context_tokens
         num_steps = self._num_equal_steps(plan)
         if num_steps > 1:
             ends_s = now_s + self._performance.stretch_s(plan.num_decodes, context, num_steps)
         else:
-            ends_s = now_s + self._performance.step_s(_shape(plan, context))
+            ends_s = now_s + self._performance.step_s(shape)
         self._stretch = _Stretch(plan, now_s, num_steps, context, ends_s)
         return ends_s
 
@@ -163,13 +165,6 @@ class SimulatedWorker:
             end = min(request.prompt_tokens + request.max_tokens, self._pool_tokens)
             most = min(most, until_sealed, end - len(piece.sequence.token_ids))
         return max(most, 1)
-
-
-def _shape(plan: StepPlan, context_tokens: int) -> StepShape:
-    pairs = 0.0
-    for piece in plan.slices[plan.num_decodes :]:
-        pairs += piece.count * (piece.start + piece.count / 2)
-    return StepShape(plan.num_decodes, context_tokens, plan.prefill_tokens, pairs)
 
 
 def _last_of(plan: StepPlan, num_steps: int) -> StepPlan:

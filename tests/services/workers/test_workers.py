@@ -105,6 +105,15 @@ def test_a_model_that_is_not_there_keeps_the_worker_from_starting(tmp_path: Path
         make_engine(WorkerSettings(model=tmp_path / "none"))
 
 
+def test_simulated_workers_take_a_presets_time_and_memory() -> None:
+    settings = WorkerSettings(engine="simulated", performance="qwen3-32b-tp2-h200", block_size=512, model=Path("none"))
+    assert make_engine(settings).info.num_blocks == 1400
+    with pytest.raises(ValueError, match="performance is 'fast'; there are qwen3-32b-tp2-h200"):
+        WorkerSettings(performance="fast")
+    with pytest.raises(ValueError, match="speed_up must be above 0"):
+        WorkerSettings(speed_up=0.0)
+
+
 def test_a_read_that_outlives_its_lease_is_refused_as_a_setting(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.decode_worker", "--lease-s", "3", "--read-timeout-s", "5"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

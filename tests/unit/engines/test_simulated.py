@@ -1,13 +1,19 @@
 """The simulated engine: made-up tokens, real blocks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from armature.blocks.hashing import BlockHasher
 from armature.engines.local import LocalEngine
-from armature.engines.simulated import HostBlockMemory, SimulatedModel, simulated_engine
+from armature.engines.simulated import HostBlockMemory, SimulatedModel, SimulatedRunner, simulated_engine
+from armature.engines.step_clock import StepClock
+from armature.performance.faster import Faster
+from armature.performance.presets import PRESETS
+from armature.performance.step import StepShape
+from armature.scheduling.plan import Sequence, Slice, StepPlan
 from armature.scheduling.request import FinishReason, Request, Sampling, Work
 from tests.support.engine_listener import Listener
 
@@ -89,6 +95,26 @@ def test_memory_is_where_it_says_and_ends_blocks_with_digests():
     assert memory.read([1]) == b"a" * 16 + b"d" * 16
     with pytest.raises(ValueError, match="the digest alone takes 16"):
         HostBlockMemory(4, 8)
+
+
+def test_steps_take_what_the_performance_model_says() -> None:
+    now_s, slept_s = 0.0, list[float]()
+
+    def sleep(duration_s: float) -> None:
+        nonlocal now_s
+        slept_s.append(duration_s)
+        now_s += duration_s
+
+    model = PRESETS["qwen3-32b-tp2-h200"].performance
+    runner = SimulatedRunner(replace(MODEL, performance=Faster(model, 10)), StepClock(lambda: now_s, sleep))
+    sequence = Sequence(generate(), [*PROMPT], [1, 2, 3, 4, 5, 6, 7, 8])
+    runner.execute(StepPlan((Slice(sequence, 0, 20, samples=False),), prefill_tokens=20))
+    runner.execute(StepPlan((Slice(sequence, 20, 10, samples=True),), prefill_tokens=10))
+    runner.rest()
+    now_s = 50.0
+    runner.execute(StepPlan((Slice(sequence, 30, 1, samples=True),), num_decodes=1))
+    shapes = [StepShape(0, 0, 20, 200), StepShape(0, 0, 10, 250), StepShape(1, 31)]
+    assert slept_s == pytest.approx([model.step_s(shape) / 10 for shape in shapes])
 
 
 def move_blocks(source: LocalEngine, target: LocalEngine, there: tuple[int, ...], here: tuple[int, ...]) -> None:

@@ -9,6 +9,8 @@ from armature.engines.host.host import HostLimits, Identity, WorkerHost
 from armature.engines.host.settings import WorkerSettings
 from armature.engines.local import LocalEngine
 from armature.engines.simulated import SimulatedModel, simulated_engine
+from armature.performance.faster import Faster
+from armature.performance.presets import PRESETS
 from armature.runtime.errors import StartError
 from armature.runtime.runtime import Runtime
 from armature.transfer.transports import GRPC, open_transports
@@ -92,16 +94,19 @@ def make_engine(settings: WorkerSettings) -> LocalEngine:
 
 
 def _simulated_model(settings: WorkerSettings) -> SimulatedModel:
+    preset = PRESETS.get(settings.performance)
+    fitting_blocks = preset.kv_tokens // settings.block_size if preset else SIMULATED_BLOCKS
     return SimulatedModel(
         name=settings.model_name,
         path=str(settings.model) if (settings.model / "config.json").is_file() else "",
-        num_blocks=settings.num_blocks or SIMULATED_BLOCKS,
+        num_blocks=settings.num_blocks or fitting_blocks,
         block_size=settings.block_size,
         block_bytes=settings.simulated_block_bytes,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         answer_tokens=settings.simulated_answer_tokens,
         context_length=settings.context_length or SimulatedModel.context_length,
+        performance=Faster(preset.performance, settings.speed_up) if preset else None,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from armature.engines.demo_model import DEMO_MODEL_NAME, DEMO_MODEL_PATH
+from armature.performance.presets import PRESETS
 from armature.runtime.settings import CommonSettings, option
 
 
@@ -35,6 +36,12 @@ class WorkerSettings(CommonSettings):
     max_waiting: int = option(1024, help="requests that may wait for the engine; further ones are sent elsewhere")
     simulated_block_bytes: int = option(4096, help="bytes of a simulated KV block; raise it to load the transport")
     simulated_answer_tokens: int = option(0, help="simulated answers end after so many tokens; 0: at their limit")
+    performance: str = option(
+        "", help="whose time simulated steps take: a preset like qwen3-32b-tp2-h200; empty: they take none"
+    )
+    speed_up: float = option(
+        1.0, help="simulated steps are so many times as fast as that; raise it to see more traffic in less time"
+    )
     transport: Literal["nixl", "grpc"] = option("nixl", help="how KV moves; grpc where NIXL is not to be had")
     lease_s: float = option(30.0, help="how long staged KV outlives its reader's call; longer than any read takes")
     max_stagings: int = option(256, help="prompts staged for readers at a time; further ones are refused")
@@ -57,7 +64,9 @@ class WorkerSettings(CommonSettings):
         for key in ("threads", "num_blocks", "context_length", "simulated_answer_tokens"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must not be negative")
-        for key in ("lease_s", "read_timeout_s", "prefill_timeout_s"):
+        if self.performance and self.performance not in PRESETS:
+            raise ValueError(f"performance is {self.performance!r}; there are {', '.join(PRESETS)}")
+        for key in ("lease_s", "read_timeout_s", "prefill_timeout_s", "speed_up"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key} must be above 0")
         if self.max_num_batched_tokens < self.max_num_seqs:

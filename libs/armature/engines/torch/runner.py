@@ -52,6 +52,9 @@ class TorchRunner:
         self._memory.seal(plan.sealed)
         return sampled
 
+    def rest(self) -> None:
+        pass
+
     def open_blocks(self, block_ids: Items[int]) -> None:
         """Empty these blocks at once, digests first."""
         self._memory.open(block_ids)
