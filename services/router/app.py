@@ -3,6 +3,7 @@
 import logging
 import random
 
+from armature.routing.history import History
 from armature.routing.router import RoutingCore
 from armature.runtime import service
 from armature.runtime.index_replica import Replica
@@ -18,7 +19,9 @@ log = logging.getLogger(__name__)
 
 async def app(runtime: Runtime[RouterSettings]) -> None:
     settings = runtime.settings
-    core = RoutingCore(settings.load_policy(), random.Random())
+    policy = settings.load_policy()
+    core = RoutingCore(policy, random.Random())
+    history = History(policy, settings.history_bytes)
     cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_interval_s)
     replica = Replica(core, runtime.channels)
     await runtime.view(*WORKER_KINDS, on_change=cell.on_change)
@@ -27,7 +30,7 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     runtime.tasks.create_task(replica.measure(), name="index gauges")
     if not await replica.settled(settings.warm_up_s):
         log.warning("no copy of the index within %.1f s; placing by load alone until there is one", settings.warm_up_s)
-    servicer = RouterServicer(core, cell.members)
+    servicer = RouterServicer(core, cell.members, history)
     runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
     await runtime.serve()
 

@@ -10,12 +10,15 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from armature.index.packing import unpack_hashes
 from armature.routing.decision import Placed, Query, Rejected
+from armature.routing.history import History
 from armature.routing.router import RoutingCore
 from armature.runtime.errors import CallerError
 from armature.runtime.placement import placement_of
+from armature.runtime.policies import load_policy, shipped_policies
 from armature.runtime.telemetry import is_tracing, span
 from armature.v1 import router_pb2, router_pb2_grpc
 from armature.v1.common_pb2 import Member
+from services.router.explain import Explainer
 
 _decisions = Counter("armature_router_decisions_total", "Queries answered, by what was decided.", ["outcome"])
 _local, _remote = _decisions.labels("local"), _decisions.labels("remote")
@@ -32,9 +35,11 @@ _gateways = Gauge("armature_router_gateways", "Open Route streams.")
 class RouterServicer(router_pb2_grpc.RouterServicer):
     """Decodes, lets the core decide, encodes. `members` has the record of every worker that the core knows."""
 
-    def __init__(self, core: RoutingCore, members: Mapping[str, Member]) -> None:
+    def __init__(self, core: RoutingCore, members: Mapping[str, Member], history: History) -> None:
         self._core = core
         self._members = members
+        self._history = history
+        self._explainer = Explainer(history, {name: load_policy(name) for name in shipped_policies()})
         self._numbers = itertools.count(1)
         _in_flight.set_function(lambda: core.requests_in_flight)
 
@@ -54,9 +59,13 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
             _gateways.dec()
             self._core.forget(owner)
 
+    async def Explain(self, request: router_pb2.ExplainRequest, context: Any) -> router_pb2.ExplainResponse:
+        return self._explainer.explain(request, time.monotonic())
+
     def _note(self, owner: str, progress: router_pb2.Progress) -> None:
         if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
             self._core.first_token(owner, progress.request_id)
+            self._history.first_token(owner, progress.request_id, time.monotonic())
         elif progress.kind == router_pb2.Progress.KIND_FINISHED:
             self._core.finish(owner, progress.request_id)
 
@@ -70,8 +79,10 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     def _place(self, owner: str, query: router_pb2.Query) -> Placed | Rejected:
         started_s = time.perf_counter()
-        outcome = self._core.place(_query_of(query, owner), time.monotonic())
+        asked, now_s = _query_of(query, owner), time.monotonic()
+        outcome = self._core.place(asked, now_s)
         _decision_s.observe(time.perf_counter() - started_s)
+        self._history.add(asked, outcome, now_s)
         if isinstance(outcome, Placed):
             (_remote if outcome.chosen.prefill_id else _local).inc()
             _prompt_tokens.inc(query.prompt_tokens)

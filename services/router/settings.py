@@ -25,6 +25,12 @@ class RouterSettings(CommonSettings):
         0.05, help="least time between two load reports of a worker; raise it in cells of hundreds of workers"
     )
 
+    history_bytes: int = option(
+        64 << 20,
+        help="memory for past decisions, which `armature explain` asks for: about 3 kB each with 8 workers, 120 kB "
+        "with 512; raise it to look back further",
+    )
+
     def load_policy(self) -> Policy:
         """Read the policy.
 
@@ -42,4 +48,6 @@ class RouterSettings(CommonSettings):
             raise ValueError("load_interval_s must be above 0")
         if self.warm_up_s < 0:
             raise ValueError("warm_up_s must be at least 0")
+        if self.history_bytes < 0:
+            raise ValueError("history_bytes must be at least 0")
         self.load_policy()

@@ -9,6 +9,7 @@ from rich.console import Console
 from armature.cli.arguments import DEFAULTS, Parser, add_chat, add_down, add_place, add_up, up_options
 from armature.cli.attach import down, find_cell, status
 from armature.cli.chat import Chat
+from armature.cli.explain import add_explain
 from armature.cli.options import UsageError
 from armature.cli.simulate import add_simulations
 from armature.cli.up import up
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         if add_options:
             add_options(command)
         add_place(command)
+    add_explain(commands.add_parser)
     add_simulations(commands.add_parser)
     return parser
 

@@ -63,10 +63,7 @@ def load_of(report: LoadReport) -> Load:
 def placement_of(query_id: int, outcome: Placed | Rejected, members: Mapping[str, Member]) -> router_pb2.Placement:
     """The answer to a query; `members` has the chosen workers' records."""
     if isinstance(outcome, Rejected):
-        rejected = router_pb2.Rejection(
-            code=_CODES[outcome.code], reason=outcome.reason, retry_after_s=outcome.retry_after_s
-        )
-        return router_pb2.Placement(query_id=query_id, rejected=rejected)
+        return router_pb2.Placement(query_id=query_id, rejected=rejection_of(outcome))
     chosen = outcome.chosen
     assigned = router_pb2.Assignment(
         worker_id=chosen.decode_id,
@@ -77,6 +74,11 @@ def placement_of(query_id: int, outcome: Placed | Rejected, members: Mapping[str
         reason=outcome.reason,
     )
     return router_pb2.Placement(query_id=query_id, assigned=assigned)
+
+
+def rejection_of(outcome: Rejected) -> router_pb2.Rejection:
+    """A refusal as the contract has it."""
+    return router_pb2.Rejection(code=_CODES[outcome.code], reason=outcome.reason, retry_after_s=outcome.retry_after_s)
 
 
 def target_of(member: Member) -> PrefillTarget:

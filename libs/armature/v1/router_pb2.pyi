@@ -261,3 +261,238 @@ class Rejection(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rejection: _TypeAlias = Rejection  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    MAX_CANDIDATES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in Query, with or without the number of the attempt. Empty: the latest decisions."""
+    limit: _builtins.int
+    """Most decisions when no request is named; 0: ten."""
+    max_candidates: _builtins.int
+    """Most candidates of each decision, the best ones; 0: ten."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Policies to judge the same moment by, by the names that come with the router; empty: all of them."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int = ...,
+        max_candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "max_candidates", b"max_candidates", "policies", b"policies", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[Global___Decision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
+    COUNTERFACTUALS_FIELD_NUMBER: _builtins.int
+    TTFT_S_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    model: _builtins.str
+    tenant: _builtins.str
+    session_id: _builtins.str
+    prompt_tokens: _builtins.int
+    age_s: _builtins.float
+    """How long ago."""
+    policy: _builtins.str
+    """The policy that decided, and the unit of its costs; empty if it compares none."""
+    unit: _builtins.str
+    reason: _builtins.str
+    num_candidates: _builtins.int
+    """How many there were."""
+    ttft_s: _builtins.float
+    """What came of it, once the gateway has told."""
+    cached_tokens: _builtins.int
+    @_builtins.property
+    def rejected(self) -> Global___Rejection:
+        """Set if the request was refused; nothing was weighed then."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Best first."""
+
+    @_builtins.property
+    def counterfactuals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Counterfactual]: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        age_s: _builtins.float = ...,
+        policy: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        rejected: Global___Rejection | None = ...,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        num_candidates: _builtins.int = ...,
+        counterfactuals: _abc.Iterable[Global___Counterfactual] | None = ...,
+        ttft_s: _builtins.float | None = ...,
+        cached_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "_ttft_s", b"_ttft_s", "cached_tokens", b"cached_tokens", "rejected", b"rejected", "ttft_s", b"ttft_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "_ttft_s", b"_ttft_s", "age_s", b"age_s", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "counterfactuals", b"counterfactuals", "model", b"model", "num_candidates", b"num_candidates", "policy", b"policy", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "rejected", b"rejected", "request_id", b"request_id", "session_id", b"session_id", "tenant", b"tenant", "ttft_s", b"ttft_s", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__ttft_s: _TypeAlias = _typing.Literal["ttft_s"]  # noqa: Y015
+    _WhichOneofArgType__ttft_s: _TypeAlias = _typing.Literal["_ttft_s", b"_ttft_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_tokens) -> _WhichOneofReturnType__cached_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_s) -> _WhichOneofReturnType__ttft_s | None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """One way to serve a request, as it was weighed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TermsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DECODE_WORKER_FIELD_NUMBER: _builtins.int
+    PREFILL_WORKER_FIELD_NUMBER: _builtins.int
+    PULL_WORKER_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    PREDICTED_TTFT_S_FIELD_NUMBER: _builtins.int
+    OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    IS_CHOSEN_FIELD_NUMBER: _builtins.int
+    decode_worker: _builtins.str
+    prefill_worker: _builtins.str
+    """Empty: the prompt is computed on the decode worker."""
+    pull_worker: _builtins.str
+    """Whose blocks the decode worker reads first; empty: nobody's."""
+    cost: _builtins.float
+    """The terms add up to the cost."""
+    predicted_ttft_s: _builtins.float
+    overlap_tokens: _builtins.int
+    is_chosen: _builtins.bool
+    @_builtins.property
+    def terms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        decode_worker: _builtins.str = ...,
+        prefill_worker: _builtins.str = ...,
+        pull_worker: _builtins.str = ...,
+        cost: _builtins.float = ...,
+        terms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        predicted_ttft_s: _builtins.float = ...,
+        overlap_tokens: _builtins.int = ...,
+        is_chosen: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "decode_worker", b"decode_worker", "is_chosen", b"is_chosen", "overlap_tokens", b"overlap_tokens", "predicted_ttft_s", b"predicted_ttft_s", "prefill_worker", b"prefill_worker", "pull_worker", b"pull_worker", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Counterfactual(_message.Message):
+    """What another policy would have done at that moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    DECODE_WORKER_FIELD_NUMBER: _builtins.int
+    PREFILL_WORKER_FIELD_NUMBER: _builtins.int
+    PREDICTED_TTFT_S_FIELD_NUMBER: _builtins.int
+    IS_SAME_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    decode_worker: _builtins.str
+    """Empty: it would have placed the request nowhere."""
+    prefill_worker: _builtins.str
+    predicted_ttft_s: _builtins.float
+    is_same: _builtins.bool
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        decode_worker: _builtins.str = ...,
+        prefill_worker: _builtins.str = ...,
+        predicted_ttft_s: _builtins.float = ...,
+        is_same: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "is_same", b"is_same", "policy", b"policy", "predicted_ttft_s", b"predicted_ttft_s", "prefill_worker", b"prefill_worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015

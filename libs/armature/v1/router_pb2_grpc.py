@@ -39,6 +39,11 @@ class RouterStub:
                 request_serializer=armature_dot_v1_dot_router__pb2.RouteRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_router__pb2.RouteResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/armature.v1.Router/Explain',
+                request_serializer=armature_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_router__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServicer:
@@ -52,6 +57,14 @@ class RouterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
+        decisions for a while; NOT_FOUND: it knows of none on this request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +72,11 @@ def add_RouterServicer_to_server(servicer, server):
                     servicer.Route,
                     request_deserializer=armature_dot_v1_dot_router__pb2.RouteRequest.FromString,
                     response_serializer=armature_dot_v1_dot_router__pb2.RouteResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=armature_dot_v1_dot_router__pb2.ExplainRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_router__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +106,33 @@ class Router:
             '/armature.v1.Router/Route',
             armature_dot_v1_dot_router__pb2.RouteRequest.SerializeToString,
             armature_dot_v1_dot_router__pb2.RouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Router/Explain',
+            armature_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
+            armature_dot_v1_dot_router__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class RouterStub:
     """One long-lived stream per gateway process. A message carries all queries and progress of one wake-up; answers
     come in the order in which decisions fall. When the stream breaks, the router forgets this gateway's requests.
     """
+    Explain: _grpc.UnaryUnaryMultiCallable[_router_pb2.ExplainRequest, _router_pb2.ExplainResponse]
+    """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
+    decisions for a while; NOT_FOUND: it knows of none on this request.
+    """
 
 @_typing.type_check_only
 class RouterAsyncStub(RouterStub):
@@ -42,6 +46,10 @@ class RouterAsyncStub(RouterStub):
     Route: _aio.StreamStreamMultiCallable[_router_pb2.RouteRequest, _router_pb2.RouteResponse]  # type: ignore[assignment]
     """One long-lived stream per gateway process. A message carries all queries and progress of one wake-up; answers
     come in the order in which decisions fall. When the stream breaks, the router forgets this gateway's requests.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_router_pb2.ExplainRequest, _router_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
+    decisions for a while; NOT_FOUND: it knows of none on this request.
     """
 
 class RouterServicer(metaclass=_abc_1.ABCMeta):
@@ -53,6 +61,16 @@ class RouterServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_router_pb2.RouteResponse], _abc.AsyncIterator[_router_pb2.RouteResponse]]:
         """One long-lived stream per gateway process. A message carries all queries and progress of one wake-up; answers
         come in the order in which decisions fall. When the stream breaks, the router forgets this gateway's requests.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _router_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.ExplainResponse, _abc.Awaitable[_router_pb2.ExplainResponse]]:
+        """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
+        decisions for a while; NOT_FOUND: it knows of none on this request.
         """
 
 def add_RouterServicer_to_server(servicer: RouterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from armature.index.packing import pack_hashes
+from armature.routing.history import History
 from armature.routing.policy import Assumed
 from armature.routing.router import RoutingCore
 from armature.runtime import telemetry
@@ -44,7 +45,7 @@ class Routing:
 
         self.cell = Cell(self.core, self.channels, spawn, interval_s=0.01)
         self.server = RpcServer("127.0.0.1")
-        servicer = RouterServicer(self.core, self.cell.members)
+        servicer = RouterServicer(self.core, self.cell.members, History(self.core.policy, 1 << 20))
         self.server.add(add_RouterServicer_to_server, servicer, "armature.v1.Router")
 
     def join(self, *workers: ScriptedWorker) -> None:

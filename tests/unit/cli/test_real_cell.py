@@ -33,6 +33,11 @@ def test_a_whole_cell_comes_up_answers_and_goes_down(tmp_path: Path, capsys: pyt
             assert "crashed" not in shown
             assert main(["chat", "What does len do?", *place]) == 0
             assert "| first token after" in "".join(capsys.readouterr().out.split("decode-worker-", 1)[1:])
+            assert main(["explain", "--limit=1", *place]) == 0
+            explained = capsys.readouterr().out
+            assert "prompt tokens for demo" in explained and "→" in explained and "round_robin" in explained
+            assert main(["explain", "chatcmpl-0", *place]) == 1
+            assert "no decision on request 0 is remembered" in capsys.readouterr().err
             state = CellDirectory(tmp_path / "default").read()
             assert state is not None
             assert [process.restarts for process in state.processes] == [0] * 7
