@@ -8,12 +8,10 @@ from typing import Any
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Gauge, Histogram
 
-from armature.index.packing import unpack_hashes
-from armature.routing.decision import Placed, Query, Rejected
+from armature.routing.decision import Placed, Rejected
 from armature.routing.history import History
 from armature.routing.router import RoutingCore
-from armature.runtime.errors import CallerError
-from armature.runtime.placement import placement_of
+from armature.runtime.placement import placement_of, query_of
 from armature.runtime.policies import load_policy, shipped_policies
 from armature.runtime.telemetry import is_tracing, span
 from armature.v1 import router_pb2, router_pb2_grpc
@@ -79,7 +77,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     def _place(self, owner: str, query: router_pb2.Query) -> Placed | Rejected:
         started_s = time.perf_counter()
-        asked, now_s = _query_of(query, owner), time.monotonic()
+        asked, now_s = query_of(query, owner), time.monotonic()
         outcome = self._core.place(asked, now_s)
         _decision_s.observe(time.perf_counter() - started_s)
         self._history.add(asked, outcome, now_s)
@@ -90,17 +88,3 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         else:
             _decisions.labels(outcome.code.name.lower()).inc()
         return outcome
-
-
-def _query_of(query: router_pb2.Query, owner: str) -> Query:
-    try:
-        return Query(
-            request_id=query.request_id,
-            model=query.model,
-            prompt_tokens=query.prompt_tokens,
-            hashes=unpack_hashes(query.sequence_hashes),
-            excluded=query.excluded_workers,
-            owner=owner,
-        )
-    except ValueError as error:
-        raise CallerError(f"query {query.query_id}: {error}") from error

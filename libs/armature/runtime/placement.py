@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
-from armature.routing.decision import Placed, Rejected, RejectionCode
+from armature.index.packing import unpack_hashes
+from armature.routing.decision import Placed, Query, Rejected, RejectionCode
 from armature.routing.worker import Load, Role, Speeds, Worker
-from armature.runtime.errors import PeerError
+from armature.runtime.errors import CallerError, PeerError
+from armature.runtime.hints import hints_of
 from armature.v1 import router_pb2
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
 from armature.v1.worker_pb2 import LoadReport, PrefillTarget
@@ -58,6 +60,28 @@ def load_of(report: LoadReport) -> Load:
         )
     except ValueError as error:
         raise PeerError(f"the load report is of no use: {error}") from error
+
+
+def query_of(query: router_pb2.Query, owner: str = "") -> Query:
+    """What is asked, on behalf of `owner`.
+
+    Raises:
+        CallerError: there is no prompt, or hashes or hints are of no use.
+    """
+    try:
+        return Query(
+            request_id=query.request_id,
+            model=query.model,
+            prompt_tokens=query.prompt_tokens,
+            hashes=unpack_hashes(query.sequence_hashes),
+            excluded=tuple(query.excluded_workers),
+            owner=owner,
+            tenant=query.tenant,
+            session_id=query.session_id,
+            hints=hints_of(query.hints),
+        )
+    except ValueError as error:
+        raise CallerError(f"query {query.query_id}: {error}") from error
 
 
 def placement_of(query_id: int, outcome: Placed | Rejected, members: Mapping[str, Member]) -> router_pb2.Placement:

@@ -8,6 +8,7 @@ RESOURCE_EXHAUSTED (try later), UNAVAILABLE (no worker), DEADLINE_EXCEEDED. A ca
 """
 
 from armature.v1 import common_pb2 as _common_pb2
+from armature.v1 import hints_pb2 as _hints_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -35,6 +36,8 @@ class GenerateRequest(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     INCLUDE_INFO_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HINTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     prompt: _builtins.str
     """Used as it is."""
@@ -42,6 +45,8 @@ class GenerateRequest(_message.Message):
     """Output tokens; 0 means until the context is full."""
     include_info: _builtins.bool
     """Ask for `info` in the first message that has text."""
+    session_id: _builtins.str
+    """Equal for requests of one conversation, at most 256 bytes; empty: unknown."""
     @_builtins.property
     def chat(self) -> Global___ChatMessages:
         """Rendered with the model's chat template."""
@@ -56,6 +61,8 @@ class GenerateRequest(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The answer ends before the first of these strings."""
 
+    @_builtins.property
+    def hints(self) -> _hints_pb2.Hints: ...
     def __init__(
         self,
         *,
@@ -67,10 +74,12 @@ class GenerateRequest(_message.Message):
         max_tokens: _builtins.int = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         include_info: _builtins.bool = ...,
+        session_id: _builtins.str = ...,
+        hints: _hints_pb2.Hints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "hints", b"hints", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "include_info", b"include_info", "input", b"input", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "hints", b"hints", "include_info", b"include_info", "input", b"input", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

@@ -3,6 +3,7 @@
 isort:skip_file
 Places requests on workers."""
 
+from armature.v1 import hints_pb2 as _hints_pb2
 from armature.v1 import worker_pb2 as _worker_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -56,6 +57,9 @@ class Query(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     EXCLUDED_WORKERS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HINTS_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     """Chosen by the client, unique on its stream; the answer carries it."""
     request_id: _builtins.str
@@ -66,10 +70,16 @@ class Query(_message.Message):
     max_tokens: _builtins.int
     """Upper bound of the output."""
     traceparent: _builtins.str
+    tenant: _builtins.str
+    """Who pays; waiting requests of different tenants take turns. Empty: nobody in particular."""
+    session_id: _builtins.str
+    """Equal for requests of one conversation; empty: unknown."""
     @_builtins.property
     def excluded_workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Workers that have just failed this request."""
 
+    @_builtins.property
+    def hints(self) -> _hints_pb2.Hints: ...
     def __init__(
         self,
         *,
@@ -81,10 +91,13 @@ class Query(_message.Message):
         max_tokens: _builtins.int = ...,
         excluded_workers: _abc.Iterable[_builtins.str] | None = ...,
         traceparent: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        hints: _hints_pb2.Hints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hints", b"hints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_workers", b"excluded_workers", "max_tokens", b"max_tokens", "model", b"model", "prompt_tokens", b"prompt_tokens", "query_id", b"query_id", "request_id", b"request_id", "sequence_hashes", b"sequence_hashes", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_workers", b"excluded_workers", "hints", b"hints", "max_tokens", b"max_tokens", "model", b"model", "prompt_tokens", b"prompt_tokens", "query_id", b"query_id", "request_id", b"request_id", "sequence_hashes", b"sequence_hashes", "session_id", b"session_id", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,17 +126,25 @@ class Progress(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     kind: Global___Progress.Kind.ValueType
+    cached_tokens: _builtins.int
+    """With KIND_FIRST_TOKEN: prompt tokens that the decode worker really had cached."""
+    output_tokens: _builtins.int
+    """With KIND_FINISHED: tokens produced for this placement."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         kind: Global___Progress.Kind.ValueType = ...,
+        cached_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "kind", b"kind", "output_tokens", b"output_tokens", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

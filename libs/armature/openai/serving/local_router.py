@@ -8,11 +8,9 @@ import logging
 import random
 import time
 
-from armature.index.packing import unpack_hashes
-from armature.routing.decision import Query
 from armature.routing.router import RoutingCore
 from armature.runtime.errors import PeerError
-from armature.runtime.placement import placement_of, worker_of
+from armature.runtime.placement import placement_of, query_of, worker_of
 from armature.runtime.policies import DEFAULT_POLICY, load_policy
 from armature.runtime.roster import MemberChange
 from armature.v1 import router_pb2
@@ -46,14 +44,7 @@ class LocalRouter:
 
     def place(self, query: router_pb2.Query) -> router_pb2.Placement:
         """Place a request until it is `finished`."""
-        asked = Query(
-            request_id=query.request_id,
-            model=query.model,
-            prompt_tokens=query.prompt_tokens,
-            hashes=unpack_hashes(query.sequence_hashes),
-            excluded=frozenset(query.excluded_workers),
-        )
-        placement = placement_of(query.query_id, self._core.place(asked, time.monotonic()), self._members)
+        placement = placement_of(query.query_id, self._core.place(query_of(query), time.monotonic()), self._members)
         if placement.HasField("assigned"):
             placement.assigned.reason = f"no router could be asked; {placement.assigned.reason}"
         return placement
