@@ -6,6 +6,7 @@ import random
 from armature.routing.history import History
 from armature.routing.router import RoutingCore
 from armature.runtime import service
+from armature.runtime.assumptions import Assumptions
 from armature.runtime.index_replica import Replica
 from armature.runtime.placement import WORKER_KINDS
 from armature.runtime.runtime import Runtime
@@ -30,7 +31,9 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     runtime.tasks.create_task(replica.measure(), name="index gauges")
     if not await replica.settled(settings.warm_up_s):
         log.warning("no copy of the index within %.1f s; placing by load alone until there is one", settings.warm_up_s)
-    servicer = RouterServicer(core, cell.members, history)
+    assumptions = Assumptions(cell.members, lambda: replica.followed, runtime.channels)
+    runtime.tasks.create_task(assumptions.run(), name="assumptions")
+    servicer = RouterServicer(core, cell.members, history, assumptions.note)
     runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
     await runtime.serve()
 

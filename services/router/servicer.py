@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -29,14 +29,20 @@ _overlap_tokens = Counter("armature_router_overlap_tokens_total", "Those of them
 _in_flight = Gauge("armature_router_requests_in_flight", "Placed requests that have not ended.")
 _gateways = Gauge("armature_router_gateways", "Open Route streams.")
 
+Assume = Callable[[str, bytes], None]
+"""Is told of every prompt that was placed: on which worker, and its blocks' hashes as they travel."""
+
 
 class RouterServicer(router_pb2_grpc.RouterServicer):
     """Decodes, lets the core decide, encodes. `members` has the record of every worker that the core knows."""
 
-    def __init__(self, core: RoutingCore, members: Mapping[str, Member], history: History) -> None:
+    def __init__(
+        self, core: RoutingCore, members: Mapping[str, Member], history: History, assume: Assume | None = None
+    ) -> None:
         self._core = core
         self._members = members
         self._history = history
+        self._assume = assume
         self._explainer = Explainer(history, {name: load_policy(name) for name in shipped_policies()})
         self._numbers = itertools.count(1)
         _in_flight.set_function(lambda: core.requests_in_flight)
@@ -82,6 +88,9 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         _decision_s.observe(time.perf_counter() - started_s)
         self._history.add(asked, outcome, now_s)
         if isinstance(outcome, Placed):
+            if self._assume is not None:
+                for worker_id in filter(None, (outcome.chosen.decode_id, outcome.chosen.prefill_id)):
+                    self._assume(worker_id, query.sequence_hashes)
             (_remote if outcome.chosen.prefill_id else _local).inc()
             _prompt_tokens.inc(query.prompt_tokens)
             _overlap_tokens.inc(outcome.overlap_tokens)

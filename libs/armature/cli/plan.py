@@ -16,6 +16,8 @@ class Surroundings:
     """Endpoints, a comma list of host:port."""
     cluster_secret: str
     cores: int
+    redis: str = ""
+    """URL of the cell's Valkey or Redis; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,10 @@ class CellPlan:
 def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
     """Everything but etcd and Valkey, which must run before their addresses can be told to anyone."""
     gateway = _service(options, around, "gateway", http_host=options.host, http_port=str(options.http_port))
-    control = (_service(options, around, "kv-index"), _service(options, around, "router", policy=_policy(options)))
+    control = (
+        _service(options, around, "kv-index", redis=around.redis),
+        _service(options, around, "router", policy=_policy(options)),
+    )
     return CellPlan((control, tuple(_workers(options, around)), (gateway,)))
 
 

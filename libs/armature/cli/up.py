@@ -110,7 +110,8 @@ class _Up:
         await cell.start(self._servers())
         self._etcd = self._options.etcd or _address_of(cell, "etcd")
         self._observer = Observer(self._etcd, self._options.namespace)
-        around = Surroundings(self._etcd, secrets.token_hex(16), len(os.sched_getaffinity(0)))
+        redis = f"redis://{_address_of(cell, 'valkey')}" if self._options.valkey else ""
+        around = Surroundings(self._etcd, secrets.token_hex(16), len(os.sched_getaffinity(0)), redis)
         plan = self._plan(self._options, around)
         await cell.start(*([self._service(service) for service in group] for group in plan.groups))
         url = self._state().url

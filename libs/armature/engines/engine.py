@@ -65,6 +65,8 @@ class EngineInfo:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_fingerprint: bytes
+    publishes_kv_events: bool = True
+    """Whether its outputs say which blocks are stored and removed."""
 
 
 class Engine(Protocol):

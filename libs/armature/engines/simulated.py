@@ -56,6 +56,8 @@ class SimulatedModel:
     """Answers end with an end token after this many tokens; 0: never by themselves."""
     performance: PerformanceModel | None = None
     """How long steps take; None: no time at all."""
+    kv_events: bool = True
+    """Whether it tells which blocks it holds."""
 
 
 class HostBlockMemory:
@@ -110,6 +112,7 @@ class SimulatedRunner:
             max_num_seqs=model.max_num_seqs,
             max_num_batched_tokens=model.max_num_batched_tokens,
             kv_fingerprint=blake2b(shape.encode(), digest_size=16).digest(),
+            publishes_kv_events=model.kv_events,
         )
         self.memory = HostBlockMemory(model.num_blocks, model.block_bytes)
         self._answer_tokens = model.answer_tokens if model.eos_token_ids else 0

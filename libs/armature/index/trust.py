@@ -174,10 +174,14 @@ class Trust:
         source = self._doubted.get(worker_id)
         return self._factor(source, now_s) if source else 1.0
 
-    def discount(self, depths: dict[str, int], now_s: float) -> None:
-        """Lower `depths` (blocks held from the start, by worker) to what can be relied on."""
-        for worker_id in depths.keys() & self._doubted.keys():
-            depths[worker_id] = round(depths[worker_id] * self._factor(self._doubted[worker_id], now_s))
+    def discounted(self, depths: dict[str, int], now_s: float) -> dict[str, int]:
+        """What of `depths` (blocks held from the start, by worker) can be relied on: `depths` itself, if all of it."""
+        doubted = depths.keys() & self._doubted.keys()
+        if not doubted:
+            return depths
+        return depths | {
+            worker_id: round(depths[worker_id] * self._factor(self._doubted[worker_id], now_s)) for worker_id in doubted
+        }
 
     def _factor(self, source: _Source, now_s: float) -> float:
         weight = self._policy.prior_tokens

@@ -23,6 +23,8 @@ class Entry(NamedTuple):
     uncached_tokens: int = 0
     """Prompt tokens to be computed, wherever that is."""
     has_tail: bool = False
+    predicted_tokens: int = 0
+    """Prompt tokens that the index says the decoding worker holds, whatever is thought of the index."""
 
 
 class _Open:
@@ -71,17 +73,18 @@ class Ledger:
         opened.computes.column[at.PREFILL_TOKENS] += entry.uncached_tokens
         self._turn += 1
 
-    def first_token(self, key: Key) -> None:
-        """A request's prompt is computed: it decodes, and its prefill worker is done. Unknown ones are ignored."""
+    def first_token(self, key: Key) -> Entry | None:
+        """A request's prompt is computed: it decodes, and its prefill worker is done. None: unknown, or known."""
         opened = self._entries.get(key)
         if opened is None or opened.is_decoding:
-            return
+            return None
         opened.computes.column[at.PREFILL_TOKENS] -= opened.entry.uncached_tokens
         opened.is_decoding = True
         opened.decode.first_token(key)
         if opened.prefill is not None:
             opened.prefill.close(key, was_decoding=False, has_computed=True)
             opened.prefill = None
+        return opened.entry
 
     def finish(self, key: Key) -> None:
         """A request has ended. Unknown ones are ignored."""

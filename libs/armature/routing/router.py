@@ -10,6 +10,7 @@ import numpy as np
 
 from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import Tier
+from armature.index.trust import Trust
 from armature.routing import columns as at
 from armature.routing.account import Account, Pace, Share, reference_s
 from armature.routing.active import ActiveBlocks
@@ -42,12 +43,14 @@ class RoutingCore:
     """Places requests on workers.
 
     `index` is who holds which block; replace it whenever a better copy is at hand. With an empty one, placement goes
-    by load alone. `rng` is drawn from twice a decision, whatever the policy.
+    by load alone. `trust` says how far it is believed, and learns from what requests find cached. `rng` is
+    drawn from twice a decision, whatever the policy.
     """
 
     def __init__(self, policy: Policy, rng: Rng, index: PrefixIndex | None = None) -> None:
         self.policy = policy
         self.index = index or PrefixIndex()
+        self.trust = Trust()
         self._rng = rng
         self._accounts: dict[str, Account] = {}
         self._pools: dict[str, _Pool] = {}
@@ -97,9 +100,14 @@ class RoutingCore:
         if account.num_unmeasured < unknown:
             self._share_pace()
 
-    def first_token(self, owner: str, request_id: str) -> None:
-        """A placed request has its first token. Unknown ones are ignored."""
-        self._ledger.first_token((owner, request_id))
+    def first_token(self, owner: str, request_id: str, cached_tokens: int | None = None) -> None:
+        """A placed request has its first token. Unknown ones are ignored.
+
+        `cached_tokens` of its prompt were on the worker that decodes; None: nobody has counted.
+        """
+        entry = self._ledger.first_token((owner, request_id))
+        if entry is not None and cached_tokens is not None:
+            self.trust.observe(entry.worker_id, entry.predicted_tokens, cached_tokens)
 
     def finish(self, owner: str, request_id: str) -> None:
         """A placed request has ended, whatever way. Unknown ones are ignored."""
@@ -126,10 +134,14 @@ class RoutingCore:
             return Rejected(RejectionCode.NO_WORKERS, f"no decode worker serves model {query.model!r}")
         state, roster = pool.state.copy(), pool.roster
         depths = self.index.match(query.hashes)
+        relied = self.trust.discounted(depths, now_s)
         if self._expected is not None:
             self._expected.deepen(depths, query.hashes, now_s)
+            if relied is not depths:
+                self._expected.deepen(relied, query.hashes, now_s)
         by_slot = _by_slot(depths, roster)
-        overlap = np.minimum(by_slot, (query.prompt_tokens - 1) // state[at.BLOCK_SIZE])
+        usable = by_slot if relied is depths else _by_slot(relied, roster)
+        overlap = np.minimum(usable, (query.prompt_tokens - 1) // state[at.BLOCK_SIZE])
         host = disk = None
         if roster.tiers:
             host = np.maximum(by_slot, _by_slot(self.index.match(query.hashes, Tier.G2), roster))
@@ -221,6 +233,7 @@ def _entry(judgement: Judgement) -> Entry:
     rows = ways.rows[:, way]
     block_size, overlap = int(rows[at.BLOCK_SIZE]), int(ways.overlap[way])
     blocks = query.prompt_tokens // block_size + 1 - overlap
+    predicted = min(int(snapshot.depths[int(ways.decode[way])]), (query.prompt_tokens - 1) // block_size) * block_size
     has_tail = query.prompt_tokens % block_size > 0
     decode = int(ways.decode[way])
     helper = -1 if ways.prefill is None else int(ways.prefill[way])
@@ -230,10 +243,17 @@ def _entry(judgement: Judgement) -> Entry:
     if helper < 0:
         tokens = int(ways.tokens[way])
         share = Share(now_s, float(ways.own_s[way]), tokens, query.prompt_tokens - tokens, blocks)
-        return Entry(decode_id, share, hashes=query.hashes, uncached_tokens=uncached, has_tail=has_tail)
+        return Entry(
+            decode_id,
+            share,
+            hashes=query.hashes,
+            uncached_tokens=uncached,
+            has_tail=has_tail,
+            predicted_tokens=predicted,
+        )
     assert ways.prefill_s is not None and ways.prefill_overlap is not None
     held = int(ways.prefill_overlap[way])
     missing = (query.prompt_tokens - 1) // block_size - held
     remote = Share(now_s, float(ways.prefill_s[way]), missing * block_size, held * block_size, missing)
     own = Share(now_s, 0.0, 0, 0, blocks)
-    return Entry(decode_id, own, roster.worker_ids[helper], remote, query.hashes, uncached, has_tail)
+    return Entry(decode_id, own, roster.worker_ids[helper], remote, query.hashes, uncached, has_tail, predicted)

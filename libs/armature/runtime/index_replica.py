@@ -35,6 +35,8 @@ class IndexHolder(Protocol):
     """Who uses the copy: a routing core. A better one replaces `index` as a whole."""
 
     index: PrefixIndex
+    trust: Trust
+    """How far each worker's entry can be believed; whoever uses it tells it what predictions have come to."""
 
 
 class Replica:
@@ -44,11 +46,9 @@ class Replica:
     kept, and all of it is stale.
     """
 
-    def __init__(self, holder: IndexHolder, channels: ChannelPool, trust: Trust | None = None) -> None:
+    def __init__(self, holder: IndexHolder, channels: ChannelPool) -> None:
         self._holder = holder
         self._channels = channels
-        self.trust = trust or Trust()
-        """How far each worker's entry can be believed; whoever uses it tells it what predictions have come to."""
         self.followed: Member | None = None
         """The kv-index whose changes come in; None while the copy is not followed."""
         self._members: dict[str, Member] = {}
@@ -97,7 +97,7 @@ class Replica:
 
     async def measure(self) -> None:
         """Keep the gauges up to date until cancelled."""
-        meter = TrustMeter(self.trust)
+        meter = TrustMeter(self._holder.trust)
         while True:
             meter.read(time.monotonic())
             _stale_s.set(0.0 if self._followed.is_set() else time.monotonic() - self._lost_s)
@@ -133,10 +133,10 @@ class Replica:
                 self.followed = None
                 self._followed.clear()
                 self._lost_s = time.monotonic()
-                self.trust.silence(self._lost_s)
+                self._holder.trust.silence(self._lost_s)
 
     def _apply(self, changes: Iterable[Change]) -> None:
-        index, trust, now_s = self._holder.index, self.trust, time.monotonic()
+        index, trust, now_s = self._holder.index, self._holder.trust, time.monotonic()
         for change in changes:
             index.apply(change)
             trust.apply(change, now_s)
@@ -144,10 +144,10 @@ class Replica:
     def _take_over(self, copy: "_Copy", member: Member) -> None:
         self._holder.index, now_s = copy.index, time.monotonic()
         for change in copy.trust.values():
-            self.trust.apply(change, now_s)
-        for worker_id in self.trust.worker_ids:
+            self._holder.trust.apply(change, now_s)
+        for worker_id in self._holder.trust.worker_ids:
             if worker_id not in copy.index:
-                self.trust.forget(worker_id)
+                self._holder.trust.forget(worker_id)
         self.followed = member
         self._failed_id = ""
         self._followed.set()

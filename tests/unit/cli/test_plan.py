@@ -11,7 +11,7 @@ from armature.cli.plan import CellPlan, ServicePlan, Surroundings, log_path, pla
 from armature.engines.demo_model import DEMO_MODEL_PATH
 from armature.runtime.settings import load
 
-AROUND = Surroundings(etcd="127.0.0.1:2379", cluster_secret="s3cret", cores=8)
+AROUND = Surroundings(etcd="127.0.0.1:2379", cluster_secret="s3cret", cores=8, redis="redis://127.0.0.1:6379")
 
 
 def planned(**options: object) -> CellPlan:
@@ -39,6 +39,13 @@ def test_every_service_is_told_where_its_cell_is() -> None:
     for service in planned(namespace="blue").services:
         assert "--namespace=blue" in service.command
         assert "--etcd=127.0.0.1:2379" in service.command
+
+
+def test_who_shares_memory_through_redis_is_told_where_it_is() -> None:
+    told = [s.kind for s in planned().services if "--redis=redis://127.0.0.1:6379" in s.command]
+    assert told == ["kv-index"]
+    without = plan_cell(CellOptions(), Surroundings("127.0.0.1:2379", "s3cret", 8))
+    assert not [part for service in without.services for part in service.command if part.startswith("--redis")]
 
 
 def test_the_secret_is_in_the_environment_and_in_no_command_line() -> None:

@@ -37,8 +37,10 @@ def test_only_those_in_doubt_are_discounted() -> None:
     trust.mark("x", TrustState.REPAIRING, 0.0)
     trust.mark("y", TrustState.STALE, 0.0)
     depths = {"w": 100, "x": 100, "unknown": 7, "y": 0}
-    trust.discount(depths, POLICY.stale_half_life_s)
-    assert depths == {"w": 100, "x": 90, "unknown": 7, "y": 0}
+    assert trust.discounted(depths, POLICY.stale_half_life_s) == {"w": 100, "x": 90, "unknown": 7, "y": 0}
+    assert depths["x"] == 100
+    sure = {"w": 100, "unknown": 7}
+    assert trust.discounted(sure, 0.0) is sure
 
 
 def test_an_exact_source_that_is_wrong_again_and_again_is_believed_less_and_cured_believed_again() -> None:

@@ -105,6 +105,7 @@ def _simulated_model(settings: WorkerSettings) -> SimulatedModel:
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         answer_tokens=settings.simulated_answer_tokens,
+        kv_events=settings.simulated_kv_events,
         context_length=settings.context_length or SimulatedModel.context_length,
         performance=Faster(preset.performance, settings.speed_up) if preset else None,
     )

@@ -86,7 +86,7 @@ class WorkerHost:
                 self.stagings.on_failures(output.tokens)
             self.generations.on_tokens(output.tokens)
         load = output.load
-        self.board.update(output.kv_events, load)
+        self.board.update(output.kv_events if self._engine.info.publishes_kv_events else (), load)
         metrics.steps.inc()
         self._count(load)
         # An engine that has died reports a pool without blocks.
@@ -139,4 +139,5 @@ class WorkerHost:
             handoff=common.HANDOFF_PULL,
             transports=self._transports.names,
             kv_fingerprint=info.kv_fingerprint,
+            lacks_kv_events=not info.publishes_kv_events,
         )

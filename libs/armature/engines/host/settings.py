@@ -42,6 +42,9 @@ class WorkerSettings(CommonSettings):
     speed_up: float = option(
         1.0, help="simulated steps are so many times as fast as that; raise it to see more traffic in less time"
     )
+    simulated_kv_events: bool = option(
+        True, help="whether simulated engines tell what they cache; no to try a cell of engines that can't"
+    )
     transport: Literal["nixl", "grpc"] = option("nixl", help="how KV moves; grpc where NIXL is not to be had")
     lease_s: float = option(30.0, help="how long staged KV outlives its reader's call; longer than any read takes")
     max_stagings: int = option(256, help="prompts staged for readers at a time; further ones are refused")
