@@ -1,45 +1,90 @@
-"""How far down a prompt each worker's blocks reach without a hole.
+"""How far down a prompt each worker's blocks reach without a hole, from masks of workers.
 
-One would like to assume that masks only shrink with depth, since a block is of use only behind the blocks before it,
-and to probe a few depths. But a worker's holdings can have holes: an engine may evict a block of the middle while a
-request still uses the one behind it (two requests computed the same head, the copy that can be found is let go
-first), other engines evict in any order, and events of a stale source are missing. A probe behind a hole would credit
-a worker with blocks that it can't use. So every depth down to the end of the longest run is looked up; only the
-running intersection of the masks is sure to shrink, and in that one the ends of runs are found by bisection.
+`descend` is for masks that only shrink with depth and probes a few of them. `walk` is for any masks, and looks at every
+block: a worker may hold a block and not the one before it, since an engine may evict a block of the middle while a
+request still uses the one behind it, and events may be missing.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, repeat
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from operator import and_
 
-# Look-ups are done in stretches that double, so that at most about as many are wasted as were needed, and stop
+# A walk's look-ups are done in stretches that double, so that at most about as many are wasted as were needed, and stop
 # growing where the fixed cost of a stretch no longer shows.
 _FIRST_STRETCH = 8
 _LONGEST_STRETCH = 256
+
+# Gallops start with this step: most prompts share more than a few blocks with something that is held.
+_FIRST_STEP = 8
 
 
 def descend(masks: Mapping[int, int], hashes: Sequence[int]) -> list[tuple[int, int]]:
     """Where runs of held blocks end: `(depth, mask)`, shallowest first; no mask is 0 and no bit occurs twice.
 
-    `masks` maps a sequence hash to the bits of the workers that hold the block; bit w of a result at `depth` says that
-    worker w holds the blocks 0 to depth-1 and not the one behind them.
+    `masks` maps a sequence hash to the bits of the workers that hold the block and all before it, so that along a
+    prompt they only shrink; bit w of a result at `depth` says that worker w holds the blocks 0 to depth-1 and not the
+    one behind them. Takes about log2(depth) look-ups an end.
+    """
+    if not hashes:
+        return []
+    look_up, last = masks.get, len(hashes) - 1
+    ends: list[tuple[int, int]] = []
+    low, held, step = 0, look_up(hashes[0], 0), _FIRST_STEP
+    while held:
+        if low == last:
+            ends.append((last + 1, held))
+            break
+        high = min(low + step, last)
+        survivors = look_up(hashes[high], 0) & held
+        if survivors != held:
+            _split(look_up, hashes, (low, held, high, survivors), ends)
+        low, held, step = high, survivors, 2 * step
+    return ends
+
+
+def _split(
+    look_up: Callable[[int, int], int],
+    hashes: Sequence[int],
+    stretch: tuple[int, int, int, int],
+    ends: list[tuple[int, int]],
+) -> None:
+    """Append the ends between two blocks, of which the second is held by fewer."""
+    low, held, high, survivors = stretch
+    while held != survivors:
+        # Of all ends in the stretch the first: the last block that everybody has who has the first one.
+        below, above, at_above = low, high, survivors
+        while above - below > 1:
+            middle = (below + above) >> 1
+            found = look_up(hashes[middle], 0) & held
+            if found == held:
+                below = middle
+            else:
+                above, at_above = middle, found
+        ends.append((above, held & ~at_above))
+        low, held = above, at_above
+
+
+def walk(
+    look_up: Callable[[Sequence[int]], list[int]], hashes: Sequence[int], depth: int, held: int
+) -> list[tuple[int, int]]:
+    """Where runs end, for masks of which nothing is known: every block up to the end of the longest run is looked up.
+
+    `held` are the workers that hold all blocks before `depth`; `look_up` gives the masks of consecutive blocks. The
+    result is `descend`'s, of the workers in `held`.
     """
     ends: list[tuple[int, int]] = []
-    look_up, num_blocks = masks.get, len(hashes)
-    held = look_up(hashes[0], 0) if num_blocks else 0
-    depth, stretch = 1, _FIRST_STRETCH
+    stretch, num_blocks = _FIRST_STRETCH, len(hashes)
     while held:
-        found = map(look_up, hashes[depth : depth + stretch], repeat(0))
-        runs = list(accumulate(found, and_, initial=held))
+        if depth == num_blocks:
+            ends.append((depth, held))
+            break
+        runs = list(accumulate(look_up(hashes[depth : depth + stretch]), and_, initial=held))
         survivors, offset = runs[-1], 0
         while held != survivors:
             offset = bisect_left(runs, True, offset, key=held.__ne__)
             ends.append((depth + offset - 1, held & ~runs[offset]))
             held = runs[offset]
         depth += len(runs) - 1
-        if held and depth == num_blocks:
-            ends.append((depth, held))
-            break
         stretch = min(2 * stretch, _LONGEST_STRETCH)
     return ends

@@ -1,37 +1,47 @@
 """The index: which worker holds which block, in which tier.
 
-It is no tree: a sequence hash names its whole prefix, so a flat map from hash to a bit mask of workers is enough. It
-knows nothing of where events come from (`tracker.py`) and is never wrong about more than it was told.
+It is no tree: a sequence hash names its whole prefix, so a flat map from hash to a bit mask of workers is enough, and
+links between blocks (`holders.py`) only make matches faster. It knows nothing of where events come from (`tracker.py`)
+and is never wrong about more than it was told.
 
 Invariant: in every tier, a worker's bit is set in the mask of a hash exactly if the hash is among the worker's blocks,
-and no mask is 0. So a dropped worker leaves no bit behind and its slot can be given to the next one at once.
+and no mask is 0. So a dropped worker leaves no bit behind and its slot can be given to the next one at once. To drop
+one takes time proportional to its own blocks, however many others there are.
+
+Memory has a limit. When a store goes beyond it, the blocks leave that were stored or matched the longest ago, a
+sixteenth of a tier's at a time; the links that matches make count at the next store. What has left counts as not held
+from then on: its removal, told later, is ignored, and a later store is new.
 """
 
 import heapq
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import NamedTuple
 
 from armature.index.change import Change, ChangeKind
-from armature.index.descent import descend
+from armature.index.descent import walk
+from armature.index.holders import Holders
+from armature.index.size import IndexSize, estimated_bytes
 from armature.index.tiers import Tier
 
-# A hash of 64 bits and a mask of up to 90 workers as CPython 3.11 objects.
-_INT_BYTES = 36
+DEFAULT_LIMIT_BYTES = 4 << 30
+"""About 20 million blocks with one holder each: more than the pools of a hundred large machines have."""
+
+_EVICTED_SHARE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class IndexSize:
-    """What an index holds and about what it weighs."""
+class Reach(NamedTuple):
+    """How many blocks from a prompt's start a worker holds without a hole: in G1; in G1 or G2; and so on.
 
-    workers: int
-    stale_workers: int
-    blocks: int
-    """Distinct blocks, counted once a tier."""
-    holdings: int
-    """Pairs of block and worker."""
-    size_bytes: int
-    """Estimated from the sizes of the containers."""
+    What is behind `g1` has to be onboarded, in order, from the lowest of the tiers that its number includes.
+    """
+
+    g1: int
+    g2: int
+    g3: int
+    g4: int
 
 
 class _Source:
@@ -47,14 +57,23 @@ class _Source:
 
 
 class PrefixIndex:
-    """Answers how much of a prompt each worker already holds."""
+    """Answers how much of a prompt each worker already holds.
 
-    def __init__(self) -> None:
-        self._masks: dict[Tier, dict[int, int]] = {tier: {} for tier in Tier}
+    Raises:
+        ValueError: `limit_bytes` is not above 0.
+    """
+
+    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        if limit_bytes <= 0:
+            raise ValueError(f"limit_bytes is {limit_bytes}; it must be above 0")
+        self._limit_bytes = limit_bytes
+        self._tiers = {tier: Holders() for tier in Tier}
         self._sources: dict[str, _Source] = {}
         self._worker_ids: list[str] = []
         """By slot; empty where a slot is free."""
         self._free_slots: list[int] = []
+        self._holdings = 0
+        self._evicted = 0
 
     @property
     def worker_ids(self) -> list[str]:
@@ -83,15 +102,17 @@ class PrefixIndex:
             self.mark(worker_id, stale=kind is not ChangeKind.EXACT)
 
     def store(self, worker_id: str, hashes: Iterable[int], tier: Tier = Tier.G1) -> None:
-        source, masks = self._source(worker_id), self._masks[tier]
-        known = source.blocks.setdefault(tier, set())
-        bit, look_up = source.bit, masks.get
-        stored = list(hashes)
-        for block in stored:
-            mask = look_up(block)
-            # Most blocks have one holder: they share its mask instead of owning an equal one.
-            masks[block] = bit if mask is None else mask | bit
+        """Note blocks of a worker, which becomes known if it is not."""
+        source = self._source(worker_id)
+        known = source.blocks.get(tier)
+        if known is None:
+            known = source.blocks[tier] = set()
+        stored, before = list(hashes), len(known)
         known.update(stored)
+        self._holdings += len(known) - before
+        self._tiers[tier].store(source.bit, stored)
+        if self._size_bytes() > self._limit_bytes:
+            self._evict()
 
     def remove(self, worker_id: str, hashes: Iterable[int], tier: Tier = Tier.G1) -> None:
         """Forget blocks of a worker; those that it does not hold are ignored."""
@@ -99,9 +120,10 @@ class PrefixIndex:
         known = source.blocks.get(tier) if source else None
         if source is None or known is None:
             return
-        removed = list(hashes)
-        self._unset(source.bit, removed, tier)
+        removed, before = list(hashes), len(known)
+        self._tiers[tier].remove(source.bit, removed)
         known.difference_update(removed)
+        self._holdings -= before - len(known)
 
     def clear(self, worker_id: str, tier: Tier | None = None) -> None:
         """Forget all blocks of a worker in one tier, or in every tier."""
@@ -109,7 +131,9 @@ class PrefixIndex:
         if source is None:
             return
         for cleared in list(source.blocks) if tier is None else [tier]:
-            self._unset(source.bit, source.blocks.pop(cleared, ()), cleared)
+            blocks = source.blocks.pop(cleared, set())
+            self._holdings -= len(blocks)
+            self._tiers[cleared].clear(source.bit, blocks)
 
     def drop(self, worker_id: str) -> None:
         """Forget a worker; unknown ones are ignored."""
@@ -133,15 +157,27 @@ class PrefixIndex:
 
         `hashes` are those of the prompt's blocks, from the first.
         """
-        worker_ids = self._worker_ids
         depths: dict[str, int] = {}
-        for depth, ending in reversed(descend(self._masks[tier], hashes)):
-            left = ending
-            while left:
-                lowest = left & -left
-                depths[worker_ids[lowest.bit_length() - 1]] = depth
-                left ^= lowest
+        for depth, mask in reversed(self._tiers[tier].match(hashes)):
+            for worker_id in self._named(mask):
+                depths[worker_id] = depth
         return depths
+
+    def reach(self, hashes: Sequence[int]) -> dict[str, Reach]:
+        """How far each worker's blocks reach when those of lower tiers are counted too, G1's longest first.
+
+        Costs no more than `match` while nobody has told of blocks in a lower tier; else every block is looked up that
+        one of the workers that have can use.
+        """
+        depths = self.match(hashes)
+        reached = {worker_id: [depth] * 4 for worker_id, depth in depths.items()}
+        for lowest in (Tier.G2, Tier.G3, Tier.G4):
+            if not self._tiers[lowest].masks:
+                continue
+            for worker_id, depth in self._union_depths(hashes, lowest):
+                levels = reached.setdefault(worker_id, [0] * 4)
+                levels[lowest - 1 :] = [depth] * (5 - lowest)
+        return {worker_id: Reach(*levels) for worker_id, levels in reached.items()}
 
     def holdings(self, worker_id: str) -> dict[Tier, "array[int]"]:
         """A copy of what a worker holds, by tier, as unsigned 64-bit integers in no particular order."""
@@ -154,24 +190,21 @@ class PrefixIndex:
         return sum(map(len, source.blocks.values())) if source else 0
 
     def size(self) -> IndexSize:
-        sources = self._sources.values()
-        sets = [blocks for source in sources for blocks in source.blocks.values()]
-        blocks, holdings = sum(map(len, self._masks.values())), sum(map(len, sets))
-        containers = sum([held.__sizeof__() for held in [*self._masks.values(), *sets]])
-        # A hash object per pair, and a mask of its own for every block that has a second holder.
-        ints = _INT_BYTES * (holdings + min(blocks, holdings - blocks))
-        stale = sum(source.is_stale for source in sources)
-        return IndexSize(len(self._sources), stale, blocks, holdings, containers + ints)
+        tiers, stale = self._tiers.values(), sum(source.is_stale for source in self._sources.values())
+        blocks, linked = sum(len(tier.masks) for tier in tiers), sum(len(tier.parents) for tier in tiers)
+        return IndexSize(len(self._sources), stale, blocks, self._holdings, linked, self._size_bytes(), self._evicted)
 
     def check(self) -> None:
         """Assert the invariant. For tests; takes time proportional to the index."""
-        for tier, masks in self._masks.items():
-            assert all(masks.values()), f"an empty mask in {tier.name}"
+        for tier, holders in self._tiers.items():
+            holders.check()
             for source in self._sources.values():
-                known = {block for block, mask in masks.items() if mask & source.bit}
+                known = {block for block, mask in holders.masks.items() if mask & source.bit}
                 assert known == source.blocks.get(tier, set()), f"masks and blocks disagree in {tier.name}"
             used = sum(source.bit for source in self._sources.values())
-            assert not any(mask & ~used for mask in masks.values()), "a dropped worker left a bit behind"
+            assert not any(mask & ~used for mask in holders.masks.values()), "a dropped worker left a bit behind"
+        held = sum(len(blocks) for source in self._sources.values() for blocks in source.blocks.values())
+        assert held == self._holdings, f"{held} holdings are counted as {self._holdings}"
 
     def _source(self, worker_id: str) -> _Source:
         source = self._sources.get(worker_id)
@@ -185,14 +218,42 @@ class PrefixIndex:
             source = self._sources[worker_id] = _Source(slot)
         return source
 
-    def _unset(self, bit: int, hashes: Iterable[int], tier: Tier) -> None:
-        masks = self._masks[tier]
-        look_up, keep = masks.get, ~bit
-        for block in hashes:
-            mask = look_up(block)
-            if mask is None:
-                continue
-            if rest := mask & keep:
-                masks[block] = rest
-            else:
-                del masks[block]
+    def _named(self, mask: int) -> list[str]:
+        """The workers of a mask, by slot."""
+        worker_ids, names = self._worker_ids, list[str]()
+        while mask:
+            lowest = mask & -mask
+            names.append(worker_ids[lowest.bit_length() - 1])
+            mask ^= lowest
+        return names
+
+    def _union_depths(self, hashes: Sequence[int], lowest: Tier) -> Iterable[tuple[str, int]]:
+        """How far the workers that hold any block of the lower tiers reach in those from G1 to `lowest` together."""
+        tiers = [self._tiers[tier] for tier in Tier if tier <= lowest]
+        useful = reduce(or_, [holders.users for holders in tiers[1:]])
+        look_ups = [holders.masks.get for holders in tiers]
+
+        def masks_of(part: Sequence[int]) -> list[int]:
+            return [reduce(or_, [look_up(block, 0) for look_up in look_ups]) for block in part]
+
+        held = masks_of(hashes[:1])[0] & useful if hashes else 0
+        for depth, mask in walk(masks_of, hashes, 1, held):
+            for worker_id in self._named(mask):
+                yield worker_id, depth
+
+    def _size_bytes(self) -> int:
+        blocks = linked = 0
+        for tier in self._tiers.values():
+            blocks += len(tier.masks)
+            linked += len(tier.parents)
+        return estimated_bytes(blocks, self._holdings, linked, len(self._worker_ids))
+
+    def _evict(self) -> None:
+        tier, holders = max(self._tiers.items(), key=lambda one: len(one[1].masks))
+        while self._size_bytes() > self._limit_bytes and holders.masks:
+            evicted = holders.evict(len(holders.masks) // _EVICTED_SHARE + 1)
+            for block, mask in evicted:
+                for worker_id in self._named(mask):
+                    self._sources[worker_id].blocks[tier].remove(block)
+                self._holdings -= mask.bit_count()
+                self._evicted += mask.bit_count()

@@ -1,28 +1,52 @@
 """The index against a naive oracle: a set of blocks per worker and tier."""
 
+from itertools import accumulate
+from operator import and_
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from armature.index.descent import descend
+from armature.index.descent import descend, walk
 from armature.index.packing import pack_hashes, unpack_hashes
-from armature.index.prefix_index import PrefixIndex
+from armature.index.prefix_index import PrefixIndex, Reach
 from armature.index.tiers import Tier
 
+TIERS = st.sampled_from([Tier.G1, Tier.G1, *Tier])
 WORKERS = [f"w{number}" for number in range(5)]
-BLOCKS = st.lists(st.integers(0, 40), max_size=20)
+IDLE = [f"idle-{number}" for number in range(62)]
+"""They hold nothing and have the first slots, so that masks of the others are on both sides of 64 bits."""
+
+LENGTH = 14
+FORKS = {1: (0, 3), 2: (0, 3), 3: (0, 9), 4: (1, 6)}
+"""Prompts that share the first blocks of another one, and how many; prompts 0 and 5 share nothing with any."""
+
+
+def chained(prompt: int, length: int = LENGTH) -> list[int]:
+    """Hashes of one of six prompts: each of a block names all before it."""
+    other, shared = FORKS.get(prompt, (0, 0))
+    return [
+        *(chained(other, min(shared, length)) if shared else ()),
+        *(100 * prompt + depth for depth in range(shared, length)),
+    ]
+
+
+ALL_BLOCKS = sorted({block for prompt in range(6) for block in chained(prompt)})
+PROMPTS = st.builds(chained, st.integers(0, 5), st.integers(0, LENGTH))
+BLOCKS = st.one_of(
+    PROMPTS, PROMPTS.map(lambda prompt: prompt[::-1]), st.lists(st.sampled_from(ALL_BLOCKS), max_size=5),
+    PROMPTS.flatmap(st.permutations),
+)  # fmt: skip
+
+
+def naive_depth(blocks: set[int], hashes: list[int]) -> int:
+    return next((depth for depth, block in enumerate(hashes) if block not in blocks), len(hashes))
 
 
 def naive_match(held: dict[str, set[int]], hashes: list[int]) -> dict[str, int]:
-    depths: dict[str, int] = {}
-    for worker_id, blocks in held.items():
-        depth = 0
-        while depth < len(hashes) and hashes[depth] in blocks:
-            depth += 1
-        if depth:
-            depths[worker_id] = depth
-    return depths
+    depths = {worker_id: naive_depth(blocks, hashes) for worker_id, blocks in held.items()}
+    return {worker_id: depth for worker_id, depth in depths.items() if depth}
 
 
 class AgainstOracle(RuleBasedStateMachine):
@@ -32,16 +56,19 @@ class AgainstOracle(RuleBasedStateMachine):
         super().__init__()
         self.index = PrefixIndex()
         self.held: dict[str, dict[Tier, set[int]]] = {}
+        for worker_id in IDLE:
+            self.index.add(worker_id)
+            self.tiers_of(worker_id)
 
     def tiers_of(self, worker_id: str) -> dict[Tier, set[int]]:
         return self.held.setdefault(worker_id, {tier: set() for tier in Tier})
 
-    @rule(worker_id=st.sampled_from(WORKERS), blocks=BLOCKS, tier=st.sampled_from(Tier))
+    @rule(worker_id=st.sampled_from(WORKERS), blocks=BLOCKS, tier=TIERS)
     def store(self, worker_id: str, blocks: list[int], tier: Tier) -> None:
         self.index.store(worker_id, blocks, tier)
         self.tiers_of(worker_id)[tier].update(blocks)
 
-    @rule(worker_id=st.sampled_from(WORKERS), blocks=BLOCKS, tier=st.sampled_from(Tier))
+    @rule(worker_id=st.sampled_from(WORKERS), blocks=BLOCKS, tier=TIERS)
     def remove(self, worker_id: str, blocks: list[int], tier: Tier) -> None:
         self.index.remove(worker_id, blocks, tier)
         if worker_id in self.held:
@@ -54,17 +81,25 @@ class AgainstOracle(RuleBasedStateMachine):
             if worker_id in self.held:
                 self.held[worker_id][cleared].clear()
 
-    @rule(worker_id=st.sampled_from(WORKERS))
+    @rule(worker_id=st.sampled_from([*WORKERS, IDLE[0]]))
     def drop(self, worker_id: str) -> None:
         self.index.drop(worker_id)
         self.held.pop(worker_id, None)
 
-    @rule(prompt=st.lists(st.integers(0, 40), max_size=40, unique=True), tier=st.sampled_from(Tier))
+    @rule(prompt=PROMPTS, tier=TIERS)
     def match(self, prompt: list[int], tier: Tier) -> None:
-        expected = naive_match({worker_id: tiers[tier] for worker_id, tiers in self.held.items()}, prompt)
         found = self.index.match(prompt, tier)
-        assert found == expected
+        assert found == naive_match({worker_id: tiers[tier] for worker_id, tiers in self.held.items()}, prompt)
         assert list(found.values()) == sorted(found.values(), reverse=True)
+
+    @rule(prompt=PROMPTS)
+    def reach(self, prompt: list[int]) -> None:
+        expected: dict[str, Reach] = {}
+        for worker_id, tiers in self.held.items():
+            depths = [naive_depth(set().union(*(tiers[t] for t in Tier if t <= tier)), prompt) for tier in Tier]
+            if any(depths):
+                expected[worker_id] = Reach(*depths)
+        assert self.index.reach(prompt) == expected
 
     @invariant()
     def agrees(self) -> None:
@@ -80,27 +115,41 @@ class AgainstOracle(RuleBasedStateMachine):
         assert size.blocks == sum(len(set().union(*(t[tier] for t in self.held.values()))) for tier in Tier)
 
 
-AgainstOracle.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+AgainstOracle.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestAgainstOracle = AgainstOracle.TestCase
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    masks=st.lists(st.integers(0, 2**6 - 1), min_size=1, max_size=700),
-    filler=st.integers(0, 400),
-    base=st.integers(0, 2**6 - 1),
-)
-def test_runs_end_where_a_walk_block_by_block_says(masks: list[int], filler: int, base: int) -> None:
-    """Long common stretches before and among arbitrary masks, holes included, cross every stretch boundary."""
-    along = [base | 1] * filler + masks
-    expected: list[tuple[int, int]] = []
+def naive_ends(along: list[int]) -> list[tuple[int, int]]:
+    ends: list[tuple[int, int]] = []
     held = along[0]
     for depth in range(1, len(along) + 1):
         rest = held & along[depth] if depth < len(along) else 0
         if held & ~rest:
-            expected.append((depth, held & ~rest))
+            ends.append((depth, held & ~rest))
         held = rest
-    assert descend(dict(enumerate(along)), list(range(len(along)))) == expected
+    return ends
+
+
+MASKS = st.lists(st.integers(0, 2**6 - 1), min_size=1, max_size=700)
+
+
+@settings(max_examples=150, deadline=None)
+@given(masks=MASKS, filler=st.integers(0, 400), base=st.integers(0, 2**6 - 1))
+def test_a_walk_ends_runs_where_they_end_and_a_descent_where_masks_only_shrink(
+    masks: list[int], filler: int, base: int
+) -> None:
+    """Long common stretches before and among arbitrary masks, holes included, cross every stretch boundary."""
+    along = [base | 1] * filler + masks
+    expected = naive_ends(along)
+    assert walk(lambda part: [along[depth] for depth in part], range(len(along)), 1, along[0]) == expected
+    assert descend(dict(enumerate(accumulate(along, and_))), range(len(along))) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 900), st.integers(0, 2**70)), min_size=1, max_size=12))
+def test_a_descent_finds_every_end_however_far_apart(parts: list[tuple[int, int]]) -> None:
+    along = list(accumulate([mask | 1 << 70 for length, mask in parts for _ in range(length)], and_))
+    assert descend(dict(enumerate(along)), range(len(along))) == naive_ends(along)
 
 
 @pytest.mark.parametrize("hole", [0, 1, 7, 8, 9, 100, 263, 264, 265, 599])
@@ -132,7 +181,7 @@ def test_masks_stay_as_wide_as_the_workers_that_are_there() -> None:
         index.store(f"worker-{generation}", [1])
         index.drop(f"worker-{generation}")
     index.store("last", [1])
-    assert index._masks[Tier.G1] == {1: 1}
+    assert index._tiers[Tier.G1].masks == {1: 1}
 
 
 def test_a_stale_worker_is_counted_until_it_is_exact_again() -> None:
