@@ -2,6 +2,7 @@
 
 from armature.openai.assembler import LENGTH, Piece
 from armature.openai.errors import ApiError, invalid
+from armature.openai.extensions import check_session
 from armature.openai.rules import (
     RANGES,
     Ask,
@@ -13,7 +14,9 @@ from armature.openai.rules import (
     check_stop,
 )
 from armature.openai.serving.generation import Generation
+from armature.routing.hints import Hints
 from armature.runtime.errors import ArmatureError, CallerError, NotFoundError, OverloadedError, UnavailableError
+from armature.runtime.hints import hints_of
 from armature.v1.common_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
@@ -48,6 +51,8 @@ def ask_of(request: GenerateRequest) -> Ask:
         max_tokens=request.max_tokens or None,
         stop=check_stop(request.stop),
         include_info=request.include_info,
+        session_id=check_session("session_id", request.session_id),
+        hints=_hints(request),
     )
 
 
@@ -89,6 +94,13 @@ def blamed(error: ApiError) -> Exception:
     if error.status == 504:
         return TimeoutError(error.message)
     return CallerError(error.message) if error.status < 500 else ArmatureError(error.message)
+
+
+def _hints(request: GenerateRequest) -> Hints:
+    try:
+        return hints_of(request.hints)
+    except ValueError as error:
+        raise invalid("hints", str(error)) from None
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from armature.openai.errors import invalid, unsupported
+from armature.openai.extensions import hints_from, session_from
 from armature.openai.rules import (
     MAX_TOP_LOGPROBS,
     Ask,
@@ -26,8 +27,8 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 _TEMPLATE_OWN = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 
 
-def chat_ask(body: ChatBody) -> Ask:
-    """Check a chat request.
+def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
+    """Check a chat request. `session_header` names its conversation if the body does not.
 
     Raises:
         ApiError: 400 that names the field.
@@ -48,11 +49,13 @@ def chat_ask(body: ChatBody) -> Ask:
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
         stop=check_stop(body.stop),
         include_info=body.armature is not None and body.armature.include_info,
+        session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
+        hints=hints_from(body.armature, body.nvext),
     )
 
 
-def completion_ask(body: CompletionBody) -> Ask:
-    """Check a completion request.
+def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
+    """Check a completion request, as `chat_ask` does.
 
     Raises:
         ApiError: 400 that names the field.
@@ -73,6 +76,8 @@ def completion_ask(body: CompletionBody) -> Ask:
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
         stop=check_stop(body.stop),
         include_info=body.armature is not None and body.armature.include_info,
+        session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
+        hints=hints_from(body.armature, body.nvext),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from armature.openai.errors import ApiError, invalid, unsupported
 from armature.openai.schema import Body
+from armature.routing.hints import NO_HINTS, Hints
 from armature.v1.common_pb2 import SamplingParams
 
 MAX_STOP_STRINGS = 16
@@ -63,6 +64,9 @@ class Ask:
     """Output tokens; None: until the context is full."""
     stop: tuple[str, ...] = ()
     include_info: bool = False
+    session_id: str = ""
+    """Equal for requests of one conversation; empty: unknown."""
+    hints: Hints = NO_HINTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from armature.openai.errors import ApiError
+from armature.openai.extensions import ArmatureOptions, NvExt, unknown_key
 
 B = TypeVar("B", bound="Body")
 
@@ -34,12 +35,6 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class ArmatureOptions(msgspec.Struct):
-    """Our extension: `"armature": {"include_info": true}` asks how the request was served."""
-
-    include_info: bool = False
-
-
 class Body(msgspec.Struct, kw_only=True):
     """What chat and completions have in common."""
 
@@ -61,6 +56,8 @@ class Body(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     armature: ArmatureOptions | None = None
+    nvext: NvExt | None = None
+    prompt_cache_key: str | None = None
     n: int | None = None
 
     best_of: Any = None
@@ -125,6 +122,7 @@ class BodyDecoder:
 
 
 _PATH = re.compile(r" - at `(?:key in )?\$(.*?)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`")
 _MISSING = re.compile(r"^Object missing required field `(.*?)`")
 
 
@@ -137,6 +135,8 @@ def _type_error(message: str) -> ApiError:
     if missing := _MISSING.match(what):
         param = f"{where}.{missing.group(1)}" if where else missing.group(1)
         return ApiError(400, f"Missing required parameter: '{param}'", param=param, code="missing_required_parameter")
+    if unknown := _UNKNOWN.match(what):
+        return unknown_key(f"{where}.{unknown.group(1)}")
     what = what.replace("`", "")
     if not where:
         return ApiError(400, f"The body must be a JSON object with known types: {what}", code="invalid_type")

@@ -25,7 +25,7 @@ def hints_of(message: hints_pb2.Hints) -> Hints:
 
 def hints_message(hints: Hints) -> hints_pb2.Hints | None:
     """Hints to send; None if nothing was said."""
-    if hints == NO_HINTS:
+    if hints is NO_HINTS or hints == NO_HINTS:
         return None
     return hints_pb2.Hints(
         priority=hints.priority,

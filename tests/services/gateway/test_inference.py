@@ -10,6 +10,7 @@ import pytest
 
 from armature.runtime.server import RpcServer
 from armature.v1.common_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, SamplingParams
+from armature.v1.hints_pb2 import Hints
 from armature.v1.inference_pb2 import ChatMessage, ChatMessages, GenerateRequest, ListModelsRequest, TokenIds
 from armature.v1.inference_pb2_grpc import InferenceStub, add_InferenceServicer_to_server
 from armature.v1.worker_pb2 import WorkerError
@@ -22,8 +23,8 @@ CHAT = ChatMessages(messages=[ChatMessage(role="user", content="hello")])
 
 
 @asynccontextmanager
-async def inference(*workers: FakeWorker) -> AsyncIterator[Any]:
-    router = FakeRouter(list(workers))
+async def inference(*workers: FakeWorker, router: FakeRouter | None = None) -> AsyncIterator[Any]:
+    router = router or FakeRouter(list(workers))
     async with listening(*workers, router), running_core(workers, [router], QUICK) as (core, _):
         server = RpcServer("127.0.0.1")
         server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
@@ -60,6 +61,26 @@ async def test_log_probabilities_come_one_per_token() -> None:
     assert all(len(response.logprobs) == len(response.token_ids) for response in responses)
     assert [len(entry.tokens) for response in responses for entry in response.logprobs] == [3] * 5
     assert responses[-1].finish_reason == FINISH_REASON_LENGTH
+
+
+async def test_hints_reach_the_router_and_wrong_ones_are_refused_by_name() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker])
+    async with inference(worker, router=router) as stub:
+        right = GenerateRequest(model=MODEL, prompt="x", session_id="s", hints=Hints(priority=-2, cache_ttl_s=60))
+        async for _ in stub.Generate(right, timeout=10):
+            pass
+        for wrong, field in (
+            (GenerateRequest(model=MODEL, prompt="x", hints=Hints(priority=11)), "priority"),
+            (GenerateRequest(model=MODEL, prompt="x", hints=Hints(ttft_target_s=float("nan"))), "ttft_target_s"),
+            (GenerateRequest(model=MODEL, prompt="x", session_id="x" * 300), "session_id"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=field) as caught:
+                async for _ in stub.Generate(wrong, timeout=10):
+                    pass
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    (query,) = router.queries
+    assert (query.session_id, query.hints.priority, query.hints.cache_ttl_s) == ("s", -2, 60)
 
 
 async def test_a_move_is_told() -> None:

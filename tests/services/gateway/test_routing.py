@@ -8,8 +8,8 @@ from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import _RouterStream
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, ROLE_DECODE, ROLE_PREFILL
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
-from tests.services.gateway.fakes import FakeRouter, listen, listening, token_array
-from tests.services.gateway.harness import MODEL, TEXT, Gateway, make_worker, running_gateway
+from tests.services.gateway.fakes import FakeRouter, breaking_after, listen, listening, token_array
+from tests.services.gateway.harness import MODEL, TEXT, Gateway, answer, make_worker, running_gateway
 from tests.support.eventually import eventually
 
 
@@ -33,6 +33,34 @@ async def test_the_router_hears_of_the_prompt_the_first_token_and_the_end() -> N
     assert query.request_id == request.request_id
     assert [progress.kind for progress in router.progress] == [Progress.KIND_FIRST_TOKEN, Progress.KIND_FINISHED]
     assert {progress.request_id for progress in router.progress} == {query.request_id}
+
+
+async def test_the_router_hears_who_asks_and_what_is_hinted() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker])
+    async with running_gateway(worker, routers=[router]) as gateway:
+        hints = {"priority": 2, "ttft_target_s": 0.5}
+        assert await is_answered(gateway, armature={"hints": hints, "session_id": "s-1"})
+        headers = {"x-dynamo-session-id": "s-2"}
+        body = {"model": MODEL, "prompt": "x", "nvext": {"agent_hints": {"osl": 9}}}
+        assert (await gateway.client.post("/v1/completions", json=body, headers=headers)).status_code == 200
+    said, other = router.queries
+    assert (said.session_id, said.hints.priority, said.hints.ttft_target_s) == ("s-1", 2, 0.5)
+    assert (other.session_id, other.hints.expected_output_tokens) == ("s-2", 9)
+    assert {query.tenant for query in router.queries} == {""}
+
+
+async def test_the_router_hears_what_was_cached_and_what_was_made() -> None:
+    """Of a moved answer, each part for the placement that made it."""
+    workers = [make_worker("a", script=breaking_after(5)), make_worker("b")]
+    router = FakeRouter(workers)
+    async with running_gateway(*workers, routers=[router]) as gateway:
+        assert await is_answered(gateway)
+        await eventually(lambda: len(router.progress) == 4)
+    firsts = [progress for progress in router.progress if progress.kind == Progress.KIND_FIRST_TOKEN]
+    ends = [progress for progress in router.progress if progress.kind == Progress.KIND_FINISHED]
+    assert [progress.cached_tokens for progress in firsts] == [4, 4]
+    assert [progress.output_tokens for progress in ends] == [5, len(answer()) - 5]
 
 
 async def test_queries_of_one_moment_share_a_message_and_a_stream() -> None:

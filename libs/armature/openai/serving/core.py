@@ -123,6 +123,8 @@ class ServingCore:
             max_tokens=max_tokens,
             stop=ask.stop,
             include_info=ask.include_info,
+            session_id=ask.session_id,
+            hints=ask.hints,
             received_s=received_s,
             due_s=received_s + self.options.request_timeout_s,
             traceparent=traceparent,

@@ -65,7 +65,10 @@ class GenerateEndpoint:
                 check_headers(exchange.scope, options.max_body_bytes)
                 data = await exchange.read_body(options.max_body_bytes, options.body_timeout_s)
                 body = self._decoder.decode(data)
-                ask = chat_ask(body) if self._kind == "chat" else completion_ask(body)
+                session = header(exchange.scope, b"x-armature-session-id") or header(
+                    exchange.scope, b"x-dynamo-session-id"
+                )
+                ask = chat_ask(body, session) if self._kind == "chat" else completion_ask(body, session)
                 async with exchange:
                     job = await self._core.prepare(request_id, _with_header(ask, exchange), started_s, traceparent)
                     return await self._answer(exchange, body, job)

@@ -67,6 +67,8 @@ class Generation:
         self._excluded: list[str] = []
         self._failure: Exception | None = None
         self._cached_tokens: int | None = None
+        self._worker_cached_tokens = 0
+        """Of the prompt that the worker was sent, which has our own output in it after a move."""
         self._last_s = 0.0
         self._now_s = asyncio.get_running_loop().time
         self._assembler = Assembler(
@@ -89,13 +91,14 @@ class Generation:
                 attempt_id = self.job.request_id + (f"-{self.migrations}" if self.migrations else "")
                 assignment, ledger = await self._place(attempt_id)
                 call = self._open(attempt_id, assignment)
+                known = len(self._output)
                 try:
                     is_told = False
                     while True:
                         piece = self._accept(await call.read())
                         if piece.token_ids and not is_told:
                             is_told = True
-                            ledger.first_token(attempt_id)
+                            ledger.first_token(attempt_id, self._worker_cached_tokens)
                         if piece.token_ids or piece.finish_reason is not None:
                             yield piece
                         if piece.finish_reason is not None:
@@ -107,7 +110,7 @@ class Generation:
                     self._move_on(assignment.worker_id, str(failure))
                 finally:
                     call.close()
-                    ledger.finished(attempt_id)
+                    ledger.finished(attempt_id, len(self._output) - known)
             yield self._assembler.feed((), (), reason)
         except DeadlinePassedError as error:
             raise self._deadline(before_first_token=error.before_first_token) from None
@@ -149,6 +152,7 @@ class Generation:
         )
         self.info.decode_worker = assignment.worker_id
         self.info.reason = assignment.reason
+        self._worker_cached_tokens = 0
         return self._workers.open(assignment.worker_id, assignment.address, request, limits)
 
     def _move_on(self, worker_id: str, why: str) -> None:
@@ -206,6 +210,7 @@ class Generation:
 
     def _take_info(self, info: ServingInfo) -> None:
         ours = self.info
+        self._worker_cached_tokens = info.cached_tokens
         if self._cached_tokens is None:  # of the prompt; a later worker's would count our own output too
             self._cached_tokens = min(max(info.cached_tokens, info.prefill_cached_tokens), len(self.job.prompt))
         info.decode_worker = info.decode_worker or ours.decode_worker

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from armature.blocks.hashing import BlockDigest, pack_hashes
 from armature.openai.serving.catalog import ServedModel
+from armature.routing.hints import NO_HINTS, Hints
+from armature.runtime.hints import hints_message
 from armature.v1.common_pb2 import SamplingParams
 from armature.v1.router_pb2 import Query
 from armature.v1.worker_pb2 import DecodeRequest, PrefillTarget
@@ -28,6 +30,9 @@ class Job:
     received_s: float
     due_s: float
     traceparent: str
+    session_id: str = ""
+    hints: Hints = NO_HINTS
+    tenant: str = ""
     cache_namespace: str = ""
 
     @property
@@ -52,6 +57,9 @@ class Job:
             max_tokens=self.max_tokens - len(output),
             excluded_workers=excluded,
             traceparent=self.traceparent,
+            tenant=self.tenant,
+            session_id=self.session_id,
+            hints=hints_message(self.hints),
         )
 
     def decode_request(

@@ -49,8 +49,8 @@ class LocalRouter:
             placement.assigned.reason = f"no router could be asked; {placement.assigned.reason}"
         return placement
 
-    def first_token(self, request_id: str) -> None:
+    def first_token(self, request_id: str, cached_tokens: int) -> None:
         self._core.first_token("", request_id)
 
-    def finished(self, request_id: str) -> None:
+    def finished(self, request_id: str, output_tokens: int) -> None:
         self._core.finish("", request_id)

@@ -31,8 +31,8 @@ PROGRESS_PAUSE_S = 0.005
 class Ledger(Protocol):
     """Whoever placed a request and wants to know what becomes of it."""
 
-    def first_token(self, request_id: str) -> None: ...
-    def finished(self, request_id: str) -> None: ...
+    def first_token(self, request_id: str, cached_tokens: int) -> None: ...
+    def finished(self, request_id: str, output_tokens: int) -> None: ...
 
 
 class RouterClient:
@@ -134,11 +134,11 @@ class _RouterStream:
             self._abandon(query_id, query.request_id, answer)
             raise
 
-    def first_token(self, request_id: str) -> None:
-        self._tell(request_id, Progress.KIND_FIRST_TOKEN)
+    def first_token(self, request_id: str, cached_tokens: int) -> None:
+        self._tell(Progress(request_id=request_id, kind=Progress.KIND_FIRST_TOKEN, cached_tokens=cached_tokens))
 
-    def finished(self, request_id: str) -> None:
-        self._tell(request_id, Progress.KIND_FINISHED)
+    def finished(self, request_id: str, output_tokens: int) -> None:
+        self._tell(Progress(request_id=request_id, kind=Progress.KIND_FINISHED, output_tokens=output_tokens))
 
     async def run(self) -> None:
         reason = "the stream was stopped"
@@ -162,13 +162,13 @@ class _RouterStream:
         """Nobody waits for this answer any more; the placement that it may bring is to be given back."""
         if not answer.cancel() and not answer.cancelled():  # it came in the moment in which the request went
             if answer.exception() is None:
-                self.finished(request_id)
+                self.finished(request_id, 0)
         elif self._queries.pop(query_id, None) is not None:  # it was never sent: no answer will come
             self._answers.pop(query_id, None)
 
-    def _tell(self, request_id: str, kind: "Progress.Kind.ValueType") -> None:
+    def _tell(self, progress: Progress) -> None:
         if not self.has_ended:  # a new stream's router knows nothing of this request
-            self._progress.append(Progress(request_id=request_id, kind=kind))
+            self._progress.append(progress)
             if self._telling is None:
                 self._telling = asyncio.get_running_loop().call_later(PROGRESS_PAUSE_S, self._frames.wake)
 
@@ -189,4 +189,4 @@ class _RouterStream:
             if not answer.done():
                 answer.set_result(placement)
             elif placement.HasField("assigned"):
-                self.finished(request_id)
+                self.finished(request_id, 0)
