@@ -48,7 +48,7 @@ async def text_of(gateway: Gateway, **fields: Any) -> tuple[str, dict[str, Any]]
 
 async def test_a_worker_that_dies_after_any_number_of_tokens_costs_nothing() -> None:
     dying, healthy = make_worker("a"), make_worker("b")
-    async with running_gateway(dying, healthy) as gateway:
+    async with running_gateway(dying, healthy, options=ServingOptions()) as gateway:
         for tokens in range(len(answer())):
             dying.script = breaking_after(tokens)
             text, info = await text_of(gateway, seed=5)

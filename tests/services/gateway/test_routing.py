@@ -66,7 +66,7 @@ async def test_the_router_hears_what_was_cached_and_what_was_made() -> None:
 async def test_queries_of_one_moment_share_a_message_and_a_stream() -> None:
     worker = make_worker()
     router = FakeRouter([worker])
-    async with running_gateway(worker, routers=[router]) as gateway:
+    async with running_gateway(worker, routers=[router], options=ServingOptions()) as gateway:
         results = await asyncio.gather(*(is_answered(gateway) for _ in range(32)))
         await eventually(lambda: len(router.finished()) == 32)
     assert all(results)
