@@ -2,13 +2,17 @@
 
 import logging
 import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from armature.routing.history import History
 from armature.routing.router import RoutingCore
 from armature.runtime import service
 from armature.runtime.assumptions import Assumptions
 from armature.runtime.index_replica import Replica
+from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import WORKER_KINDS
+from armature.runtime.redis_client import RedisClient
 from armature.runtime.runtime import Runtime
 from armature.v1 import router_pb2_grpc
 from services.router.cell import Cell
@@ -33,9 +37,27 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
         log.warning("no copy of the index within %.1f s; placing by load alone until there is one", settings.warm_up_s)
     assumptions = Assumptions(cell.members, lambda: replica.followed, runtime.channels)
     runtime.tasks.create_task(assumptions.run(), name="assumptions")
-    servicer = RouterServicer(core, cell.members, history, assumptions.note)
-    runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
-    await runtime.serve()
+    async with _peers(runtime, core) as peers:
+        servicer = RouterServicer(core, cell.members, history, assumptions.note, peers)
+        runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
+        await runtime.serve()
+
+
+@asynccontextmanager
+async def _peers(runtime: Runtime[RouterSettings], core: RoutingCore) -> AsyncGenerator[Peers | None]:
+    """The other routers, if there is a Redis to tell each other through."""
+    settings = runtime.settings
+    if not settings.redis:
+        yield None
+        return
+    redis = RedisClient(settings.redis, timeout_s=settings.redis_timeout_s)
+    peers = Peers(core, redis, settings.namespace, runtime.member_id)
+    await runtime.view("router", on_change=peers.on_change)
+    runtime.tasks.create_task(peers.run(), name="other routers")
+    try:
+        yield peers
+    finally:
+        await redis.close()
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from armature.routing.decision import Placed, Rejected
 from armature.routing.history import History
 from armature.routing.router import RoutingCore
+from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import placement_of, query_of
 from armature.runtime.policies import load_policy, shipped_policies
 from armature.runtime.telemetry import is_tracing, span
@@ -37,12 +38,18 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
     """Decodes, lets the core decide, encodes. `members` has the record of every worker that the core knows."""
 
     def __init__(
-        self, core: RoutingCore, members: Mapping[str, Member], history: History, assume: Assume | None = None
+        self,
+        core: RoutingCore,
+        members: Mapping[str, Member],
+        history: History,
+        assume: Assume | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self._core = core
         self._members = members
         self._history = history
         self._assume = assume
+        self._peers = peers
         self._explainer = Explainer(history, {name: load_policy(name) for name in shipped_policies()})
         self._numbers = itertools.count(1)
         _in_flight.set_function(lambda: core.requests_in_flight)
@@ -61,7 +68,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                     yield router_pb2.RouteResponse(placements=[self._answer(owner, query) for query in request.queries])
         finally:
             _gateways.dec()
-            self._core.forget(owner)
+            for request_id in self._core.forget(owner):
+                self._tell_peers(owner, request_id, router_pb2.Progress.KIND_FINISHED)
 
     async def Explain(self, request: router_pb2.ExplainRequest, context: Any) -> router_pb2.ExplainResponse:
         return self._explainer.explain(request, time.monotonic())
@@ -69,9 +77,14 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
     def _note(self, owner: str, progress: router_pb2.Progress) -> None:
         if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
             self._core.first_token(owner, progress.request_id)
-            self._history.first_token(owner, progress.request_id, time.monotonic())
+            self._history.first_token(owner, progress.request_id, time.monotonic(), progress.cached_tokens)
         elif progress.kind == router_pb2.Progress.KIND_FINISHED:
             self._core.finish(owner, progress.request_id)
+        self._tell_peers(owner, progress.request_id, progress.kind)
+
+    def _tell_peers(self, owner: str, request_id: str, kind: "router_pb2.Progress.Kind.ValueType") -> None:
+        if self._peers is not None:
+            self._peers.progressed(owner, request_id, kind)
 
     def _answer(self, owner: str, query: router_pb2.Query) -> router_pb2.Placement:
         if not is_tracing():
@@ -91,6 +104,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
             if self._assume is not None:
                 for worker_id in filter(None, (outcome.chosen.decode_id, outcome.chosen.prefill_id)):
                     self._assume(worker_id, query.sequence_hashes)
+            if self._peers is not None:
+                self._peers.placed(outcome)
             (_remote if outcome.chosen.prefill_id else _local).inc()
             _prompt_tokens.inc(query.prompt_tokens)
             _overlap_tokens.inc(outcome.overlap_tokens)

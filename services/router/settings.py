@@ -5,11 +5,12 @@ from typing import Literal
 
 from armature.routing.policy import Disaggregation, Policy
 from armature.runtime.policies import DEFAULT_POLICY, load_policy
-from armature.runtime.settings import CommonSettings, option
+from armature.runtime.redis_client import RedisSettings
+from armature.runtime.settings import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterSettings(CommonSettings):
+class RouterSettings(RedisSettings):
     """Places requests on workers by a policy, which is data; the default one predicts what they cost, in seconds."""
 
     policy: str = option(

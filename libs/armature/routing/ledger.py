@@ -101,12 +101,12 @@ class Ledger:
         if opened.prefill is not None:
             opened.prefill.close(key, was_decoding=False, has_computed=False)
 
-    def forget(self, owner: str) -> int:
-        """End all requests of an owner; how many there were."""
+    def forget(self, owner: str) -> list[str]:
+        """End all requests of an owner; which they were."""
         keys = [key for key in self._entries if key[0] == owner]
         for key in keys:
             self.finish(key)
-        return len(keys)
+        return [request_id for _, request_id in keys]
 
     def _expire(self, now_s: float) -> None:
         while self._entries:

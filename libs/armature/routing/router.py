@@ -12,7 +12,7 @@ from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import Tier
 from armature.index.trust import Trust
 from armature.routing import columns as at
-from armature.routing.account import Account, Pace, Share, reference_s
+from armature.routing.account import Account, Key, Pace, Share, reference_s
 from armature.routing.active import ActiveBlocks
 from armature.routing.columns import Floats, Roster, roster_of
 from armature.routing.decision import Placed, Query, Rejected, RejectionCode
@@ -113,8 +113,8 @@ class RoutingCore:
         """A placed request has ended, whatever way. Unknown ones are ignored."""
         self._ledger.finish((owner, request_id))
 
-    def forget(self, owner: str) -> int:
-        """An owner is gone, and with it its requests; how many there were."""
+    def forget(self, owner: str) -> list[str]:
+        """An owner is gone, and with it its requests; which they were."""
         return self._ledger.forget(owner)
 
     # --- what is decided
@@ -152,18 +152,31 @@ class RoutingCore:
 
     def enter(self, judgement: Judgement) -> Placed:
         """Carry out what was judged: enter the request into the ledger until it is finished."""
-        query, now_s = judgement.snapshot.query, judgement.snapshot.now_s
-        chosen = judgement.chosen
-        decode = self._accounts[chosen.decode_id]
-        prefill = self._accounts[chosen.prefill_id] if chosen.prefill_id else None
-        self._ledger.open((query.owner, query.request_id), _entry(judgement), decode, prefill)
-        self._sessions.put(query.session_id, chosen.decode_id, now_s)
-        overlap = chosen.prefill_overlap_blocks if prefill else chosen.overlap_blocks
-        if self._expected is not None and overlap < len(query.hashes):
+        query, chosen = judgement.snapshot.query, judgement.chosen
+        entry = entry_of(judgement)
+        self._open((query.owner, query.request_id), entry, query.session_id)
+        block_size = self._accounts[chosen.decode_id].worker.block_size
+        return Placed(judgement, chosen, chosen.overlap_blocks * block_size)
+
+    def adopt(self, owner: str, request_id: str, entry: Entry, session_id: str = "") -> None:
+        """Another router has placed a request: count it as if it had been placed here.
+
+        It ends like any other. Ignored if it is on a worker that is unknown here.
+        """
+        if entry.worker_id in self._accounts and (not entry.prefill_id or entry.prefill_id in self._accounts):
+            self._open((owner, request_id), entry, session_id)
+
+    def _open(self, key: Key, entry: Entry, session_id: str) -> None:
+        decode = self._accounts[entry.worker_id]
+        prefill = self._accounts[entry.prefill_id] if entry.prefill_id else None
+        self._ledger.open(key, entry, decode, prefill)
+        now_s = entry.share.placed_s
+        self._sessions.put(session_id, entry.worker_id, now_s)
+        computes, share = prefill or decode, entry.prefill_share or entry.share
+        if self._expected is not None and share.tokens >= computes.worker.block_size:
             # Siblings that queue behind the prompt will find its blocks. A decode worker that only reads them has no
             # such queue: there they count when they have landed and events say so.
-            self._expected.add((prefill or decode).worker_id, query.hashes, now_s)
-        return Placed(judgement, chosen, chosen.overlap_blocks * decode.worker.block_size)
+            self._expected.add(computes.worker_id, entry.hashes, now_s)
 
     def refusal(self, snapshot: Snapshot) -> Rejected:
         """Why nobody can take a request, and when to try again."""
@@ -226,7 +239,7 @@ def _by_slot(depths: dict[str, int], roster: Roster) -> Floats:
     return by_slot
 
 
-def _entry(judgement: Judgement) -> Entry:
+def entry_of(judgement: Judgement) -> Entry:
     """What the chosen way takes of its workers."""
     snapshot, ways, way = judgement.snapshot, judgement.ways, judgement.pick.way
     query, roster = snapshot.query, snapshot.roster

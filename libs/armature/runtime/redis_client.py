@@ -121,6 +121,8 @@ class RedisClient:
         except RedisError as error:
             _failures.labels("refused").inc()
             raise RedisUnavailableError(f"Redis refuses: {_line(error)}") from error
+        finally:
+            _pass_on_cancellation()
         self._answered()
         return answer
 
@@ -139,6 +141,13 @@ class RedisClient:
         if not self.is_up:
             self.is_up = True
             log.info("Redis answers again")
+
+
+def _pass_on_cancellation() -> None:
+    """Be cancelled after all: redis-py swallows a cancellation that meets it while it connects."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _line(error: Exception) -> str:

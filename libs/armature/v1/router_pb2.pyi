@@ -517,3 +517,120 @@ class Counterfactual(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015
+
+@_typing.final
+class PeerNews(_message.Message):
+    """What routers of a cell tell each other through Redis, so that they balance like one: the entries of the stream
+    `armature:<namespace>:placements`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    router_id: _builtins.str
+    number: _builtins.int
+    """Counts a router's messages; a reader that misses one forgets what that router has placed."""
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]: ...
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___Progress]:
+        """Of reservations told before."""
+
+    def __init__(
+        self,
+        *,
+        router_id: _builtins.str = ...,
+        number: _builtins.int = ...,
+        reservations: _abc.Iterable[Global___Reservation] | None = ...,
+        progress: _abc.Iterable[Global___Progress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "progress", b"progress", "reservations", b"reservations", "router_id", b"router_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerNews: _TypeAlias = PeerNews  # noqa: Y015
+
+@_typing.final
+class Reservation(_message.Message):
+    """What a placed request takes of its workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Work(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PREFILL_S_FIELD_NUMBER: _builtins.int
+        TOKENS_FIELD_NUMBER: _builtins.int
+        CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+        BLOCKS_FIELD_NUMBER: _builtins.int
+        prefill_s: _builtins.float
+        tokens: _builtins.int
+        """Prompt tokens to compute, and those before them."""
+        cached_tokens: _builtins.int
+        blocks: _builtins.int
+        """KV blocks needed besides those that are there."""
+        def __init__(
+            self,
+            *,
+            prefill_s: _builtins.float = ...,
+            tokens: _builtins.int = ...,
+            cached_tokens: _builtins.int = ...,
+            blocks: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "cached_tokens", b"cached_tokens", "prefill_s", b"prefill_s", "tokens", b"tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    PREFILL_WORKER_ID_FIELD_NUMBER: _builtins.int
+    PREFILL_WORK_FIELD_NUMBER: _builtins.int
+    SEQUENCE_HASHES_FIELD_NUMBER: _builtins.int
+    UNCACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    HAS_TAIL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Unique for the router."""
+    session_id: _builtins.str
+    worker_id: _builtins.str
+    """That decodes."""
+    prefill_worker_id: _builtins.str
+    """Absent: the prompt is computed on the worker that decodes."""
+    sequence_hashes: _builtins.bytes
+    """As in Query: the worker that computes will hold these."""
+    uncached_tokens: _builtins.int
+    """Prompt tokens to be computed, wherever that is, and whether the last block is a part of one."""
+    has_tail: _builtins.bool
+    @_builtins.property
+    def work(self) -> Global___Reservation.Work: ...
+    @_builtins.property
+    def prefill_work(self) -> Global___Reservation.Work: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        work: Global___Reservation.Work | None = ...,
+        prefill_worker_id: _builtins.str = ...,
+        prefill_work: Global___Reservation.Work | None = ...,
+        sequence_hashes: _builtins.bytes = ...,
+        uncached_tokens: _builtins.int = ...,
+        has_tail: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefill_work", b"prefill_work", "work", b"work"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tail", b"has_tail", "prefill_work", b"prefill_work", "prefill_worker_id", b"prefill_worker_id", "request_id", b"request_id", "sequence_hashes", b"sequence_hashes", "session_id", b"session_id", "uncached_tokens", b"uncached_tokens", "work", b"work", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
