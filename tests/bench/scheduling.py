@@ -4,8 +4,8 @@ from time import perf_counter
 
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
+from armature.performance.fit import StepFit
 from armature.scheduling.limits import Limits
-from armature.scheduling.pace import Pace
 from armature.scheduling.plan import SampledToken
 from armature.scheduling.request import Request
 from armature.scheduling.scheduler import Scheduler
@@ -25,7 +25,7 @@ def run() -> dict[str, dict[str, float]]:
 def step_us(num_seqs: int) -> float:
     """Microseconds of one step of `num_seqs` running answers: plan, completion, output and load."""
     limits = Limits(max_num_seqs=num_seqs, max_num_batched_tokens=8192, context_length=100_000, vocab_size=32_000)
-    hasher, pace = BlockHasher(b"secret", BLOCK_SIZE), Pace()
+    hasher, fit = BlockHasher(b"secret", BLOCK_SIZE), StepFit()
     scheduler = Scheduler(limits, BlockPool(65_536), hasher)
     for number in range(num_seqs):
         scheduler.submit(Request(str(number), [number] * 100, 100, 100_000, hasher.root("model")))
@@ -35,7 +35,7 @@ def step_us(num_seqs: int) -> float:
         plan = scheduler.schedule()
         assert plan is not None
         scheduler.complete(plan, tokens[: sum(piece.samples for piece in plan.slices)])
-        scheduler.take(scheduler.load(pace))
+        scheduler.take(scheduler.load(fit))
         return plan.num_decodes
 
     while step() < num_seqs:

@@ -6,8 +6,8 @@ from random import Random
 from armature.blocks.events import KvEventKind
 from armature.blocks.hashing import BlockDigest, BlockHasher
 from armature.blocks.pool import BlockPool
+from armature.performance.fit import StepFit
 from armature.scheduling.limits import Limits
-from armature.scheduling.pace import Pace
 from armature.scheduling.request import FinishReason, Request, Reserved, Sampling, Staged, TokenOutput, Work
 from armature.scheduling.scheduler import Scheduler
 from tests.support.recording_runner import RecordingRunner, expected_answer, fingerprints
@@ -169,7 +169,7 @@ class World:
 
     def listen(self) -> None:
         """Take the news and check all of it."""
-        load = self.scheduler.load(Pace())
+        load = self.scheduler.load(StepFit())
         output = self.scheduler.take(load)
         for request_id in self.scheduler.take_left():
             self.runner.forget(request_id)
@@ -242,7 +242,7 @@ class World:
             if not is_busy and not self.scheduler.has_work:
                 break
         self.listen()
-        load = self.scheduler.load(Pace())
+        load = self.scheduler.load(StepFit())
         assert (load.running_seqs, load.waiting_seqs, load.waiting_prefill_tokens) == (0, 0, 0)
         assert (load.staged_blocks, load.quarantined_blocks) == (0, 0)
         assert load.free_blocks == load.total_blocks, "blocks leaked"

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,7 @@ async def _serve(setup: Setup) -> None:
         ready = {"address": running.address, "fingerprint": running.host.worker_info.kv_fingerprint.hex()}
         print(json.dumps(ready), flush=True)
         while await reader.readline():
-            load = running.load
-            report = {name: getattr(load, name) for name in type(load).__slots__}
+            report = asdict(running.load)
             print(json.dumps(report | {"stagings": len(running.host.stagings)}), flush=True)
 
 

@@ -20,8 +20,9 @@ from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.engines.engine import BlockMemory, EngineInfo
 from armature.engines.runner import Runner
+from armature.performance.fit import StepFit
+from armature.performance.shape import shape_of
 from armature.scheduling.limits import Limits
-from armature.scheduling.pace import Pace
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.request import EngineLoad, FinishReason, Request, StepOutput, TokenOutput
 from armature.scheduling.scheduler import Scheduler
@@ -54,7 +55,7 @@ class LocalEngine:
             max_waiting=max_waiting,
         )
         self._scheduler = Scheduler(limits, BlockPool(info.num_blocks), hasher)
-        self._pace = Pace()
+        self._fit = StepFit()
         self._failed_steps = 0
         self._free_since_s = 0.0
         """When the thread had last computed all that it had, or was woken."""
@@ -175,7 +176,7 @@ class LocalEngine:
             self._free_since_s = perf_counter()
         elapsed_s = self._free_since_s - started_s
         self._failed_steps = 0
-        self._pace.observe(num_decodes=plan.num_decodes, prefill_tokens=plan.prefill_tokens, elapsed_s=elapsed_s)
+        self._fit.observe(shape_of(plan), elapsed_s)
         self._scheduler.complete(plan, sampled)
 
     def _compute(self, plan: StepPlan) -> Sequence[SampledToken]:
@@ -186,7 +187,7 @@ class LocalEngine:
         return sampled
 
     def _post(self, *, even_if_silent: bool = True) -> None:
-        load = self._scheduler.load(self._pace, self._failed_steps)
+        load = self._scheduler.load(self._fit, self._failed_steps)
         output = self._scheduler.take(load)
         for request_id in self._scheduler.take_left():
             self._runner.forget(request_id)

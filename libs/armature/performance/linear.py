@@ -1,6 +1,7 @@
 """Step times as a sum of five products: what a worker measures of itself and tells on the wire."""
 
-from dataclasses import astuple, dataclass, fields
+import math
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
@@ -32,8 +33,9 @@ class LinearModel:
     """Each pair of a prompt token and a token before it."""
 
     def __post_init__(self) -> None:
-        for field, value in zip(fields(self), astuple(self), strict=True):
-            if not 0 <= value < float("inf"):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value < math.inf:
                 raise ValueError(f"{field.name} is {value}; it must be a finite number of at least 0")
 
     def step_s(self, shape: StepShape) -> float:

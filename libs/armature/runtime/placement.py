@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 from armature.index.packing import unpack_hashes
+from armature.performance.linear import LinearModel
 from armature.routing.decision import Placed, Query, Rejected, RejectionCode
 from armature.routing.worker import Load, Role, Speeds, Worker
 from armature.runtime.errors import CallerError, PeerError
 from armature.runtime.hints import hints_of
 from armature.v1 import router_pb2
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
-from armature.v1.worker_pb2 import LoadReport, PrefillTarget
+from armature.v1.worker_pb2 import LoadReport, PrefillTarget, StepCosts
 
 WORKER_KINDS = ("prefill-worker", "decode-worker")
 """Kinds of members that requests are placed on."""
@@ -57,6 +58,7 @@ def load_of(report: LoadReport) -> Load:
             waiting_prefill_tokens=report.waiting_prefill_tokens,
             free_blocks=report.free_blocks,
             speeds=Speeds(report.prefill_tokens_per_s, report.decode_step_s, report.transfer_bytes_per_s),
+            steps=_steps_of(report.step_costs) if report.HasField("step_costs") else None,
         )
     except ValueError as error:
         raise PeerError(f"the load report is of no use: {error}") from error
@@ -82,6 +84,11 @@ def query_of(query: router_pb2.Query, owner: str = "") -> Query:
         )
     except ValueError as error:
         raise CallerError(f"query {query.query_id}: {error}") from error
+
+
+def _steps_of(costs: StepCosts) -> LinearModel:
+    decode = costs.fixed_s, costs.decode_s, costs.context_token_s
+    return LinearModel(*decode, costs.prefill_token_s, costs.prefill_pair_s)
 
 
 def placement_of(query_id: int, outcome: Placed | Rejected, members: Mapping[str, Member]) -> router_pb2.Placement:

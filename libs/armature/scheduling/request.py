@@ -11,6 +11,7 @@ from typing import NamedTuple
 from armature.blocks.events import KvEvent as KvEvent
 from armature.blocks.events import KvEventKind as KvEventKind
 from armature.blocks.hashing import BlockDigest
+from armature.performance.linear import LinearModel
 
 
 class FinishReason(Enum):
@@ -141,6 +142,8 @@ class EngineLoad:
     staged_blocks: int = 0
     prefill_tokens_per_s: float = 0.0
     decode_step_s: float = 0.0
+    step_costs: LinearModel | None = None
+    """What steps take, fitted to those made; None until a prompt has been computed."""
     computed_prefill_tokens: int = 0
     """Since the start: prompt tokens, and tokens computed again after a preemption or a move."""
     preemptions: int = 0

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
+from armature.performance.fit import StepFit
 from armature.scheduling.job import Job, open_job
 from armature.scheduling.lifecycle import Event, State
 from armature.scheduling.limits import Limits, refusal
 from armature.scheduling.outbox import Outbox
-from armature.scheduling.pace import Pace
 from armature.scheduling.plan import SampledToken, Slice, StepPlan
 from armature.scheduling.queues import Queues
 from armature.scheduling.request import EngineLoad, FinishReason, Request, StepOutput, TokenOutput
@@ -198,7 +198,7 @@ class Scheduler:
         outbox.staged.clear()
         return output
 
-    def load(self, pace: Pace, failed_steps_in_a_row: int = 0) -> EngineLoad:
+    def load(self, fit: StepFit, failed_steps_in_a_row: int = 0) -> EngineLoad:
         """What there is to do."""
         return EngineLoad(
             running_seqs=self._queues.num_running,
@@ -209,8 +209,9 @@ class Scheduler:
             cached_blocks=self._pool.cached_blocks,
             quarantined_blocks=self._pool.quarantined_blocks,
             staged_blocks=self._staging.blocks,
-            prefill_tokens_per_s=pace.prefill_tokens_per_s,
-            decode_step_s=pace.decode_step_s,
+            prefill_tokens_per_s=fit.prefill_tokens_per_s,
+            decode_step_s=fit.decode_step_s,
+            step_costs=fit.model,
             computed_prefill_tokens=self._computed_prefill_tokens,
             preemptions=self._room.preemptions,
             failed_steps_in_a_row=failed_steps_in_a_row,

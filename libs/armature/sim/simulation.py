@@ -283,4 +283,5 @@ def _hashes(digests: Sequence[BlockDigest]) -> tuple[int, ...]:
 
 def _load_of(load: EngineLoad) -> Load:
     speeds = Speeds(load.prefill_tokens_per_s, load.decode_step_s)
-    return Load(load.running_seqs, load.waiting_seqs, load.waiting_prefill_tokens, load.free_blocks, speeds)
+    left = (load.running_seqs, load.waiting_seqs, load.waiting_prefill_tokens, load.free_blocks)
+    return Load(*left, speeds, load.step_costs)

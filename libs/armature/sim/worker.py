@@ -12,16 +12,13 @@ from dataclasses import dataclass, replace
 
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
+from armature.performance.fit import StepFit
 from armature.performance.shape import shape_of
-from armature.performance.step import PerformanceModel
+from armature.performance.step import PerformanceModel, StepShape
 from armature.scheduling.limits import Limits
-from armature.scheduling.pace import Pace
 from armature.scheduling.plan import SampledToken, Slice, StepPlan
 from armature.scheduling.request import Request, StepOutput
 from armature.scheduling.scheduler import Scheduler
-
-# The pace forgets: more equal steps than this in a row tell it nothing new.
-_STEPS_TOLD = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +48,15 @@ class _Stretch:
     plan: StepPlan
     started_s: float
     num_steps: int
-    context_tokens: int
+    shape: StepShape
+    """Of the first step."""
     ends_s: float
+
+    @property
+    def middle(self) -> StepShape:
+        """A step that takes what all take in the mean."""
+        shape = self.shape
+        return shape._replace(context_tokens=shape.context_tokens + shape.num_decodes * (self.num_steps - 1) // 2)
 
 
 class SimulatedWorker:
@@ -71,7 +75,7 @@ class SimulatedWorker:
         )
         self._scheduler = Scheduler(limits, self.pool, hasher)
         self._performance = performance
-        self._pace = Pace()
+        self._fit = StepFit()
         self._block_size = shape.block_size
         self._pool_tokens = shape.num_blocks * shape.block_size
         self._stretches = stretches
@@ -95,13 +99,12 @@ class SimulatedWorker:
         if plan is None:
             return None
         shape = shape_of(plan)
-        context = shape.context_tokens
         num_steps = self._num_equal_steps(plan)
         if num_steps > 1:
-            ends_s = now_s + self._performance.stretch_s(plan.num_decodes, context, num_steps)
+            ends_s = now_s + self._performance.stretch_s(shape.num_decodes, shape.context_tokens, num_steps)
         else:
             ends_s = now_s + self._performance.step_s(shape)
-        self._stretch = _Stretch(plan, now_s, num_steps, context, ends_s)
+        self._stretch = _Stretch(plan, now_s, num_steps, shape, ends_s)
         return ends_s
 
     def cut(self, now_s: float) -> float:
@@ -109,10 +112,10 @@ class SimulatedWorker:
         stretch = self._stretch
         assert stretch is not None, "nothing is being computed"
         if stretch.num_steps > 1:
-            model, num_decodes = self._performance, stretch.plan.num_decodes
+            model, shape = self._performance, stretch.shape
 
             def ends_s(num_steps: int) -> float:
-                return stretch.started_s + model.stretch_s(num_decodes, stretch.context_tokens, num_steps)
+                return stretch.started_s + model.stretch_s(shape.num_decodes, shape.context_tokens, num_steps)
 
             stretch.num_steps = 1 + bisect_left(range(1, stretch.num_steps), now_s, key=ends_s)
             stretch.ends_s = ends_s(stretch.num_steps)
@@ -125,10 +128,7 @@ class SimulatedWorker:
         self._stretch = None
         plan, num_steps = stretch.plan, stretch.num_steps
         elapsed_s = stretch.ends_s - stretch.started_s
-        for _ in range(min(num_steps, _STEPS_TOLD)):
-            self._pace.observe(
-                num_decodes=plan.num_decodes, prefill_tokens=plan.prefill_tokens, elapsed_s=elapsed_s / num_steps
-            )
+        self._fit.observe(stretch.middle, elapsed_s / num_steps, num_steps)
         self.busy_s += elapsed_s
         self.steps += num_steps
         if num_steps > 1:
@@ -138,7 +138,7 @@ class SimulatedWorker:
 
     def take(self) -> StepOutput:
         """What is known without a step: refusals."""
-        load = self._scheduler.load(self._pace)
+        load = self._scheduler.load(self._fit)
         self._preemptions = load.preemptions
         self._scheduler.take_left()
         return self._scheduler.take(load)
@@ -156,7 +156,7 @@ class SimulatedWorker:
         if not self._stretches or plan.prefill_tokens or len(plan.slices) != plan.num_decodes:
             return 1
         # Whom a preemption made room for may be let in by the next step.
-        if self._scheduler.load(self._pace).preemptions != self._preemptions:
+        if self._scheduler.load(self._fit).preemptions != self._preemptions:
             return 1
         block_size, most = self._block_size, 1 << 31
         for piece in plan.slices:

@@ -722,6 +722,7 @@ class LoadReport(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DECODE_STEP_S_FIELD_NUMBER: _builtins.int
     TRANSFER_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    STEP_COSTS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     running_seqs: _builtins.int
     waiting_seqs: _builtins.int
@@ -735,6 +736,10 @@ class LoadReport(_message.Message):
     decode_step_s: _builtins.float
     transfer_bytes_per_s: _builtins.float
     """Measured when blocks were last read from another worker; 0 until measured."""
+    @_builtins.property
+    def step_costs(self) -> Global___StepCosts:
+        """What a step takes, as a live fit; absent until a prompt has been measured."""
+
     def __init__(
         self,
         *,
@@ -747,11 +752,50 @@ class LoadReport(_message.Message):
         prefill_tokens_per_s: _builtins.float = ...,
         decode_step_s: _builtins.float = ...,
         transfer_bytes_per_s: _builtins.float = ...,
+        step_costs: Global___StepCosts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_step_s", b"decode_step_s", "epoch", b"epoch", "free_blocks", b"free_blocks", "prefill_tokens_per_s", b"prefill_tokens_per_s", "running_seqs", b"running_seqs", "total_blocks", b"total_blocks", "transfer_bytes_per_s", b"transfer_bytes_per_s", "waiting_prefill_tokens", b"waiting_prefill_tokens", "waiting_seqs", b"waiting_seqs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_step_s", b"decode_step_s", "epoch", b"epoch", "free_blocks", b"free_blocks", "prefill_tokens_per_s", b"prefill_tokens_per_s", "running_seqs", b"running_seqs", "step_costs", b"step_costs", "total_blocks", b"total_blocks", "transfer_bytes_per_s", b"transfer_bytes_per_s", "waiting_prefill_tokens", b"waiting_prefill_tokens", "waiting_seqs", b"waiting_seqs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadReport: _TypeAlias = LoadReport  # noqa: Y015
+
+@_typing.final
+class StepCosts(_message.Message):
+    """A step takes the sum of these, each times what there is of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIXED_S_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKEN_S_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKEN_S_FIELD_NUMBER: _builtins.int
+    PREFILL_PAIR_S_FIELD_NUMBER: _builtins.int
+    fixed_s: _builtins.float
+    """Every step."""
+    decode_s: _builtins.float
+    """Each answer that grows by a token."""
+    context_token_s: _builtins.float
+    """Each token that a growing answer attends to."""
+    prefill_token_s: _builtins.float
+    """Each prompt token."""
+    prefill_pair_s: _builtins.float
+    """Each pair of a prompt token and a token before it."""
+    def __init__(
+        self,
+        *,
+        fixed_s: _builtins.float = ...,
+        decode_s: _builtins.float = ...,
+        context_token_s: _builtins.float = ...,
+        prefill_token_s: _builtins.float = ...,
+        prefill_pair_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_s", b"context_token_s", "decode_s", b"decode_s", "fixed_s", b"fixed_s", "prefill_pair_s", b"prefill_pair_s", "prefill_token_s", b"prefill_token_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepCosts: _TypeAlias = StepCosts  # noqa: Y015

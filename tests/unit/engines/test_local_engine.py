@@ -246,13 +246,14 @@ async def test_event_numbers_have_no_gaps():
         assert len(numbers) > 30
 
 
-async def test_the_pace_is_measured():
+async def test_steps_are_measured():
     async with engine_of(SimulatedRunner(MODEL)) as (engine, listener):
         engine.submit(request(1, prompt_tokens=100))
         await listener.end_of(request(1))
         load = listener.outputs[-1].load
         assert load.prefill_tokens_per_s > 0
         assert load.decode_step_s > 0
+        assert load.step_costs is not None
 
 
 def test_a_hasher_of_another_block_size_is_refused():

@@ -1,6 +1,6 @@
 """Prompts computed for another worker: announced as they grow, held until released."""
 
-from armature.scheduling.pace import Pace
+from armature.performance.fit import StepFit
 from armature.scheduling.request import EngineLoad, Request, Sampling, StepOutput, Work
 from tests.support.scheduler_world import Client, World
 
@@ -22,7 +22,7 @@ def prefill(world: World, prompt: list[int] = PROMPT, first_block: int = 0) -> C
 
 
 def load(world: World) -> EngineLoad:
-    return world.scheduler.load(Pace())
+    return world.scheduler.load(StepFit())
 
 
 def announced(world: World) -> list[tuple[int, int, bool]]:

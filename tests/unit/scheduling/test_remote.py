@@ -1,7 +1,7 @@
 """Prompts whose blocks another worker computes: reserved, landed, ended; and what happens when they never come."""
 
+from armature.performance.fit import StepFit
 from armature.scheduling.lifecycle import State
-from armature.scheduling.pace import Pace
 from armature.scheduling.request import EngineLoad, FinishReason, Request, Sampling
 from tests.support.scheduler_world import Client, World
 
@@ -20,7 +20,7 @@ def submit(world: World, prompt: list[int], *, remote: bool = True, max_tokens: 
 
 
 def load(world: World) -> EngineLoad:
-    return world.scheduler.load(Pace())
+    return world.scheduler.load(StepFit())
 
 
 def test_room_is_reserved_and_nothing_is_computed_until_the_blocks_are_there():

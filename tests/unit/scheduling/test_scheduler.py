@@ -2,7 +2,7 @@
 
 import pytest
 
-from armature.scheduling.pace import Pace
+from armature.performance.fit import StepFit
 from armature.scheduling.request import EngineLoad, FinishReason, Request, Sampling
 from tests.support.scheduler_world import EOS, VOCAB_SIZE, Client, World
 
@@ -19,7 +19,7 @@ def generate(world: World, prompt: list[int], max_tokens: int = 4, sampling: Sam
 
 
 def load(world: World) -> EngineLoad:
-    return world.scheduler.load(Pace())
+    return world.scheduler.load(StepFit())
 
 
 def planned(world: World) -> list[tuple[str, int, int]]:
@@ -98,7 +98,7 @@ def test_who_came_last_is_preempted_and_nothing_is_told_twice():
     first = generate(w, [1] * 8, max_tokens=14)
     second = generate(w, [2] * 8, max_tokens=14)
     w.settle()
-    assert w.scheduler.load(Pace()).preemptions > 0
+    assert w.scheduler.load(StepFit()).preemptions > 0
     assert first.end is not None and second.end is not None
     assert len(first.tokens) == len(second.tokens) == 14
     ends = [token.request_id for output in w.log for token in output.tokens if token.finish_reason]

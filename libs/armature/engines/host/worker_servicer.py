@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
 
 from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest, pack_hashes
@@ -110,6 +111,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             prefill_tokens_per_s=load.prefill_tokens_per_s,
             decode_step_s=load.decode_step_s,
             transfer_bytes_per_s=transfer_bytes_per_s,
+            step_costs=None if load.step_costs is None else worker.StepCosts(**asdict(load.step_costs)),
         )
 
 
