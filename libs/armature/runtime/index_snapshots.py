@@ -16,7 +16,7 @@ from prometheus_client import Counter
 from armature.index.snapshot import Head, PartHead, SnapshotError, decode_head, decode_part, encode_head, parts_of
 from armature.index.tiers import Tier
 from armature.index.tracker import Position
-from armature.runtime.redis_client import RedisClient, RedisUnavailableError
+from armature.runtime.redis_client import Command, RedisClient, RedisUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +56,20 @@ class SnapshotStore:
     async def save(self, worker_id: str, position: Position, blocks: "Mapping[Tier, array[int]]") -> bool:
         """Write a worker's entry; whether that worked."""
         key, draft = self._key(worker_id), f"{self._key(worker_id)}:{self._writer_id}"
-        call, heads, size_bytes = self._redis.call_all, list[PartHead](), 0
+        expire: Command = ("PEXPIRE", draft, self._ttl_ms)
+        commands: list[Command] = [("DEL", draft)]
+        heads, size_bytes = list[PartHead](), 0
         try:
-            await call([("DEL", draft)])
             for number, (head, part) in enumerate(parts_of(blocks, PART_BLOCKS)):
-                await call([("HSET", draft, str(number), part), ("PEXPIRE", draft, self._ttl_ms)])
+                if number:  # one part a message
+                    await self._redis.call_all(commands)
+                    commands = []
+                commands += [("HSET", draft, str(number), part), expire]
                 heads.append(head)
                 size_bytes += len(part)
             whole = encode_head(Head(worker_id, position, tuple(heads)))
             # What expires is renamed with its time to live.
-            await call([("HSET", draft, "head", whole), ("PEXPIRE", draft, self._ttl_ms), ("RENAME", draft, key)])
+            await self._redis.call_all([*commands, ("HSET", draft, "head", whole), expire, ("RENAME", draft, key)])
         except RedisUnavailableError:
             _saved.labels("failed").inc()
             return False
@@ -95,13 +99,18 @@ class SnapshotStore:
 
     async def _load(self, worker_id: str, epoch: int) -> Restored | None:
         key = self._key(worker_id)
-        found: bytes | None = await self._redis.call("HGET", key, "head")
-        if found is None:
+        whole: bytes | None
+        found: bytes | None
+        # Most have one part.
+        whole, found = await self._redis.call("HMGET", key, "head", "0")
+        if whole is None:
             return None
-        head = decode_head(found, worker_id, epoch)
+        head = decode_head(whole, worker_id, epoch)
         blocks: list[tuple[Tier, list[int]]] = []
         for number, part in enumerate(head.parts):
-            blocks.append((part.tier, decode_part(part, await self._redis.call("HGET", key, str(number)))))
+            if number:
+                found = await self._redis.call("HGET", key, str(number))
+            blocks.append((part.tier, decode_part(part, found)))
         return Restored(head.position, blocks)
 
     def _key(self, worker_id: str) -> str:
