@@ -76,7 +76,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     def _note(self, owner: str, progress: router_pb2.Progress) -> None:
         if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
-            self._core.first_token(owner, progress.request_id)
+            self._core.first_token(owner, progress.request_id, progress.cached_tokens)
             self._history.first_token(owner, progress.request_id, time.monotonic(), progress.cached_tokens)
         elif progress.kind == router_pb2.Progress.KIND_FINISHED:
             self._core.finish(owner, progress.request_id)

@@ -47,7 +47,7 @@ def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
     gateway = _service(options, around, "gateway", http_host=options.host, http_port=str(options.http_port))
     control = (
         _service(options, around, "kv-index", redis=around.redis),
-        _service(options, around, "router", policy=_policy(options)),
+        _service(options, around, "router", policy=_policy(options), redis=around.redis),
     )
     return CellPlan((control, tuple(_workers(options, around)), (gateway,)))
 

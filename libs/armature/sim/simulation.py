@@ -250,7 +250,7 @@ class Simulation:
                 outcome.error = told.error
             elif outcome.first_token_s < 0:
                 outcome.first_token_s, outcome.cached_tokens = now_s, told.cached_tokens
-                router.first_token("", told.request_id)
+                router.first_token("", told.request_id, told.cached_tokens)
             if told.finish_reason is not None:
                 outcome.finish_s = now_s
                 outcome.output_tokens = told.output_index + len(told.token_ids)

@@ -50,7 +50,7 @@ class LocalRouter:
         return placement
 
     def first_token(self, request_id: str, cached_tokens: int) -> None:
-        self._core.first_token("", request_id)
+        self._core.first_token("", request_id, cached_tokens)
 
     def finished(self, request_id: str, output_tokens: int) -> None:
         self._core.finish("", request_id)
