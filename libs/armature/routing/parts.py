@@ -70,6 +70,8 @@ def _check_type(value: Any, wanted: Any, where: str) -> None:
         allowed = typing.get_args(wanted)
         if value not in allowed:
             raise PolicyError(f"{where} is {value!r}; it must be one of {', '.join(map(str, allowed))}")
+    elif wanted is bool and not isinstance(value, bool):
+        raise PolicyError(f"{where} is {value!r}; it must be true or false")
     elif wanted is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise PolicyError(f"{where} is {value!r}; it must be a number")
     elif wanted is int and (isinstance(value, bool) or not isinstance(value, int)):

@@ -13,6 +13,9 @@ from armature.routing.filters import FILTERS, Filter
 from armature.routing.forecast import Forecast
 from armature.routing.parts import PolicyError, part_of, parts_of
 from armature.routing.pickers import PICKERS, Lowest, Picker
+from armature.routing.queueing.gates import GATES
+from armature.routing.queueing.orders import ORDERS
+from armature.routing.queueing.settings import QueuePolicy
 from armature.routing.scorers import SCORERS, ActiveBlocks, Scorer
 from armature.routing.worker import Speeds
 
@@ -64,6 +67,7 @@ class Policy:
     """`joint`: the decode worker and the prefill worker that are cheapest together. `own`: first a prefill worker by
     this policy, if there is any, then a decode worker by this policy: for costs that don't add up over both."""
     disaggregation: Disaggregation = Disaggregation.AUTO
+    queue: QueuePolicy = field(default_factory=QueuePolicy)
     forecast: Forecast = field(default_factory=Forecast)
     assume: Assumed = field(default_factory=Assumed)
     expected_ttl_s: float = 10.0
@@ -90,7 +94,8 @@ class Policy:
 
 
 _KEYS = (
-    "filters", "scorers", "picker", "prefiller", "disaggregation", "forecast", "assume", "expected_ttl_s", "settle_s",
+    "filters", "scorers", "picker", "prefiller", "disaggregation", "queue", "forecast", "assume", "expected_ttl_s",
+    "settle_s",
 )  # fmt: skip
 
 
@@ -105,7 +110,8 @@ def policy_of(given: Mapping[str, Any], name: str = "policy") -> Policy:
     try:
         values["filters"] = parts_of(FILTERS, values.get("filters"), "filters")
         values["scorers"] = parts_of(SCORERS, values.get("scorers"), "scorers")
-        values["picker"] = _picker(values.get("picker", "lowest"))
+        values["picker"] = _one_of(PICKERS, values.get("picker", "lowest"), "picker")
+        values["queue"] = _queue(values.get("queue"))
         values["forecast"] = part_of(Forecast, values.get("forecast"), "forecast")
         values["assume"] = part_of(Assumed, values.get("assume"), "assume")
         mode = values.get("disaggregation", "auto")
@@ -118,10 +124,18 @@ def policy_of(given: Mapping[str, Any], name: str = "policy") -> Policy:
         raise PolicyError(f"policy {name}: {error}") from error
 
 
-def _picker(given: Any) -> Picker:
-    parts = parts_of(PICKERS, [given], "picker")
-    if len(parts) != 1:
-        raise PolicyError(f"picker: one is wanted, not {len(parts)}")
+def _queue(given: Any) -> QueuePolicy:
+    if not isinstance(given, Mapping):
+        return part_of(QueuePolicy, given, "queue")
+    values = dict(given)
+    for name, kinds in (("order", ORDERS), ("gate", GATES)):
+        if name in values:
+            values[name] = _one_of(kinds, values[name], f"queue: {name}")
+    return part_of(QueuePolicy, values, "queue")
+
+
+def _one_of(kinds: Mapping[str, type[Any]], given: Any, where: str) -> Any:
+    parts = parts_of(kinds, [given], where)
     return next(iter(parts.values()))
 
 
@@ -137,17 +151,28 @@ def with_option(given: Mapping[str, Any], path: str, value: Any) -> dict[str, An
     if not option:
         changed[path] = value
         return changed
-    if part in ("forecast", "assume"):
+    if part in ("forecast", "assume", "queue"):
         changed[part] = {**(changed.get(part) or {}), option: value}
         return changed
     for section in ("filters", "scorers", "picker"):
-        items = changed.get(section)
-        listed: list[Any] = items if isinstance(items, list) else [items]
-        for position, item in enumerate(listed):
-            name = item if isinstance(item, str) else next(iter(item or {}), "")
-            if name == part:
-                options = (item[name] or {}) if isinstance(item, dict) else {}
-                listed = [*listed[:position], {name: {**options, option: value}}, *listed[position + 1 :]]
-                changed[section] = listed if isinstance(items, list) else listed[0]
-                return changed
+        if (items := _with_part(changed.get(section), part, option, value)) is not None:
+            changed[section] = items
+            return changed
+    queue = dict(changed.get("queue") or {})
+    for section in ("order", "gate"):
+        if (items := _with_part(queue.get(section), part, option, value)) is not None:
+            changed["queue"] = {**queue, section: items}
+            return changed
     raise PolicyError(f"{path}: the policy has no part {part!r}")
+
+
+def _with_part(items: Any, part: str, option: str, value: Any) -> Any:
+    """A list of parts, or a single one, with an option of one of them changed; None: it is not there."""
+    listed: list[Any] = items if isinstance(items, list) else [items]
+    for position, item in enumerate(listed):
+        name = item if isinstance(item, str) else next(iter(item or {}), "")
+        if name == part:
+            options = (item[name] or {}) if isinstance(item, dict) else {}
+            listed = [*listed[:position], {name: {**options, option: value}}, *listed[position + 1 :]]
+            return listed if isinstance(items, list) else listed[0]
+    return None

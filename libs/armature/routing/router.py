@@ -67,6 +67,11 @@ class RoutingCore:
     def workers(self) -> list[Worker]:
         return [account.worker for account in self._accounts.values()]
 
+    def state(self, model: str) -> Floats | None:
+        """The live table of a model's workers, as `columns.py` has it; None: there are none. For reading at once."""
+        pool = self._pools.get(model)
+        return pool.state if pool else None
+
     # --- what is heard
 
     def put_worker(self, worker: Worker) -> None:

@@ -2,10 +2,12 @@
 
 Events are arrivals (and refused clients that come again), the ends of steps, and cache events that reach the router.
 Two at the same instant happen in the order in which they were scheduled, so a run depends on its inputs only.
-A client that the router refuses for overload comes again when it was told to; its wait counts.
+A client that the router refuses for overload comes again when it was told to; its wait counts, as that in the router's
+queue does.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +16,9 @@ from armature.blocks.hashing import BlockDigest, pack_hashes
 from armature.index.packing import unpack_hashes
 from armature.index.prefix_index import PrefixIndex
 from armature.performance.step import PerformanceModel
-from armature.routing.decision import Query, Rejected, RejectionCode
+from armature.routing.decision import Placed, Query, Rejected, RejectionCode
+from armature.routing.queueing.dispatcher import Dispatcher
+from armature.routing.queueing.outcome import Outcome as Decided
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Role, Speeds, Worker
 from armature.scheduling.request import EngineLoad, FinishReason, Request, Sampling, StepOutput
@@ -135,6 +139,9 @@ class Simulation:
         self._trace = trace
         self._cell = cell
         self._router = router
+        self._dispatcher = Dispatcher(router)
+        self._drains_s = math.inf
+        """When those that wait are looked after next."""
         self._hasher = ContentHasher(trace.block_size)
         self._root = self._hasher.root(cell.model)
         self._clock = _Clock()
@@ -182,7 +189,7 @@ class Simulation:
 
         def do(now_s: float) -> None:
             self._arrive(position + 1)
-            self._place(position, self._query(position), now_s)
+            self._submit(position, self._query(position), now_s)
 
         self._clock.at(self._trace.requests[position].arrival_s, do)
 
@@ -191,19 +198,42 @@ class Simulation:
         hashes = _hashes(self._hasher.extend(self._root, tokens))
         return Query(str(position), self._cell.model, len(tokens), hashes)
 
-    def _place(self, position: int, query: Query, now_s: float) -> None:
-        answer = self._router.place(query, now_s)
+    def _submit(self, position: int, query: Query, now_s: float) -> None:
+        for one in self._dispatcher.submit(query, now_s):
+            self._settle(one, now_s)
+        self._expect_drain(self._dispatcher.next_wake_s(now_s))
+
+    def _expect_drain(self, when_s: float | None) -> None:
+        """Look after those that wait then, unless that happens earlier anyway."""
+        if when_s is not None and when_s < self._drains_s:
+            self._drains_s = when_s
+            self._clock.at(when_s, self._drain)
+
+    def _drain(self, now_s: float) -> None:
+        if now_s != self._drains_s:
+            return
+        self._drains_s = math.inf
+        for one in self._dispatcher.drain(now_s):
+            self._settle(one, now_s)
+        self._expect_drain(self._dispatcher.next_wake_s(now_s))
+
+    def _settle(self, decided: Decided, now_s: float) -> None:
+        query, answer = decided.query, decided.answer
+        position = int(query.request_id)
         outcome = self.outcomes[position]
         if isinstance(answer, Rejected):
             if answer.code is RejectionCode.OVERLOADED:
                 outcome.refusals += 1
-                self._clock.at(
-                    now_s + max(answer.retry_after_s, 0.001), lambda at_s: self._place(position, query, at_s)
-                )
+                again_s = now_s + max(answer.retry_after_s, 0.001)
+                self._clock.at(again_s, lambda at_s: self._submit(position, query, at_s))
             else:
                 outcome.error, outcome.finish_s = answer.reason, now_s
                 self._ended += 1
-            return
+        elif isinstance(answer, Placed):
+            self._start(position, answer, now_s)
+
+    def _start(self, position: int, answer: Placed, now_s: float) -> None:
+        outcome = self.outcomes[position]
         outcome.worker_id = answer.chosen.decode_id
         site = self._sites[outcome.worker_id]
         site.requests += 1
@@ -259,6 +289,8 @@ class Simulation:
         if output.kv_events:
             self._tell(router.index, site.worker_id, output.kv_events, now_s)
         router.report(site.worker_id, _load_of(output.load), now_s)
+        if len(self._dispatcher):
+            self._expect_drain(now_s)
 
     def _tell(self, index: PrefixIndex, worker_id: str, events: Sequence[KvEvent], now_s: float) -> None:
         if not self._cell.event_lag_s:

@@ -58,7 +58,7 @@ def test_compare_prints_a_row_for_each_policy(capsys: pytest.CaptureFixture[str]
 def test_an_unknown_policy_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     told = failure(capsys, "compare", SLICE, "--policies", "round_robin,fastest")
     assert "'fastest'" in told
-    assert "seconds, dynamo, least_loaded, power_of_two, random, round_robin" in told
+    assert "seconds, dynamo, dynamo_wspt, least_loaded, power_of_two, random, round_robin" in told
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Requests that can't be placed now: who waits, in which order, and who is sent away."""
