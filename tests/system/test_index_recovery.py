@@ -135,6 +135,17 @@ async def lose_and_recover(cell: Cell, load: Load) -> None:
     assert predicted > 0.7 * FAMILIES * PREFIX_TOKENS
     assert cached > 0.9 * predicted
 
+    async def is_checked() -> bool:
+        return (await samples(router))["armature_router_checked_requests_total"] >= FAMILIES
+
+    await eventually(is_checked)
+    found = await samples(router)
+    assert found["armature_router_actual_cached_tokens_total"] >= cached
+    assert found["armature_router_prediction_error_tokens_total{missing}"] < 0.1 * predicted
+    believed = [value for name, value in found.items() if name.startswith("armature_router_trust{")]
+    assert len(believed) == WORKERS
+    assert min(believed) > 0.8
+
 
 async def is_alone(router: Service, blocks: float) -> bool:
     found = await samples(router)
