@@ -4,6 +4,7 @@ import asyncio
 
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer
+from armature.openai.serving.request_log import open_request_log
 from armature.openai.serving.rest import make_rest_app
 from armature.runtime import service
 from armature.runtime.addresses import join_host_port
@@ -26,6 +27,10 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         options=settings.serving,
         tokenizers=settings.tokenizers,
     )
+    if settings.request_log is not None:
+        requests = open_request_log(settings.request_log, settings.request_log_max_bytes)
+        core.on_end.append(requests.ended)
+        runtime.tasks.create_task(requests.run(), name="request log")
     await runtime.view("decode-worker", "prefill-worker", "router", on_change=core.member_changed)
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
     http = HttpServer(make_rest_app(core, runtime.tasks), settings.http_host, settings.http_port)

@@ -28,12 +28,17 @@ class GatewaySettings(CommonSettings):
     migration_limit: int = option(3, help="how often a request may move to another worker; 0: never")
     max_buffered_tokens: int = option(4096, help="tokens that may wait for a slow client before it is given up")
     model_memory_s: float = option(300.0, help="how long a model whose workers are gone is 503 instead of 404")
+    request_log: Path | None = option(None, help="write a JSON line for every request, for `armature simulate`")
+    request_log_max_bytes: int = option(256 * 1024 * 1024, help="size at which the log starts anew; twice that is kept")
+    max_speculative_prefills: int = option(8, help="next turns prefilled ahead at once; 0 ignores that hint")
     inline_characters: int = option(8192, help="longer prompts are tokenized on a thread; lower it if the loop lags")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.http_port <= 65535:
             raise ValueError("http_port must be a port number")
+        if self.request_log_max_bytes < 1:
+            raise ValueError("request_log_max_bytes must be above 0")
         for entry in self.tokenizer:
             model, equals, directory = entry.partition("=")
             if not (model and equals and directory):

@@ -60,6 +60,24 @@ class ModelTokenizer:
             raise no_chat_template(model)
         return self._template.render(prompt.messages, prompt.variables)
 
+    def next_turn(self, prompt: ChatPrompt, answer: str) -> Sequence[int]:
+        """With which token ids the prompt of the next turn begins: what two different next turns have in common.
+
+        So it is the template that says what the next turn keeps of this one.
+
+        Raises:
+            ApiError: there is no chat template, or it refuses such messages.
+        """
+        if self._template is None:
+            raise no_chat_template("")
+        turns: list[Sequence[int]] = []
+        for question in ("0", "1"):
+            added = [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
+            text = self._template.render([*prompt.messages, *added], prompt.variables)
+            turns.append(self._pieces.encode(text))
+        shared = zip(*turns, strict=False)
+        return turns[0][: sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], shared))]
+
     def encode(self, prompt: Prompt, text: str) -> Sequence[int]:
         """Token ids of `text`, which is `prompt` rendered. Chat templates write the special tokens themselves."""
         if isinstance(prompt, ChatPrompt):

@@ -1,6 +1,7 @@
 """The gateway as a process: settings, readiness, membership from etcd, drain."""
 
 import asyncio
+import json
 import secrets
 import signal
 import socket
@@ -80,10 +81,10 @@ async def test_a_gateway_serves_what_joins_and_drains_when_told_to_stop(
 async def test_both_surfaces_give_the_same_answer_and_metrics_are_in_both_places(
     etcd: EtcdClient, etcd_address: str, tmp_path: Path
 ) -> None:
-    worker = make_worker("worker-b", card=card(path="/not/here"))
+    worker, log = make_worker("worker-b", card=card(path="/not/here")), str(tmp_path / "requests.jsonl")
     async with (
         listening(worker),
-        gateway(etcd_address, tmp_path, "--tokenizer", f"{MODEL}={model_directory()}") as child,
+        gateway(etcd_address, tmp_path, "--tokenizer", f"{MODEL}={model_directory()}", "--request-log", log) as child,
         httpx.AsyncClient(base_url=f"http://{child.address('http')}", timeout=15) as client,
         grpc.aio.insecure_channel(child.address()) as channel,
     ):
@@ -104,6 +105,10 @@ async def test_both_surfaces_give_the_same_answer_and_metrics_are_in_both_places
             scraped = (await client.get(f"http://{address}/metrics")).text
             assert f"armature_gateway_output_tokens_total {3.0 * len(answer())}" in scraped
         await leave(etcd, worker)
+        child.signal(signal.SIGTERM)
+        assert await child.exit_status() == 0
+    logged = [json.loads(line) for line in Path(log).read_text().splitlines()]
+    assert [line["output_length"] for line in logged] == [len(answer())] * 3
 
 
 @pytest.mark.parametrize(
@@ -113,6 +118,7 @@ async def test_both_surfaces_give_the_same_answer_and_metrics_are_in_both_places
         (("--stall-timeout-s", "0"), "stall_timeout_s"),
         (("--tokenizer", "tiny"), "MODEL=DIRECTORY"),
         (("--http-port", "70000"), "http_port"),
+        (("--request-log-max-bytes", "0"), "request_log_max_bytes"),
     ],
 )
 async def test_wrong_settings_are_told_by_name(flags: tuple[str, ...], told: str, tmp_path: Path) -> None:

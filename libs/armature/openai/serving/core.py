@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from array import array
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from armature.openai.serving.generation import Generation
 from armature.openai.serving.job import Job
 from armature.openai.serving.local_router import LocalRouter
 from armature.openai.serving.metrics import INFLIGHT, PREPARE_S
+from armature.openai.serving.next_turns import NextTurns
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import RouterClient
 from armature.openai.serving.worker_streams import WorkerStreams
@@ -44,6 +45,9 @@ class ServingCore:
         self._local_router = LocalRouter()
         self._router = RouterClient(own_id, channels, tasks, self._local_router, self.options)
         self._workers = WorkerStreams(channels, tasks, self.options)
+        self._next_turns = NextTurns(self._router, self._workers, tasks, self.options)
+        self.on_end: list[Callable[[Generation], None]] = []
+        """Called with every generation that has ended, however."""
         self._inflight = 0
         self._is_draining = False
         self._idle = asyncio.Event()
@@ -125,13 +129,20 @@ class ServingCore:
             include_info=ask.include_info,
             session_id=ask.session_id,
             hints=ask.hints,
+            chat=ask.prompt if ask.hints.speculative_prefill and isinstance(ask.prompt, ChatPrompt) else None,
             received_s=received_s,
             due_s=received_s + self.options.request_timeout_s,
             traceparent=traceparent,
         )
 
     def generation(self, job: Job) -> Generation:
-        return Generation(job, self._router, self._workers, self.options)
+        return Generation(job, self._router, self._workers, self.options, self._ended)
+
+    def _ended(self, generation: Generation) -> None:
+        if not self._is_draining:
+            self._next_turns.ended(generation)
+        for listener in self.on_end:
+            listener(generation)
 
     async def _model(self, name: str) -> ServedModel:
         try:

@@ -8,7 +8,7 @@ this ends, the worker and whoever placed the request are told.
 import asyncio
 import logging
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from armature.openai.answers import Usage
 from armature.openai.assembler import LENGTH, STOP, Assembler, Piece, TopTokens
@@ -49,14 +49,26 @@ PREDICTION_FACTOR = 4.0
 LAST_RESORT_PAUSE_S = 0.25
 """Before a request goes back to a worker that has failed it, because there is no other."""
 
+CANCELLED, ERROR = "cancelled", "error"
+"""Why an answer was not completed: the client left, or something failed."""
+
 _REASONS = {FINISH_REASON_STOP: STOP, FINISH_REASON_LENGTH: LENGTH}
 
 
 class Generation:
-    """Serves one job; `pieces` is iterated once, and closed by whoever iterates it."""
+    """Serves one job; `pieces` is iterated once, and closed by whoever iterates it. Then `on_end` is called."""
 
-    def __init__(self, job: Job, router: RouterClient, workers: WorkerStreams, options: ServingOptions) -> None:
+    def __init__(
+        self,
+        job: Job,
+        router: RouterClient,
+        workers: WorkerStreams,
+        options: ServingOptions,
+        on_end: "Callable[[Generation], None]",
+    ) -> None:
         self.job = job
+        self.finish_reason = CANCELLED
+        """Once it has ended: why."""
         self.info = ServingInfo()
         """How the request is being served; complete once the first piece is there."""
         self.migrations = 0
@@ -64,16 +76,28 @@ class Generation:
         self._workers = workers
         self._options = options
         self._output = array("I")
+        self._on_end = on_end
         self._excluded: list[str] = []
         self._failure: Exception | None = None
         self._cached_tokens: int | None = None
         self._worker_cached_tokens = 0
         """Of the prompt that the worker was sent, which has our own output in it after a move."""
+        self._text: list[str] = []
         self._last_s = 0.0
         self._now_s = asyncio.get_running_loop().time
         self._assembler = Assembler(
             job.model.tokenizer.vocabulary, stop=job.stop, end_ids=job.end_ids, prompt=job.prompt
         )
+
+    @property
+    def output(self) -> "array[int]":
+        """The tokens that have been made."""
+        return self._output
+
+    @property
+    def text(self) -> str:
+        """The answer so far; kept for chats whose next turn is to be prepared, empty for others."""
+        return "".join(self._text)
 
     @property
     def usage(self) -> Usage:
@@ -100,8 +124,11 @@ class Generation:
                             is_told = True
                             ledger.first_token(attempt_id, self._worker_cached_tokens)
                         if piece.token_ids or piece.finish_reason is not None:
+                            if self.job.chat is not None:
+                                self._text.append(piece.text)
                             yield piece
                         if piece.finish_reason is not None:
+                            self.finish_reason = piece.finish_reason
                             return
                         if self._failure is not None:
                             raise self._failure
@@ -112,13 +139,20 @@ class Generation:
                     call.close()
                     ledger.finished(attempt_id, len(self._output) - known)
             yield self._assembler.feed((), (), reason)
+            self.finish_reason = reason
         except DeadlinePassedError as error:
+            self.finish_reason = ERROR
             raise self._deadline(before_first_token=error.before_first_token) from None
         except ClientTooSlowError:
+            self.finish_reason = ERROR
             raise overloaded("The client reads its answer too slowly") from None
+        except Exception:
+            self.finish_reason = ERROR
+            raise
         finally:
             OUTPUT_TOKENS.inc(self.usage.completion_tokens)
             CACHED_TOKENS.inc(self.usage.cached_tokens)
+            self._on_end(self)
 
     # --- placement
 

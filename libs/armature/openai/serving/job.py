@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from armature.blocks.hashing import BlockDigest, pack_hashes
+from armature.openai.rules import ChatPrompt
 from armature.openai.serving.catalog import ServedModel
 from armature.routing.hints import NO_HINTS, Hints
 from armature.runtime.hints import hints_message
@@ -33,6 +34,8 @@ class Job:
     session_id: str = ""
     hints: Hints = NO_HINTS
     tenant: str = ""
+    chat: ChatPrompt | None = None
+    """Of what the prompt was rendered, if its next turn is to be prepared."""
     cache_namespace: str = ""
 
     @property

@@ -30,6 +30,13 @@ ROUTE_S = Histogram(
 )
 ROUTED_LOCALLY = Counter("armature_gateway_routed_locally_total", "Placements decided here: no router could be asked.")
 MIGRATIONS = Counter("armature_gateway_migrations_total", "Requests moved to another worker.")
+NEXT_TURNS = Counter(
+    "armature_gateway_next_turns_total",
+    "Chats whose next turn was to be prefilled ahead, by what became of it.",
+    ["outcome"],
+)
+NEXT_TURN_TOKENS = Counter("armature_gateway_next_turn_tokens_total", "Prompt tokens that were prefilled ahead.")
+LOG_LOST = Counter("armature_gateway_request_log_lost_total", "Requests that the request log has left out.")
 CANCELLATIONS = Counter("armature_gateway_cancellations_total", "Requests whose client left before the end.")
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+_MAY_BE_ZERO = ("migration_limit", "max_speculative_prefills", "inline_characters", "model_memory_s")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
@@ -27,11 +29,13 @@ class ServingOptions:
     """Tokens that a request may have waiting for a slow client."""
     model_memory_s: float = 300.0
     """How long a model without workers is still known: 503 with Retry-After instead of 404."""
+    max_speculative_prefills: int = 8
+    """Next turns that are prefilled ahead at the same time; beyond that they are not."""
     inline_characters: int = 8192
     """Longer prompts are tokenized on a thread."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if value < 0 or (value == 0 and name not in ("migration_limit", "inline_characters", "model_memory_s")):
+            if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
                 raise ValueError(f"{name} is {value}; it must be above 0")

@@ -8,6 +8,7 @@ given back to the router at once.
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -77,6 +78,11 @@ class RouterClient:
         ROUTED_LOCALLY.inc()
         return self._local.place(query), self._local
 
+    def longest_wait_s(self) -> float:
+        """For how long the query that has waited longest has been without an answer; 0: none waits."""
+        since_s = min([stream.waiting_since_s for stream in self._streams.values()], default=math.inf)
+        return max(0.0, self._now_s() - since_s)
+
     def _candidates(self) -> list[Member]:
         """Routers that may be asked now, the favourite first; one that leaves is the last resort."""
         now_s = self._now_s()
@@ -110,10 +116,17 @@ class _RouterStream:
         self._queries: dict[int, Query] = {}
         self._progress: list[Progress] = []
         self._telling: asyncio.TimerHandle | None = None
-        self._answers: dict[int, tuple[str, asyncio.Future[Placement]]] = {}
-        """Request and answer, until the answer comes; that of a request that has gone is cancelled."""
+        self._answers: dict[int, tuple[str, asyncio.Future[Placement], float]] = {}
+        """Request, answer and when it was asked for, until the answer comes; that of a request that has gone is
+        cancelled. In the order of asking."""
+        self._now_s = asyncio.get_running_loop().time
         self._task: asyncio.Task[str] | None = None
         self.has_ended = False
+
+    @property
+    def waiting_since_s(self) -> float:
+        """When the oldest query without an answer was asked; infinity if there is none."""
+        return next((asked_s for _, answer, asked_s in self._answers.values() if not answer.done()), math.inf)
 
     async def ask(self, query: Query) -> Placement:
         """The router's answer.
@@ -125,7 +138,7 @@ class _RouterStream:
             raise ConnectionError("the stream has ended")
         query_id = query.query_id = next(self._ids)
         answer: asyncio.Future[Placement] = asyncio.get_running_loop().create_future()
-        self._answers[query_id] = query.request_id, answer
+        self._answers[query_id] = query.request_id, answer, self._now_s()
         self._queries[query_id] = query
         self._frames.wake()
         try:
@@ -150,7 +163,7 @@ class _RouterStream:
             self.has_ended = True
             log.info("the stream to router %s has ended: %s", self._router_id, reason)
             answers, self._answers = self._answers, {}
-            for _, answer in answers.values():
+            for _, answer, _ in answers.values():
                 if not answer.done():
                     answer.set_exception(ConnectionError(reason))
 
@@ -183,7 +196,7 @@ class _RouterStream:
 
     def _on_frame(self, response: RouteResponse) -> None:
         for placement in response.placements:
-            request_id, answer = self._answers.pop(placement.query_id, ("", None))
+            request_id, answer, _ = self._answers.pop(placement.query_id, ("", None, 0.0))
             if answer is None:
                 continue
             if not answer.done():
