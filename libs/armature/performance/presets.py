@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from armature.performance.roofline import RooflineModel
+from armature.performance.step import PerformanceModel
 
 # Fitted to the step times of aiconfigurator-core 0.12.0 (Qwen/Qwen3-32B, h200_sxm, trtllm, tp_size=2), relative least
 # squares: prompts of 128 to 8,192 new tokens behind 0 to 98,304 cached ones (49 points, at most 10 % off, above 1,000
@@ -21,7 +22,7 @@ class Preset(NamedTuple):
     """A model on its GPUs."""
 
     model: str
-    performance: RooflineModel
+    performance: PerformanceModel
     kv_tokens: int
     """Tokens whose KV fits beside the weights."""
     token_bytes: int
