@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,18 +17,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from armature.cli.options import UsageError
-from armature.cli.trace_files import read_trace
-from armature.performance.presets import PRESETS
+from armature.cli.simulated_cell import add_cell, cell_of
+from armature.cli.traffic import add_traffic, traffic_of
 from armature.routing.parts import PolicyError
 from armature.routing.policy import Policy, policy_of, with_option
 from armature.routing.router import RoutingCore
 from armature.runtime.policies import DEFAULT_POLICY, read_policy, shipped_policies
-from armature.sim.simulation import CellShape, Simulation
+from armature.sim.cell import CellShape
+from armature.sim.simulation import Simulation
 from armature.sim.summary import Summary, summarize
 from armature.sim.trace import Trace
-from armature.sim.worker import WorkerShape
 
-_DEFAULT_PRESET = "qwen3-32b-tp2-h200"
 _WIDTH = 120
 
 
@@ -40,7 +39,6 @@ def add_simulations(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         command = add_parser(name, help=summary, description=text, allow_abbrev=False)
         command.set_defaults(run=_run)
         add = command.add_argument
-        add("trace", type=Path, metavar="TRACE", help="Mooncake trace (.jsonl) or Azure trace (.csv)")
         names = ", ".join(shipped_policies())
         if name == "simulate":
             help_text = f"who places requests: {names}, or a YAML file (default: %(default)s)"
@@ -48,42 +46,27 @@ def add_simulations(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         else:
             help_text = "comma list of policies and YAML files (default: %(default)s)"
             add("--policies", default=",".join(shipped_policies()), metavar="NAMES", help=help_text)
-        _add_cell(command)
+        add_cell(command)
+        add_traffic(command)
+        _add_outcome(command)
 
 
-def _add_cell(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument_group("cell").add_argument
-    add("--workers", type=int, default=8, metavar="N", help="workers that do prefill and decode (default: %(default)s)")
-    text = f"model and GPUs of each worker: {', '.join(PRESETS)} (default: %(default)s)"
-    add("--preset", default=_DEFAULT_PRESET, metavar="NAME", help=text)
-    add("--blocks", type=int, default=0, metavar="N", help="KV blocks of a worker (default: the preset's memory)")
-    text = "tokens of a block, for Azure traces; Mooncake traces have 512 (default: 512)"
-    add("--block-size", type=int, default=0, metavar="N", help=text)
-    text = "requests in one engine step (default: %(default)s)"
-    add("--max-num-seqs", type=int, default=256, metavar="N", help=text)
-    text = "tokens in one engine step (default: %(default)s)"
-    add("--max-num-batched-tokens", type=int, default=8192, metavar="N", help=text)
-    text = "delay of cache events on their way to the router (default: %(default)s)"
-    add("--event-lag-s", type=float, default=0.0, metavar="SECONDS", help=text)
+def _add_outcome(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument_group("outcome").add_argument
     help_text = "an option of the policies, such as interference.weight or expected_ttl_s; can be repeated"
     add("--set", action="append", default=[], metavar="NAME=VALUE", help=help_text)
-    add = command.add_argument_group("run").add_argument
-    add("--speedup", type=float, default=1.0, metavar="X", help="rate of arrivals, times the trace's (default: 1)")
-    add("--limit", type=int, default=0, metavar="N", help="only the first N requests (default: all)")
-    add("--seed", type=int, default=0, metavar="N", help="of policies that draw lots (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of all that is drawn by lot (default: %(default)s)")
     add("--json", type=Path, default=None, metavar="FILE", help="write the results there; - is stdout")
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     policies = _policies(args.policies, args.set)
-    if args.limit < 0:
-        raise UsageError(f"--limit is {args.limit}; it must be at least 0")
-    trace = read_trace(args.trace, block_size=args.block_size, limit=args.limit)
     try:
-        trace, cell = trace.sped_up(args.speedup), _cell(args, trace.block_size)
+        trace = traffic_of(args)
+        task = _Task(trace, cell_of(args, trace.block_size), args.routers, args.concurrency, args.seed)
+        results = _replay(task, policies)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    results = _replay(trace, cell, policies, args.seed)
     if args.json is None or str(args.json) != "-":
         # Numbers cut short are of no use: rather broken lines on a narrow terminal.
         Console(width=max(console.width, _WIDTH)).print(_table(results))
@@ -125,39 +108,35 @@ def _plain_value(text: str) -> float | int | str:
     return text
 
 
-def _cell(args: argparse.Namespace, block_size: int) -> CellShape:
-    preset = PRESETS.get(args.preset)
-    if preset is None:
-        raise UsageError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
-    shape = WorkerShape(
-        block_size=block_size,
-        num_blocks=args.blocks or preset.kv_tokens // block_size,
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-    )
-    return CellShape(
-        num_workers=args.workers,
-        worker=shape,
-        performance=preset.performance,
-        model=preset.model,
-        block_bytes=block_size * preset.token_bytes,
-        event_lag_s=args.event_lag_s,
-    )
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What every policy has to cope with."""
+
+    trace: Trace
+    cell: CellShape
+    num_routers: int
+    concurrency: int
+    seed: int
+
+    def simulation(self, policy: Policy) -> Simulation:
+        """A fresh cell. Each router draws lots of its own."""
+        rngs = [random.Random(self.seed + i) for i in range(self.num_routers)]
+        cores = [RoutingCore(policy, rng) for rng in rngs]
+        return Simulation(self.trace, self.cell, cores, concurrency=self.concurrency)
 
 
-def _replay(trace: Trace, cell: CellShape, policies: Mapping[str, Policy], seed: int) -> dict[str, Summary]:
+def _replay(task: _Task, policies: Mapping[str, Policy]) -> dict[str, Summary]:
     """Each policy on its own copy of the cell."""
     results: dict[str, Summary] = {}
-    errors = Console(stderr=True)
+    errors, total = Console(stderr=True), len(task.trace.requests)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         for name, policy in policies.items():
-            started_s = time.monotonic()
-            task = progress.add_task(name, total=len(trace.requests))
-            simulation = Simulation(trace, cell, RoutingCore(policy, random.Random(seed)))
-            run = simulation.run(lambda ended, task=task: progress.update(task, completed=ended))
+            started_s, row = time.monotonic(), progress.add_task(name, total=total)
+            simulation = task.simulation(policy)
+            run = simulation.run(lambda ended, row=row: progress.update(row, completed=ended))
             results[name] = summarize(run)
-            progress.update(task, completed=len(trace.requests))
-            errors.print(f"{name}: {len(trace.requests)} requests in {time.monotonic() - started_s:.1f} s", style="dim")
+            progress.update(row, completed=total)
+            errors.print(f"{name}: {total} requests in {time.monotonic() - started_s:.1f} s", style="dim")
     return results
 
 
@@ -178,7 +157,7 @@ def _table(results: dict[str, Summary]) -> Table:
 
 def _write(args: argparse.Namespace, results: dict[str, Summary]) -> None:
     options = {name: value for name, value in vars(args).items() if name not in ("run", "json", "policies")}
-    options["trace"] = args.trace.name
+    options["trace"] = args.trace.name if args.trace else ""
     document = {"options": options, "results": {policy: asdict(summary) for policy, summary in results.items()}}
     data = msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
     if str(args.json) == "-":

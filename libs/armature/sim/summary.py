@@ -1,8 +1,12 @@
 """What a run comes to, in numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from armature.sim.record import Column
 from armature.sim.simulation import Run
 
 
@@ -25,7 +29,10 @@ class Summary:
     served: int
     refusals: int
     """Answers "overloaded" on the way to being served."""
+    migrations: int
     errors: int
+    failed_fetches: int
+    """Prompts of which not all blocks came from the prefill worker."""
     ttft_s: Spread
     itl_s: Spread
     """Of each request's mean between its tokens; requests of one token have none."""
@@ -38,40 +45,43 @@ class Summary:
     """From the start of the trace to the end of the last request."""
     preemptions: int
     requests_imbalance: float
-    """Requests of the worker with most, over the mean."""
+    """Requests of the worker with most, over the mean of those that answer."""
 
 
 def summarize(run: Run) -> Summary:
     """The numbers of a run."""
-    served = [outcome for outcome in run.outcomes if not outcome.error]
-    prompt_tokens = sum([outcome.prompt_tokens for outcome in served])
-    requests = [worker.requests for worker in run.workers]
+    record, served = run.outcomes, run.outcomes.is_served()
+    arrival_s, first_s, finish_s = (record.times(f"{name}_s")[served] for name in ("arrival", "first_token", "finish"))
+    prompt, output, cached = (record.counts(f"{name}_tokens")[served] for name in ("prompt", "output", "cached"))
+    several = output > 1
+    requests = [worker.requests for worker in run.workers if worker.requests]
     return Summary(
-        requests=len(run.outcomes),
-        served=len(served),
-        refusals=sum([outcome.refusals for outcome in run.outcomes]),
-        errors=len(run.outcomes) - len(served),
-        ttft_s=spread([outcome.first_token_s - outcome.arrival_s for outcome in served]),
-        itl_s=spread(
-            [(one.finish_s - one.first_token_s) / (one.output_tokens - 1) for one in served if one.output_tokens > 1]
-        ),
-        e2e_s=spread([outcome.finish_s - outcome.arrival_s for outcome in served]),
-        reuse=sum([outcome.cached_tokens for outcome in served]) / prompt_tokens if prompt_tokens else 0.0,
-        prompt_tokens=prompt_tokens,
-        output_tokens=sum([outcome.output_tokens for outcome in served]),
-        duration_s=max([outcome.finish_s for outcome in run.outcomes], default=0.0),
+        requests=len(record),
+        served=int(served.sum()),
+        refusals=int(record.counts("refusals").sum()),
+        migrations=int(record.counts("migrations").sum()),
+        errors=len(record) - int(served.sum()),
+        failed_fetches=run.failed_fetches,
+        ttft_s=spread(first_s - arrival_s),
+        itl_s=spread((finish_s - first_s)[several] / (output[several] - 1)),
+        e2e_s=spread(finish_s - arrival_s),
+        reuse=float(cached.sum() / prompt.sum()) if len(prompt) else 0.0,
+        prompt_tokens=int(prompt.sum()),
+        output_tokens=int(output.sum()),
+        duration_s=float(record.times("finish_s").max(initial=0.0)),
         preemptions=sum([worker.preemptions for worker in run.workers]),
-        requests_imbalance=max(requests) * len(requests) / sum(requests) if sum(requests) else 1.0,
+        requests_imbalance=max(requests) * len(requests) / sum(requests) if requests else 1.0,
     )
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float] | Column) -> Spread:
     """Mean and quantiles; a quantile is the smallest value that so large a share does not exceed."""
-    if not values:
+    if not len(values):
         return Spread()
-    ordered = sorted(values)
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
 
     def quantile(percent: int) -> float:
-        return ordered[-(-len(ordered) * percent // 100) - 1]
+        return float(ordered[-(-len(ordered) * percent // 100) - 1])
 
-    return Spread(sum(ordered) / len(ordered), quantile(50), quantile(90), quantile(99), ordered[-1])
+    # Exactly rounded: the same on every machine.
+    return Spread(math.fsum(ordered) / len(ordered), quantile(50), quantile(90), quantile(99), float(ordered[-1]))

@@ -4,10 +4,14 @@ The numbers are made into token ids, all tokens of a block the same, so that rea
 can be driven with them. Equal numbers in equal places of a prefix are equal content, and no more is known.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 
 from armature.blocks.hashing import BlockDigest, BlockHasher
+
+FIRST_ANSWER = 1 << 31
+"""Contents of prompts are below. From here on each answer has a number of its own; token ids end at 2^32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,10 @@ class TraceRequest:
     prompt_tokens: int
     output_tokens: int
     contents: Sequence[int]
-    """A number for each block of the prompt, a partial one at the end included."""
+    """A number below `FIRST_ANSWER` for each block of the prompt, a partial one at the end included."""
+    tenant: str = ""
+    session_id: str = ""
+    priority: int = 0
 
     def check(self, block_size: int) -> None:
         """Raise if the request makes no sense for blocks of this size."""
@@ -40,24 +47,37 @@ class TraceRequest:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in order of arrival."""
+    """Requests in order of arrival; they are gone through once a run, so they may be made up on the way."""
 
-    requests: Sequence[TraceRequest]
+    requests: Collection[TraceRequest]
     block_size: int
 
-    def sped_up(self, speedup: float) -> "Trace":
-        """The same requests at `speedup` times the rate.
+    def sped_up(self, speed_up: float) -> "Trace":
+        """The same requests at `speed_up` times the rate.
 
         Raises:
             ValueError: the factor is not above 0.
         """
-        if not 0 < speedup < float("inf"):
-            raise ValueError(f"the speed-up is {speedup}; it must be above 0")
-        faster = [
-            TraceRequest(one.arrival_s / speedup, one.prompt_tokens, one.output_tokens, one.contents)
-            for one in self.requests
-        ]
-        return Trace(faster, self.block_size)
+        if not 0 < speed_up < float("inf"):
+            raise ValueError(f"the speed-up is {speed_up}; it must be above 0")
+        if speed_up == 1:
+            return self
+        return replace(self, requests=[replace(one, arrival_s=one.arrival_s / speed_up) for one in self.requests])
+
+    def cut_out(self, start_s: float = 0.0, duration_s: float = float("inf"), num_requests: int = 0) -> "Trace":
+        """A slice that begins at its own 0; what is equal in the whole trace is equal in it. 0 requests: all.
+
+        Raises:
+            ValueError: a bound is negative, or nothing is left.
+        """
+        if not (start_s >= 0 and duration_s > 0 and num_requests >= 0):
+            raise ValueError(f"a slice of {num_requests} requests from {start_s} s for {duration_s} s makes no sense")
+        end_s = start_s + duration_s
+        within = (one for one in self.requests if start_s <= one.arrival_s < end_s)
+        kept = [replace(one, arrival_s=one.arrival_s - start_s) for one in islice(within, num_requests or None)]
+        if not kept:
+            raise ValueError(f"no request arrives from {start_s:g} s for {duration_s:g} s")
+        return replace(self, requests=kept)
 
 
 class ContentHasher(BlockHasher):
@@ -82,8 +102,5 @@ class ContentHasher(BlockHasher):
 
 def prompt_token_ids(request: TraceRequest, block_size: int) -> list[int]:
     """The prompt as tokens, all of a block the same."""
-    token_ids: list[int] = []
-    for content in request.contents:
-        token_ids += [content] * block_size
-    del token_ids[request.prompt_tokens :]
-    return token_ids
+    tokens = chain.from_iterable(map(repeat, request.contents, repeat(block_size)))
+    return list(islice(tokens, request.prompt_tokens))

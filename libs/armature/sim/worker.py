@@ -7,9 +7,10 @@ computed. What the scheduler decides is the same as step by step, which a test h
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from armature.blocks.events import KvEvent
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.performance.fit import StepFit
@@ -60,7 +61,11 @@ class _Stretch:
 
 
 class SimulatedWorker:
-    """Submit requests, `begin` when idle, `end` at the time that `begin` or `cut` gave."""
+    """Submit requests, `begin` when idle, `end` at the time that `begin` or `cut` gave.
+
+    Other commands that come while a step is computed take effect when it ends, as in a live engine, unless they
+    touch nothing that is in a step.
+    """
 
     def __init__(
         self, shape: WorkerShape, hasher: BlockHasher, performance: PerformanceModel, *, stretches: bool = True
@@ -81,6 +86,7 @@ class SimulatedWorker:
         self._stretches = stretches
         self._preemptions = 0
         self._stretch: _Stretch | None = None
+        self._inbox: list[Callable[[], None]] = []
         self.busy_s = 0.0
         self.steps = 0
 
@@ -90,6 +96,29 @@ class SimulatedWorker:
 
     def submit(self, request: Request) -> None:
         self._scheduler.submit(request)
+
+    def land(self, request_id: str, num_blocks: int) -> Sequence[KvEvent]:
+        """So many blocks of a reservation have come; what that changes in the cache."""
+        self._scheduler.land(request_id, num_blocks)
+        return self.pool.take_events()
+
+    def finish_remote(self, request_id: str, num_blocks: int) -> None:
+        """No further block of a reservation will come."""
+        self._scheduler.finish_remote(request_id, num_blocks)
+
+    def stop_prefill(self, request_id: str) -> None:
+        """Compute no further for a reader elsewhere."""
+        self._command(lambda: self._scheduler.stop_prefill(request_id))
+
+    def release(self, request_id: str) -> None:
+        """A reader elsewhere needs nothing any more."""
+        self._command(lambda: self._scheduler.release(request_id))
+
+    def _command(self, do: Callable[[], None]) -> None:
+        if self._stretch is None:
+            do()
+        else:
+            self._inbox.append(do)
 
     def begin(self, now_s: float) -> float | None:
         """Plan; when what is planned will have been computed, or None if there is nothing to do."""
@@ -134,10 +163,22 @@ class SimulatedWorker:
         if num_steps > 1:
             plan = _last_of(plan, num_steps)
         self._scheduler.complete(plan, _sampled(plan))
+        for do in self._inbox:
+            do()
+        self._inbox.clear()
         return self.take()
 
+    def unfinished(self, now_s: float) -> dict[str, int]:
+        """Tokens that each answer has got in the step or steps that are computed now, if nobody computes on."""
+        stretch = self._stretch
+        if stretch is None:
+            return {}
+        ends_s = self.cut(now_s)
+        num_steps = stretch.num_steps - (ends_s > now_s)
+        return {piece.sequence.request.request_id: num_steps for piece in stretch.plan.slices if piece.samples}
+
     def take(self) -> StepOutput:
-        """What is known without a step: refusals."""
+        """What is known without a step: refusals, reservations, prompts that are in the cache."""
         load = self._scheduler.load(self._fit)
         self._preemptions = load.preemptions
         self._scheduler.take_left()
@@ -150,6 +191,11 @@ class SimulatedWorker:
     @property
     def has_work(self) -> bool:
         return self._scheduler.has_work
+
+    @property
+    def has_news(self) -> bool:
+        """Whether somebody waits for what `take` gives."""
+        return self._scheduler.has_news
 
     def _num_equal_steps(self, plan: StepPlan) -> int:
         """For how many steps the scheduler would plan the same again."""

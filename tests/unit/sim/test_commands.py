@@ -24,7 +24,7 @@ def test_same_seed_same_bytes_under_any_hash_seed(tmp_path: Path) -> None:
     for hash_seed in ("0", "1"):
         path = tmp_path / f"{hash_seed}.json"
         command = "import sys; from armature.cli.main import main; sys.exit(main())"
-        argv = ["compare", str(SLICE), "--speedup", "3", "--limit", "120", "--seed", "7", "--json", str(path)]
+        argv = ["compare", str(SLICE), "--speed-up", "3", "--requests", "120", "--seed", "7", "--json", str(path)]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         subprocess.run([sys.executable, "-c", command, *argv], env=environment, check=True, timeout=60)
         written.append(path.read_bytes())
@@ -34,7 +34,7 @@ def test_same_seed_same_bytes_under_any_hash_seed(tmp_path: Path) -> None:
 
 def test_another_seed_draws_other_lots(tmp_path: Path) -> None:
     for seed in ("1", "2"):
-        argv = ["simulate", str(SLICE), "--policy", "random", "--limit", "60", "--seed", seed]
+        argv = ["simulate", str(SLICE), "--policy", "random", "--requests", "60", "--seed", seed]
         assert main([*argv, "--json", str(tmp_path / seed)]) == 0
     one, other = (json.loads((tmp_path / seed).read_text())["results"] for seed in ("1", "2"))
     assert one != other
@@ -42,14 +42,14 @@ def test_another_seed_draws_other_lots(tmp_path: Path) -> None:
 
 def test_the_weights_of_our_policy_can_be_set(tmp_path: Path) -> None:
     for name, given in (("default", []), ("other", ["--set", "work.weight=5", "--set", "crowding.weight=20"])):
-        argv = ["simulate", str(SLICE), "--speedup", "4", "--limit", "100", *given]
+        argv = ["simulate", str(SLICE), "--speed-up", "4", "--requests", "100", *given]
         assert main([*argv, "--json", str(tmp_path / name)]) == 0
     one, other = (json.loads((tmp_path / name).read_text())["results"] for name in ("default", "other"))
     assert one != other
 
 
 def test_compare_prints_a_row_for_each_policy(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", str(SLICE), "--policies", "round_robin,seconds", "--limit", "20"]) == 0
+    assert main(["compare", str(SLICE), "--policies", "round_robin,seconds", "--requests", "20"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.strip()][-2:] == ["round_robin", "seconds"]
     assert "…" not in "".join(lines)
@@ -100,13 +100,13 @@ def test_azure_traces_are_read_and_their_broken_lines_named(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        (["--speedup", "0"], "speed-up is 0"),
-        (["--speedup", "nan"], "speed-up is nan"),
+        (["--speed-up", "0"], "speed-up is 0"),
+        (["--speed-up", "nan"], "speed-up is nan"),
         (["--workers", "0"], "num_workers is 0"),
         (["--preset", "abacus"], "qwen3-32b-tp2-h200"),
         (["--event-lag-s", "-1"], "event_lag_s is -1"),
         (["--block-size", "16"], "Mooncake traces have 512"),
-        (["--limit", "-1"], "--limit is -1"),
+        (["--requests", "-1"], "--requests is -1"),
         (["--set", "inference.weight=1"], "the policy has no part 'inference'"),
         (["--set", "work.weigth=1"], "did you mean 'weight'?"),
         (["--set", "work.weight=much"], "weight is 'much'; it must be a number"),

@@ -3,24 +3,9 @@
 import pytest
 
 from armature.runtime.policies import shipped_policies
-from armature.sim.simulation import Simulation
 from armature.sim.summary import summarize
 from armature.sim.trace import Trace, TraceRequest
-from tests.unit.sim.worlds import BLOCK_SIZE, cell, families, simulation
-
-
-def check_conservation(done: Simulation, trace: Trace) -> None:
-    """Every request has ended as it should, and every block is back."""
-    for asked, got in zip(trace.requests, done.outcomes, strict=True):
-        assert not got.error
-        assert got.output_tokens == asked.output_tokens
-        assert asked.arrival_s < got.first_token_s <= got.finish_s
-        assert got.cached_tokens < asked.prompt_tokens
-        assert (got.finish_s == got.first_token_s) == (asked.output_tokens == 1)
-    for engine in done.engines:
-        engine.pool.check()
-        assert not engine.has_work
-        assert engine.pool.free_blocks == engine.pool.total_blocks
+from tests.unit.sim.worlds import BLOCK_SIZE, cell, check_conservation, families, simulation
 
 
 @pytest.mark.parametrize("policy", shipped_policies())
@@ -95,3 +80,50 @@ def test_twice_the_speed_is_half_the_time_between_arrivals() -> None:
     assert [one.arrival_s for one in faster.requests] == [one.arrival_s / 2 for one in trace.requests]
     with pytest.raises(ValueError, match="speed-up is 0"):
         trace.sped_up(0)
+
+
+def test_clients_that_wait_for_their_answers_are_never_more_than_there_are() -> None:
+    trace = families(60, rate=1.0)
+    done = simulation(trace, cell(), concurrency=5)
+    done.run()
+    check_conservation(done, trace)
+    changes = sorted([(one.finish_s, -1) for one in done.outcomes] + [(one.arrival_s, 1) for one in done.outcomes])
+    at_once = [sum(change for _, change in changes[: i + 1]) for i in range(len(changes))]
+    assert max(at_once) == 5
+    assert at_once.count(5) > 50
+
+
+def test_a_slice_keeps_what_is_equal_and_begins_at_its_own_zero() -> None:
+    trace = families(100, rate=1.0)
+    part = trace.cut_out(20.0, 30.0)
+    inside = [one for one in trace.requests if 20 <= one.arrival_s < 50]
+    assert [one.contents for one in part.requests] == [one.contents for one in inside]
+    assert [one.arrival_s for one in part.requests] == [one.arrival_s - 20 for one in inside]
+    assert len(trace.cut_out(num_requests=7).requests) == 7
+    with pytest.raises(ValueError, match="no request arrives from 1e\\+06 s"):
+        trace.cut_out(1e6)
+
+
+def test_routers_that_hear_late_and_of_a_part_only_still_lose_nothing() -> None:
+    trace = families(150, rate=20.0)
+    shape = cell(event_lag_s=0.2, report_interval_s=1.0)
+    done = simulation(trace, shape, routers=3)
+    summary = summarize(done.run())
+    check_conservation(done, trace)
+    alone = summarize(simulation(trace, cell()).run())
+    assert summary.ttft_s.mean > alone.ttft_s.mean
+
+
+def test_routers_that_share_their_placements_balance_like_one() -> None:
+    """Load alone is looked at, reports come late, and each of four routers sees a quarter of what is placed."""
+    trace = families(300, rate=30.0)
+
+    def mean_ttft_s(routers: int, share_lag_s: float | None) -> float:
+        shape = cell(report_interval_s=5.0, share_lag_s=share_lag_s)
+        done = simulation(trace, shape, "least_loaded", routers=routers)
+        ttft_s = summarize(done.run()).ttft_s.mean
+        check_conservation(done, trace)
+        return ttft_s
+
+    one, apart, together = mean_ttft_s(1, None), mean_ttft_s(4, None), mean_ttft_s(4, 0.001)
+    assert abs(together - one) < abs(apart - one)

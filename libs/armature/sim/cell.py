@@ -1,0 +1,111 @@
+"""What a simulated cell is: plain data."""
+
+from dataclasses import dataclass
+
+from armature.performance.step import PerformanceModel
+from armature.routing.worker import Role, Worker
+from armature.sim.worker import WorkerShape
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A worker dies, and comes back empty.
+
+    Raises:
+        ValueError: it would be before the start, or end before it began.
+    """
+
+    worker_id: str
+    at_s: float
+    down_s: float = float("inf")
+    """Until it is back; infinite: it stays away."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_s < float("inf"):
+            raise ValueError(f"{self.worker_id} fails at {self.at_s} s; that must be at least 0")
+        if not self.down_s >= 0:
+            raise ValueError(f"{self.worker_id} is down for {self.down_s} s; that must be at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellShape:
+    """Workers of equal hardware, and what lies between them and the routers.
+
+    Raises:
+        ValueError: nobody would make tokens, time would run backwards, or an unknown worker fails.
+    """
+
+    num_workers: int = 0
+    """That do prefill and decode."""
+    num_prefill: int = 0
+    num_decode: int = 0
+    worker: WorkerShape
+    performance: PerformanceModel
+    model: str = "model"
+    block_bytes: int = 1
+    link_bytes_per_s: float = 40e9
+    """Of each worker, in and out."""
+    max_fetches: int = 32
+    """Prompts that a worker reads at the same time from prefill workers; further ones wait."""
+    lease_s: float = 30.0
+    """How long staged blocks outlive their reader."""
+    event_lag_s: float = 0.0
+    """Between a change in a worker's cache and a router's index."""
+    report_interval_s: float = 0.0
+    """Between a worker's load reports; 0: one after every step."""
+    share_lag_s: float | None = None
+    """Until a router knows what another has placed; None: routers tell each other nothing."""
+    detection_s: float = 10.0
+    """From a worker's death until the routers know. Until then requests are still sent there, and come back."""
+    migration_limit: int = 3
+    """How often a request may move to another worker."""
+    failures: tuple[Failure, ...] = ()
+    stretches: bool = True
+    """Off: every step is planned by itself, for checking."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_workers, self.num_prefill, self.num_decode) < 0:
+            raise ValueError("num_workers, num_prefill and num_decode count workers: 0 or more")
+        if self.num_workers + self.num_decode < 1:
+            raise ValueError("num_workers is 0 and so is num_decode; somebody must make tokens")
+        if self.num_prefill and not self.num_decode:
+            raise ValueError("num_decode is 0; prefill workers serve decode workers only")
+        for name in ("event_lag_s", "report_interval_s", "detection_s", "lease_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.share_lag_s is not None and not 0 <= self.share_lag_s < float("inf"):
+            raise ValueError(f"share_lag_s is {self.share_lag_s}; it must be at least 0")
+        names = [worker.worker_id for worker in self.workers()]
+        for failure in self.failures:
+            if failure.worker_id not in names:
+                raise ValueError(f"there is no worker {failure.worker_id!r} to fail; there are {_listed(names)}")
+
+    def workers(self) -> list[Worker]:
+        """The workers as placement knows them."""
+        pools = (
+            (Role.AGGREGATED, "w", self.num_workers),
+            (Role.PREFILL, "p", self.num_prefill),
+            (Role.DECODE, "d", self.num_decode),
+        )
+        return [
+            self._worker(f"{letter}{i:0{len(str(count - 1))}}", role)
+            for role, letter, count in pools
+            for i in range(count)
+        ]
+
+    def _worker(self, worker_id: str, role: Role) -> Worker:
+        shape = self.worker
+        return Worker(
+            worker_id=worker_id,
+            role=role,
+            model=self.model,
+            block_size=shape.block_size,
+            block_bytes=self.block_bytes,
+            num_blocks=shape.num_blocks,
+            max_num_seqs=shape.max_num_seqs,
+            max_num_batched_tokens=shape.max_num_batched_tokens,
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-1]}"
