@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-NAMES = ("gateway", "routing", "transfer", "handoff", "engine", "scheduling", "recovery")
+NAMES = ("gateway", "routing", "transfer", "handoff", "engine", "scheduling", "recovery", "fidelity")
 
 
 def main() -> None:

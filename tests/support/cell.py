@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Service:
     flags: tuple[str, ...]
     env: Mapping[str, str]
     log: Path
+    package: str = "services"
     process: asyncio.subprocess.Process | None = None
     member_id: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
@@ -31,7 +32,7 @@ class Service:
     async def spawn(self) -> None:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"services.{self.module}", *self.flags,
+                sys.executable, "-m", f"{self.package}.{self.module}", *self.flags,
                 env={**os.environ, **self.env}, stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         assert self.process.stdout is not None
@@ -107,13 +108,15 @@ async def running_cell(
     prefill: int = 1,
     decode: int = 2,
     aggregated: int = 0,
+    fleets: Sequence[int] = (),
     worker_flags: tuple[str, ...] = (),
     flags: Mapping[str, tuple[str, ...]] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Cell]:
     """Start a whole cell, in a namespace named like `folder`, and stop it.
 
-    `worker_flags` go to every worker, `flags` to services by their module, e.g. `{"router": (...)}`.
+    Each of `fleets` is a process with so many simulated workers. `worker_flags` go to every worker,
+    `flags` to services by their module, e.g. `{"router": (...)}`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     extra = flags or {}
@@ -130,6 +133,10 @@ async def running_cell(
         name: Service(name, module, (*common, *own, *extra.get(module, ())), env or {}, folder / f"{name}.log")
         for name, module, own in plan
     }
+    for i, workers in enumerate(fleets):
+        own = (*common, *worker_flags, "--engine", "simulated", "--workers", str(workers))
+        log = folder / f"fleet-{i}.log"
+        services[f"fleet-{i}"] = Service(f"fleet-{i}", "simulated_fleet", own, env or {}, log, package="tests.support")
     cell = Cell(services)
     try:
         # Workers load a model: a few at once keeps two cores busy without starving the first READY.

@@ -140,9 +140,7 @@ class LocalEngine:
             self._call_loop(self._end)
 
     def _turn(self) -> None:
-        while self._inbox:
-            command, args = self._inbox.popleft()
-            command(*args)
+        self._take_in()
         scheduler = self._scheduler
         plan = scheduler.schedule()
         opened = scheduler.take_opened()
@@ -160,7 +158,14 @@ class LocalEngine:
             # A reservation must not wait for a step: its blocks can travel while the step is computed.
             self._post()
         self._step(plan)
+        # What came during a long step belongs into the load that is told after it: placement counts on that.
+        self._take_in()
         self._post()
+
+    def _take_in(self) -> None:
+        while self._inbox:
+            command, args = self._inbox.popleft()
+            command(*args)
 
     def _step(self, plan: StepPlan) -> None:
         # Planning and telling are part of what a step takes: a stream's next token has to wait for them too.

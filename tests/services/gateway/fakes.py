@@ -243,12 +243,13 @@ async def listening(*servicers: FakeWorker | FakeRouter) -> AsyncIterator[list[g
 
 
 async def listen(servicer: FakeWorker | FakeRouter) -> grpc.aio.Server:
+    """Serve at its address, at a free port if it has none."""
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     if isinstance(servicer, FakeWorker):
         add_DecodeServicer_to_server(servicer, server)
     else:
         add_RouterServicer_to_server(servicer, server)
-    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    servicer.address = f"127.0.0.1:{server.add_insecure_port(servicer.address or '127.0.0.1:0')}"
     await server.start()
     return server
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from armature.openai.serving.options import ServingOptions
+from armature.runtime.processes import free_port
 from armature.v1.common_pb2 import FINISH_REASON_CANCELLED
 from armature.v1.router_pb2 import Rejection
 from armature.v1.worker_pb2 import DecodeRequest, TokenDelta, WorkerError
@@ -16,6 +17,7 @@ from tests.services.gateway.fakes import (
     breaking_after,
     error,
     faithful,
+    listen,
     output_of,
     rejection,
     token_array,
@@ -88,6 +90,33 @@ async def test_a_worker_that_refuses_connections_costs_nothing() -> None:
     async with running_gateway(healthy, routers=[FakeRouter([gone, healthy])]) as gateway:
         text, info = await text_of(gateway)
     assert (text, info["migrations"]) == (TEXT, 1)
+
+
+async def test_a_worker_that_cannot_be_reached_is_left_alone_until_it_can() -> None:
+    gone, healthy = make_worker("a"), make_worker("b")
+    gone.address = f"127.0.0.1:{free_port()}"
+    async with running_gateway(healthy, routers=[FakeRouter([gone, healthy])]) as gateway:
+        assert (await text_of(gateway))[1]["migrations"] == 1
+        assert (await text_of(gateway))[1]["migrations"] == 0
+        server = await listen(gone)
+        await eventually(lambda: served_by(gateway, "a"), what="the worker is back")
+        await server.stop(0)
+
+
+async def test_a_lost_worker_is_asked_when_there_is_no_other() -> None:
+    gone = make_worker("a")
+    gone.address = f"127.0.0.1:{free_port()}"
+    router = FakeRouter([gone])
+    async with running_gateway(routers=[router]) as gateway:
+        gateway.tell("joined", gone.member)
+        assert (await gateway.chat()).status_code == 503
+        router.queries.clear()
+        assert (await gateway.chat()).status_code == 503
+        assert [list(query.excluded_workers) for query in router.queries][:2] == [["a"], []]
+
+
+async def served_by(gateway: Gateway, worker_id: str) -> bool:
+    return (await text_of(gateway))[1]["decode_worker"] == worker_id
 
 
 async def repeating(worker: FakeWorker, request: DecodeRequest) -> AsyncIterator[TokenDelta]:

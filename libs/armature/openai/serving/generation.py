@@ -161,8 +161,13 @@ class Generation:
             started_s = self._now_s()
             if started_s >= self.job.due_s:
                 raise self._deadline(before_first_token=False)
-            query = self.job.query(attempt_id, self._output, self._excluded)
+            lost = [worker_id for worker_id in self._workers.lost if worker_id not in self._excluded]
+            query = self.job.query(attempt_id, self._output, [*self._excluded, *lost])
             placement, ledger = await self._router.place(query)
+            if lost and not placement.HasField("assigned"):
+                # Nobody else can take it: one that seemed lost may.
+                query = self.job.query(attempt_id, self._output, self._excluded)
+                placement, ledger = await self._router.place(query)
             ROUTE_S.observe(self._now_s() - started_s)
             if placement.HasField("assigned"):
                 return placement.assigned, ledger

@@ -5,9 +5,10 @@ watchdog per stream looks after silence and deadlines, so that a token's path ha
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from armature.openai.serving.decode_call import DecodeCall, Limits, WorkerFailedError
@@ -20,6 +21,8 @@ from armature.v1.worker_pb2_grpc import DecodeStub
 log = logging.getLogger(__name__)
 
 MAX_WATCH_INTERVAL_S = 0.5
+CONNECT_TIMEOUT_S = 1.0
+"""How long one look takes at whether a worker whose stream has broken can be reached again."""
 
 
 class WorkerStreams:
@@ -30,6 +33,12 @@ class WorkerStreams:
         self._tasks = tasks
         self._interval_s = min(MAX_WATCH_INTERVAL_S, options.stall_timeout_s / 4, options.first_token_timeout_s / 4)
         self._streams: dict[str, _WorkerStream] = {}
+        self._lost: dict[str, _WorkerStream] = {}
+
+    @property
+    def lost(self) -> Collection[str]:
+        """Workers that can't be reached since their stream broke. They may be dead: etcd says so a lease later."""
+        return self._lost.keys()
 
     def open(self, worker_id: str, address: str, request: DecodeRequest, limits: Limits) -> DecodeCall:
         """Send `request`, whose `stream_id` is set here."""
@@ -37,7 +46,7 @@ class WorkerStreams:
         if stream is None or stream.has_ended:
             stub: Any = DecodeStub(self._channels.get(address))
             stream = self._streams[worker_id] = _WorkerStream(worker_id, stub.Stream, self._interval_s)
-            self._tasks.create_task(self._run(stream, address), name=f"decode stream {worker_id}")
+            self._tasks.create_task(self._run(worker_id, stream, address), name=f"decode stream {worker_id}")
         return stream.begin(request, limits)
 
     def release(self, worker_id: str) -> None:
@@ -46,10 +55,23 @@ class WorkerStreams:
         if stream is not None:
             stream.end_when_idle()
 
-    async def _run(self, stream: "_WorkerStream", address: str) -> None:
+    async def _run(self, worker_id: str, stream: "_WorkerStream", address: str) -> None:
         await stream.run()
+        if stream.is_wanted:
+            self._lost[worker_id] = stream
+            await self._reach(stream, address)
+            if self._lost.get(worker_id) is stream:
+                del self._lost[worker_id]
         if not stream.is_wanted:
             await self._channels.discard(address)
+
+    async def _reach(self, stream: "_WorkerStream", address: str) -> None:
+        """Wait until there is a connection, or the member has left."""
+        while stream.is_wanted:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._channels.get(address).channel_ready()
+                    return
 
 
 class _WorkerStream:
