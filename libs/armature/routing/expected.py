@@ -43,9 +43,10 @@ class ExpectedBlocks:
             known += 1
         masks.update(dict.fromkeys(hashes[known:], bit))
 
-    def deepen(self, depths: dict[str, int], hashes: Sequence[int], now_s: float) -> None:
-        """Raise `depths` (blocks held from the start, by worker) to what is expected."""
+    def deepen(self, depths: dict[str, int], hashes: Sequence[int], now_s: float) -> bool:
+        """Raise `depths` (blocks held from the start, by worker) to what is expected; whether that is more anywhere."""
         self._turn(now_s)
+        is_more = False
         for generation in (self._young, self._old):
             for depth, mask in descend(generation, hashes) if generation else ():
                 left = mask
@@ -54,7 +55,9 @@ class ExpectedBlocks:
                     worker_id = self._worker_ids[lowest.bit_length() - 1]
                     if depths.get(worker_id, 0) < depth:
                         depths[worker_id] = depth
+                        is_more = True
                     left ^= lowest
+        return is_more
 
     def forget(self) -> None:
         """Expect nothing of anybody: what is lost is a few seconds of guesses, which is cheaper than to sort them."""

@@ -140,11 +140,12 @@ class RoutingCore:
         state, roster = pool.state.copy(), pool.roster
         depths = self.index.match(query.hashes)
         relied = self.trust.discounted(depths, now_s)
+        by_slot = indexed = _by_slot(depths, roster)
         if self._expected is not None:
-            self._expected.deepen(depths, query.hashes, now_s)
             if relied is not depths:
                 self._expected.deepen(relied, query.hashes, now_s)
-        by_slot = _by_slot(depths, roster)
+            if self._expected.deepen(depths, query.hashes, now_s):
+                by_slot = _by_slot(depths, roster)
         usable = by_slot if relied is depths else _by_slot(relied, roster)
         overlap = np.minimum(usable, (query.prompt_tokens - 1) // state[at.BLOCK_SIZE])
         host = disk = None
@@ -153,7 +154,7 @@ class RoutingCore:
             disk = np.maximum(host, _by_slot(self.index.match(query.hashes, Tier.G3), roster))
         active = None if self._active is None else _by_slot(self._active.match(query.hashes), roster)
         session, lots = self._sessions.get(query.session_id), (self._rng.random(), self._rng.random())
-        return Snapshot(query, now_s, roster, state, by_slot, overlap, host, disk, active, session, lots)
+        return Snapshot(query, now_s, roster, state, by_slot, overlap, host, disk, active, session, lots, indexed)
 
     def enter(self, judgement: Judgement) -> Placed:
         """Carry out what was judged: enter the request into the ledger until it is finished."""
@@ -251,7 +252,8 @@ def entry_of(judgement: Judgement) -> Entry:
     rows = ways.rows[:, way]
     block_size, overlap = int(rows[at.BLOCK_SIZE]), int(ways.overlap[way])
     blocks = query.prompt_tokens // block_size + 1 - overlap
-    predicted = min(int(snapshot.depths[int(ways.decode[way])]), (query.prompt_tokens - 1) // block_size) * block_size
+    # Only what the index says: siblings of a prompt that is still being computed are no fault of a source.
+    predicted = min(int(snapshot.indexed[int(ways.decode[way])]), (query.prompt_tokens - 1) // block_size) * block_size
     has_tail = query.prompt_tokens % block_size > 0
     decode = int(ways.decode[way])
     helper = -1 if ways.prefill is None else int(ways.prefill[way])

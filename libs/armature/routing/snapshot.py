@@ -42,6 +42,8 @@ class Snapshot(NamedTuple):
     session: Session | None
     lots: tuple[float, float]
     """Two random numbers from 0 to 1, for policies that draw lots."""
+    indexed: Floats
+    """Those of `depths` that the index says; the others were placed a moment ago."""
 
     @property
     def needed_blocks(self) -> Floats:

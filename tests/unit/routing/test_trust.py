@@ -50,6 +50,16 @@ def test_predictions_are_checked_against_what_the_first_token_says() -> None:
     assert last.overlap_tokens < 200
 
 
+def test_siblings_of_a_prompt_that_is_not_computed_yet_are_no_fault_of_the_index() -> None:
+    core = cell("d1")
+    core.trust.mark("d1", TrustState.EXACT, 0.0)
+    core.index.store("d1", prompt(100))
+    for name in ("a", "b"):
+        core.place(query(name), 0.0)
+        core.first_token("gateway", name, cached_tokens=100)
+    assert (core.trust.accuracy.predicted, core.trust.accuracy.missing) == (200, 0)
+
+
 def test_a_first_token_that_nobody_has_counted_or_asked_for_teaches_nothing() -> None:
     core = cell("d1")
     core.trust.mark("d1", TrustState.EXACT, 0.0)
