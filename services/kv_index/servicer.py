@@ -45,7 +45,7 @@ class KvIndexServicer(kv_index_pb2_grpc.KvIndexServicer):
         index, trust = self._book.index, self._book.trust
         hashes = _hashes(request.sequence_hashes)
         response = kv_index_pb2.MatchResponse(indexed_blocks=index.size().blocks)
-        for worker_id, blocks in index.match(hashes).items():
+        for worker_id, blocks in sorted(index.match(hashes).items(), key=lambda match: -match[1]):
             state = kv_index_pb2.WorkerChange.Kind.ValueType(trust.state(worker_id))
             stale = state != kv_index_pb2.WorkerChange.KIND_EXACT
             response.matches.add(worker_id=worker_id, blocks=blocks, stale=stale, trust=state)

@@ -1,4 +1,7 @@
-"""All benchmarks, one after another in one run: `python -m tests.bench [NAME ...]`. Prints one JSON object."""
+"""All benchmarks, one after another in one run: `python -m tests.bench [NAME ...]`. Prints one JSON object.
+
+What follows a single name goes to that benchmark, if it takes options: `python -m tests.bench index --help`.
+"""
 
 import importlib
 import json
@@ -6,18 +9,22 @@ import os
 import platform
 import sys
 
-NAMES = ("gateway", "routing", "transfer", "handoff", "engine", "scheduling", "recovery", "fidelity")
+NAMES = ("gateway", "routing", "transfer", "handoff", "engine", "scheduling", "recovery", "fidelity", "index")
 
 
 def main() -> None:
-    names = sys.argv[1:] or NAMES
+    arguments = sys.argv[1:]
+    if len(arguments) > 1 and arguments[1].startswith("-"):
+        names, options = arguments[:1], [arguments[1:]]
+    else:
+        names, options = arguments or NAMES, []
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise SystemExit(f"unknown benchmark {unknown[0]}; there are {', '.join(NAMES)}")
     results: dict[str, object] = {"python": platform.python_version(), "cpus": os.cpu_count()}
     for name in names:
         print(f"running {name}", file=sys.stderr, flush=True)
-        results[name] = importlib.import_module(f"tests.bench.{name}").run()
+        results[name] = importlib.import_module(f"tests.bench.{name}").run(*options)
     print(json.dumps(results, indent=2))
 
 

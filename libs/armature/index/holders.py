@@ -42,14 +42,16 @@ class Holders:
         """A worker holds blocks now."""
         self.users |= bit
         masks, whole = self.masks, self._whole
-        if masks.keys().isdisjoint(hashes):
-            # Most blocks have one holder: they share its mask instead of owning an equal one.
-            masks.update(dict.fromkeys(hashes, bit))
-            return
         look_up = masks.get
-        for block in hashes:
+        for number, block in enumerate(hashes):
             mask = look_up(block)
             if mask is None:
+                new = hashes[number:] if number else hashes
+                if masks.keys().isdisjoint(new):
+                    # Behind the first new block of a prompt all are new. Most blocks have one holder: they share its
+                    # mask instead of owning an equal one.
+                    masks.update(zip(new, repeat(bit)))
+                    return
                 masks[block] = bit
             elif not mask & bit:
                 masks[block] = mask | bit
@@ -58,20 +60,18 @@ class Holders:
 
     def remove(self, bit: int, hashes: Iterable[int]) -> None:
         """A worker no longer holds blocks; those that it does not hold are ignored."""
-        masks, whole = self.masks, self._whole
+        masks, whole, unheld = self.masks, self._whole, list[int]()
         look_up = masks.get
         for block in hashes:
             mask = look_up(block)
-            if mask is None or not mask & bit:
-                continue
-            if rest := mask ^ bit:
-                masks[block] = rest
+            if mask == bit:
+                del masks[block]
+                unheld.append(block)
+            elif mask is not None and mask & bit:
+                masks[block] = mask ^ bit
                 if block in whole:
                     self._leave(block, bit, mask)
-            else:
-                del masks[block]
-                if block in whole:
-                    self._unlink(block)
+        self._unlink(unheld)
 
     def clear(self, bit: int, blocks: Iterable[int]) -> None:
         """A worker holds nothing any more; `blocks` are all that it held."""
@@ -103,8 +103,7 @@ class Holders:
         self._recent.clear()
         for block in list(islice(masks, num_blocks)):
             evicted.append((block, masks.pop(block)))
-            if block in self._whole:
-                self._unlink(block)
+        self._unlink([block for block, _ in evicted])
         return evicted
 
     def check(self) -> None:
@@ -187,21 +186,30 @@ class Holders:
             elif own != blocks[0]:
                 children[parent] = {own, blocks[0]}
 
-    def _unlink(self, block: int) -> None:
-        """Forget the links of a block and of all behind it."""
-        parent, children = self.parents[block], self._children
-        if parent is not None:
-            own = children[parent]
-            if isinstance(own, set) and len(own) > 1:
-                own.remove(block)
-            else:
-                del children[parent]
-        left = [block]
-        while left:
-            block = left.pop()
-            left += self._successors(block)
-            children.pop(block, None)
-            del self._whole[block], self.parents[block]
+    def _unlink(self, blocks: Iterable[int]) -> None:
+        """Forget the links of blocks and of all behind them."""
+        whole, parents, children = self._whole, self.parents, self._children
+        for first in blocks:
+            if first not in whole:
+                continue
+            parent = parents[first]
+            if parent is not None:
+                own = children[parent]
+                if own == first:
+                    del children[parent]
+                elif isinstance(own, set):
+                    own.remove(first)
+                    if not own:
+                        del children[parent]
+            left = [first]
+            while left:
+                block = left.pop()
+                del whole[block], parents[block]
+                behind = children.pop(block, None)
+                if isinstance(behind, int):
+                    left.append(behind)
+                elif behind is not None:
+                    left += behind
 
     def _note(self, block: int) -> None:
         recent = self._recent

@@ -17,6 +17,7 @@ import heapq
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from itertools import compress
 from operator import or_
 from typing import NamedTuple
 
@@ -30,6 +31,15 @@ DEFAULT_LIMIT_BYTES = 4 << 30
 """About 20 million blocks with one holder each: more than the pools of a hundred large machines have."""
 
 _EVICTED_SHARE = 16
+
+# A result is made of dicts made before, by mask and depth: many prompts share a head that many workers hold. They are
+# forgotten at this number, or when a slot gets another worker.
+_MOST_MADE = 64
+_MOST_NAMED_SINGLY = 4
+
+# Bits of a mask are told one by one while they are fewer than one in so many, else by a look at every slot.
+_SLOTS_PER_BIT = 12
+_BITS = bytes.maketrans(b"01", b"\0\1")
 
 
 class Reach(NamedTuple):
@@ -72,6 +82,7 @@ class PrefixIndex:
         self._worker_ids: list[str] = []
         """By slot; empty where a slot is free."""
         self._free_slots: list[int] = []
+        self._made: dict[tuple[int, int], dict[str, int]] = {}
         self._holdings = 0
         self._evicted = 0
 
@@ -141,6 +152,7 @@ class PrefixIndex:
         source = self._sources.pop(worker_id, None)
         if source is not None:
             self._worker_ids[source.slot] = ""
+            self._made.clear()
             heapq.heappush(self._free_slots, source.slot)
 
     def mark(self, worker_id: str, *, stale: bool) -> None:
@@ -153,18 +165,27 @@ class PrefixIndex:
         return source is not None and source.is_stale
 
     def match(self, hashes: Sequence[int], tier: Tier = Tier.G1) -> dict[str, int]:
-        """How many blocks from a prompt's start each worker holds without a hole, longest first; nobody with none.
+        """How many blocks from a prompt's start each worker holds without a hole; nobody with none. In no order.
 
         `hashes` are those of the prompt's blocks, from the first.
         """
+        ends = self._tiers[tier].match(hashes)
+        if not ends:
+            return {}
+        left = reduce(or_, [mask for _, mask in ends])
         depths: dict[str, int] = {}
-        for depth, mask in reversed(self._tiers[tier].match(hashes)):
-            for worker_id in self._named(mask):
-                depths[worker_id] = depth
+        for depth, mask in ends:
+            # Those who end here, and with them those who go on, who are the same for all prompts of a common head.
+            if mask.bit_count() > _MOST_NAMED_SINGLY:
+                reached = self._reached(left, depth)
+                depths = depths | reached if depths else reached.copy()
+            else:
+                depths.update(dict.fromkeys(self._named(mask), depth))
+            left ^= mask
         return depths
 
     def reach(self, hashes: Sequence[int]) -> dict[str, Reach]:
-        """How far each worker's blocks reach when those of lower tiers are counted too, G1's longest first.
+        """How far each worker's blocks reach when those of lower tiers are counted too.
 
         Costs no more than `match` while nobody has told of blocks in a lower tier; else every block is looked up that
         one of the workers that have can use.
@@ -218,14 +239,26 @@ class PrefixIndex:
             source = self._sources[worker_id] = _Source(slot)
         return source
 
+    def _reached(self, mask: int, depth: int) -> dict[str, int]:
+        """The depth by worker of a mask; not to be changed."""
+        made = self._made.get((mask, depth))
+        if made is None:
+            if len(self._made) >= _MOST_MADE:
+                self._made.clear()
+            made = self._made[mask, depth] = dict.fromkeys(self._named(mask), depth)
+        return made
+
     def _named(self, mask: int) -> list[str]:
         """The workers of a mask, by slot."""
-        worker_ids, names = self._worker_ids, list[str]()
+        worker_ids = self._worker_ids
+        if mask.bit_count() * _SLOTS_PER_BIT > mask.bit_length():
+            return list(compress(worker_ids, bin(mask)[:1:-1].encode().translate(_BITS)))
+        names: list[str] = []
         while mask:
-            lowest = mask & -mask
-            names.append(worker_ids[lowest.bit_length() - 1])
-            mask ^= lowest
-        return names
+            slot = mask.bit_length() - 1
+            names.append(worker_ids[slot])
+            mask ^= 1 << slot
+        return names[::-1]
 
     def _union_depths(self, hashes: Sequence[int], lowest: Tier) -> Iterable[tuple[str, int]]:
         """How far the workers that hold any block of the lower tiers reach in those from G1 to `lowest` together."""
