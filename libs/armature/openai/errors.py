@@ -66,10 +66,11 @@ def model_not_found(model: str, served: list[str]) -> ApiError:
     return ApiError(404, f"The model '{model[:200]}' does not exist; {known}", param="model", code="model_not_found")
 
 
-def context_exceeded(param: str, prompt_tokens: int, context_length: int) -> ApiError:
+def context_exceeded(param: str, prompt_tokens: int, context_length: int, *, at_least: bool = False) -> ApiError:
+    tokens = f"at least {prompt_tokens}" if at_least else f"{prompt_tokens}"
     return ApiError(
         400,
-        f"The prompt has {prompt_tokens} tokens, but the model's context holds {context_length}, answer included; "
+        f"The prompt has {tokens} tokens, but the model's context holds {context_length}, answer included; "
         f"shorten '{param}' to at most {context_length - 1} tokens",
         param=param,
         code="context_length_exceeded",

@@ -43,7 +43,7 @@ class ChatTemplate:
         try:
             return self._template.render(values)
         except Exception as error:  # a template is foreign code and may raise anything
-            message = f"The model's chat template refuses these messages: {error}"
+            message = f"The model's chat template refuses these messages: {str(error) or type(error).__name__}"
             raise ApiError(400, message[:500], param="messages", code="invalid_value") from None
 
 

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from armature.openai.rules import ChatPrompt, Prompt, TextPrompt
 from armature.openai.template import ChatTemplate, load_chat_template, no_chat_template
+from armature.openai.token_bounds import max_bytes_per_token
 from armature.openai.vocabulary import Vocabulary
 
 
@@ -32,6 +33,7 @@ class ModelTokenizer:
         self._tokenizer = tokenizer
         self._template = template
         self._pieces = PieceCache(tokenizer)
+        self._bytes_per_token = max_bytes_per_token(tokenizer, definition)
 
     @classmethod
     def load(cls, directory: Path) -> "ModelTokenizer":
@@ -59,6 +61,10 @@ class ModelTokenizer:
         if self._template is None:
             raise no_chat_template(model)
         return self._template.render(prompt.messages, prompt.variables)
+
+    def least_tokens(self, text: str) -> int:
+        """As many tokens `text` has at least, by its length alone; 0 if that tells nothing."""
+        return int(len(text.encode(errors="surrogatepass")) / self._bytes_per_token)
 
     def next_turn(self, prompt: ChatPrompt, answer: str) -> Sequence[int]:
         """With which token ids the prompt of the next turn begins: what two different next turns have in common.

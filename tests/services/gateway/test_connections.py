@@ -53,7 +53,32 @@ async def test_headers_without_end_are_refused() -> None:
     async with connection() as (reader, writer), asyncio.timeout(5):
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
         writer.write((b"x-long: " + b"a" * 1014 + b"\r\n") * (MAX_HEAD_BYTES // 1024))
-        assert (await reader.readline()).startswith(b"HTTP/1.1 431")
+        assert await refusal(reader) == (431, "headers_too_large")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_what_is_no_http_is_refused_in_json(sent: bytes) -> None:
+    async with connection() as (reader, writer), asyncio.timeout(5):
+        writer.write(sent)
+        assert await refusal(reader) == (400, "invalid_http")
+
+
+async def refusal(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """Status and code of an error after which the connection is closed."""
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in head
+    error = json.loads(body)["error"]
+    assert error["message"]
+    return int(head.split()[1]), error["code"]
 
 
 async def test_pipelined_requests_are_all_answered() -> None:

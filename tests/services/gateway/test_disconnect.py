@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
 from armature.openai.serving.options import ServingOptions
-from tests.services.gateway.fakes import FakeRouter, breaking_after
+from tests.services.gateway.fakes import FakeRouter, FakeWorker, breaking_after
 from tests.services.gateway.harness import MODEL, Gateway, answer, make_worker, running_gateway
 from tests.support.eventually import eventually
 
@@ -93,38 +94,37 @@ async def test_others_on_the_same_stream_go_on() -> None:
         assert worker.streams == 1
 
 
-async def test_a_client_that_does_not_read_is_given_up() -> None:
-    """Buffers of kernel and server fill first; then the client has `write_timeout_s`."""
-    long = (*(answer()[:-1] * 4000), 2)
-    worker = make_worker(answer=long, batch=50)
+@asynccontextmanager
+async def unread_answer(gateway: Gateway) -> AsyncIterator[None]:
+    """An answer whose client holds the connection and does not read: buffers of kernel and server fill first."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port, limit=1024)
+    body = json.dumps({**BODY, "stream": True, "logprobs": True, "top_logprobs": 20}).encode()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    yield
+    writer.transport.abort()
+
+
+def worker_with_endless_answer(batch: int) -> FakeWorker:
+    worker = make_worker(answer=(*(answer()[:-1] * 4000), 2), batch=batch)
     worker.card.context_length = 1_000_000
+    return worker
+
+
+async def test_a_client_that_does_not_read_is_given_up() -> None:
+    worker = worker_with_endless_answer(batch=50)
     options = ServingOptions(write_timeout_s=0.3, max_buffered_tokens=100_000)
-    async with running_gateway(worker, options=options) as gateway:
-        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port, limit=1024)
-        body = json.dumps({**BODY, "stream": True, "logprobs": True, "top_logprobs": 20}).encode()
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        )
-        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    async with running_gateway(worker, options=options) as gateway, unread_answer(gateway):
         await eventually(lambda: gateway.core.inflight == 0, what="it is given up")
         await eventually(lambda: worker.cancelled or worker.finished)
-        writer.transport.abort()
 
 
 async def test_tokens_beyond_the_buffer_of_a_slow_client_cancel_its_request_only() -> None:
-    long = (*(answer()[:-1] * 4000), 2)
-    worker = make_worker(answer=long, batch=500)
-    worker.card.context_length = 1_000_000
+    worker = worker_with_endless_answer(batch=500)
     options = ServingOptions(write_timeout_s=30.0, max_buffered_tokens=2000)
     async with running_gateway(worker, options=options) as gateway:
-        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port, limit=1024)
-        body = json.dumps({**BODY, "stream": True, "logprobs": True, "top_logprobs": 20}).encode()
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        )
-        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        await eventually(lambda: worker.cancelled, what="its work is cancelled though it still holds the connection")
-        other = await gateway.chat(max_tokens=5)
-        assert other.json()["usage"]["completion_tokens"] == 5
-        writer.transport.abort()
+        async with unread_answer(gateway):
+            await eventually(lambda: worker.cancelled, what="its work is cancelled though the connection lives")
+            other = await gateway.chat(max_tokens=5)
+            assert other.json()["usage"]["completion_tokens"] == 5
         await eventually(lambda: gateway.core.inflight == 0)

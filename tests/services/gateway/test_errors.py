@@ -92,6 +92,8 @@ async def test_a_prompt_longer_than_the_context_is_the_callers_error() -> None:
         response = await gateway.chat(messages=[{"role": "user", "content": "block " * 100}])
         assert response.status_code == 400
         assert (told(response)["code"], told(response)["param"]) == ("context_length_exceeded", "messages")
+        response = await gateway.chat(messages=[{"role": "user", "content": "block " * 100_000}])
+        assert "at least" in told(response)["message"]  # by its length alone, without tokenizing it
         body = {"model": MODEL, "prompt": [5] * 64}
         response = await gateway.client.post("/v1/completions", json=body)
         assert (told(response)["code"], told(response)["param"]) == ("context_length_exceeded", "prompt")

@@ -74,6 +74,25 @@ async def test_queries_of_one_moment_share_a_message_and_a_stream() -> None:
     assert router.messages < 32 + 64  # one for each query and each progress would be 96
 
 
+async def test_progress_waits_for_more_of_it_and_goes_with_the_next_query() -> None:
+    route = ScriptedRoute()
+    stream = _RouterStream("router-a", lambda: route)
+    running = asyncio.create_task(stream.run())
+    for number in range(20):
+        stream.first_token(f"a{number}", 0)
+        await asyncio.sleep(0)  # the writer would have its turn here
+    assert not route.told
+    asking = asyncio.create_task(stream.ask(Query(request_id="b")))
+    await eventually(lambda: route.told)
+    (told,) = route.told
+    assert (len(told.progress), len(told.queries)) == (20, 1)
+    stream.finished("a0", 1)
+    await eventually(lambda: len(route.told) == 2, what="without a query it goes by itself")
+    asking.cancel()
+    stream.stop()
+    await asyncio.gather(running, asking, return_exceptions=True)
+
+
 async def test_without_routers_the_gateway_decides_and_spreads() -> None:
     workers = [make_worker(name, step=asyncio.Event()) for name in "ab"]
     async with running_gateway(*workers, routers=[]) as gateway:

@@ -166,11 +166,16 @@ def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDige
     """The prompt's tokens and the digests of its whole blocks. May run on a thread."""
     prompt, card, name = ask.prompt, model.card, ask.prompt_field
     if isinstance(prompt, TokenPrompt):
+        if len(prompt.token_ids) >= card.context_length:
+            raise context_exceeded(name, len(prompt.token_ids), card.context_length)
         check_token_ids(name, prompt.token_ids, card.vocab_size)
         token_ids = array("I", prompt.token_ids)
     else:
         assert isinstance(prompt, (TextPrompt, ChatPrompt))
         text = model.tokenizer.text_of(card.name, prompt)
+        # Tokenizing megabytes takes seconds and a hundred times the memory, to no end if the context can't hold them.
+        if len(text) > card.context_length and (least := model.tokenizer.least_tokens(text)) >= card.context_length:
+            raise context_exceeded(name, least, card.context_length, at_least=True)
         token_ids = array("I", model.tokenizer.encode(prompt, text))
         if token_ids and max(token_ids) >= card.vocab_size:
             raise invalid(name, "it has special tokens that this model does not know")

@@ -52,6 +52,8 @@ LAST_RESORT_PAUSE_S = 0.25
 CANCELLED, ERROR = "cancelled", "error"
 """Why an answer was not completed: the client left, or something failed."""
 
+_NO_REASON = "it does not say why"
+
 _REASONS = {FINISH_REASON_STOP: STOP, FINISH_REASON_LENGTH: LENGTH}
 
 
@@ -273,14 +275,14 @@ def _failure(delta: TokenDelta) -> Exception:
         return WorkerFailedError("the worker cancelled it")
     code, message = delta.error.code, delta.error.message
     if code == WorkerError.CODE_INVALID:
-        return ApiError(400, f"The worker refuses the request: {message}", code="invalid_value")
+        return ApiError(400, f"The worker refuses the request: {message or _NO_REASON}", code="invalid_value")
     if code == WorkerError.CODE_DEADLINE_EXCEEDED:
         return DeadlinePassedError(before_first_token=False)
     return WorkerFailedError(f"{WorkerError.Code.Name(code)}: {message}")
 
 
 def _rejected(rejection: Rejection) -> ApiError:
-    retry_after_s = max(1.0, rejection.retry_after_s)
+    retry_after_s, reason = max(1.0, rejection.retry_after_s), rejection.reason or _NO_REASON
     if rejection.code == Rejection.CODE_OVERLOADED:
-        return overloaded(f"All workers are busy: {rejection.reason}", retry_after_s)
-    return no_workers(f"No worker can take the request: {rejection.reason}", retry_after_s)
+        return overloaded(f"All workers are busy: {reason}", retry_after_s)
+    return no_workers(f"No worker can take the request: {reason}", retry_after_s)

@@ -2,13 +2,15 @@
 
 import asyncio
 import re
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from armature.openai.errors import ApiError
+
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers; those that come within one read may be longer."""
-HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 _OFFER = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
 _NO_OFFER = b"\r\nx-offer"
@@ -44,10 +46,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._awaits_head and self._heads == heads and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.write(HEAD_TOO_LARGE)
-                self.transport.close()
+                message = f"The request's headers must not be larger than {MAX_HEAD_BYTES} bytes"
+                self._refuse(ApiError(431, message, code="headers_too_large"))
             elif self._head_timer is None:
                 self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser can't go on."""
+        self._refuse(ApiError(400, "This is not a valid HTTP/1.1 request", code="invalid_http"))
 
     def on_headers_complete(self) -> None:
         self._awaits_head, self._head_bytes = False, 0
@@ -58,6 +64,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._awaits_head = True
         super().on_message_complete()
+
+    def _refuse(self, error: ApiError) -> None:
+        """End the connection, and say why unless that would fall into an answer."""
+        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            self.transport.write(_whole_response(error))
+        self.transport.close()
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.timeout_keep_alive, self._give_up)
@@ -72,6 +84,15 @@ class BoundedProtocol(HttpToolsProtocol):
         # A client may have begun its next request early: the answer to the one before comes first.
         if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
             self.transport.close()
+
+
+def _whole_response(error: ApiError) -> bytes:
+    body = error.to_json()
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def _without_offer(data: bytes) -> bytes:

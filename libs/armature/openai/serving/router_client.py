@@ -26,7 +26,10 @@ from armature.v1.router_pb2_grpc import RouterStub
 log = logging.getLogger(__name__)
 
 PROGRESS_PAUSE_S = 0.005
-"""Progress waits so long for more of it, or for a query, to share a message with; a plan is no worse for it."""
+"""Progress waits so long for more of it, or for a query, to share a message with; a plan is no worse for it.
+
+Without it asking and telling costs an eighth more CPU here and a quarter more at the router, at 32 and at 128 streams.
+"""
 
 
 class Ledger(Protocol):
