@@ -81,6 +81,17 @@ async def refusal(reader: asyncio.StreamReader) -> tuple[int, str]:
     return int(head.split()[1]), error["code"]
 
 
+async def test_the_end_of_a_large_body_is_not_taken_for_a_head() -> None:
+    size = 20 * MAX_HEAD_BYTES
+    async with connection() as (reader, writer), asyncio.timeout(10):
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+        await writer.drain()
+        writer.write(b"a" * size)
+        assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
+
+
 async def test_pipelined_requests_are_all_answered() -> None:
     request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + b"a" * 60000
     async with connection() as (reader, writer), asyncio.timeout(5):

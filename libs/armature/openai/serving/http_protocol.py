@@ -41,10 +41,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        heads = self._heads
-        super().data_received(_without_offer(data) if self._awaits_head else data)
+        heads, is_head = self._heads, self._awaits_head
+        super().data_received(_without_offer(data) if is_head else data)
         if self._awaits_head and self._heads == heads and not self.transport.is_closing():
-            self._head_bytes += len(data)
+            self._head_bytes += len(data) if is_head else 0  # the end of a body is no head
             if self._head_bytes > MAX_HEAD_BYTES:
                 message = f"The request's headers must not be larger than {MAX_HEAD_BYTES} bytes"
                 self._refuse(ApiError(431, message, code="headers_too_large"))
