@@ -4,9 +4,10 @@ The numbers are made into token ids, all tokens of a block the same, so that rea
 can be driven with them. Equal numbers in equal places of a prefix are equal content, and no more is known.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
+from typing import Protocol
 
 from armature.blocks.hashing import BlockDigest, BlockHasher
 
@@ -45,11 +46,18 @@ class TraceRequest:
             raise ValueError(f"{given}; {self.prompt_tokens} tokens are {needed} blocks of {block_size}")
 
 
+class Requests(Protocol):
+    """In order of arrival; they are gone through once a run, so they may be made up on the way."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[TraceRequest]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in order of arrival; they are gone through once a run, so they may be made up on the way."""
+    """Requests whose contents are numbered in blocks of one size."""
 
-    requests: Collection[TraceRequest]
+    requests: Requests
     block_size: int
 
     def sped_up(self, speed_up: float) -> "Trace":
@@ -74,6 +82,8 @@ class Trace:
             raise ValueError(f"a slice of {num_requests} requests from {start_s} s for {duration_s} s makes no sense")
         end_s = start_s + duration_s
         within = (one for one in self.requests if start_s <= one.arrival_s < end_s)
+        if (start_s, duration_s, num_requests) == (0.0, float("inf"), 0):
+            return self
         kept = [replace(one, arrival_s=one.arrival_s - start_s) for one in islice(within, num_requests or None)]
         if not kept:
             raise ValueError(f"no request arrives from {start_s:g} s for {duration_s:g} s")

@@ -105,7 +105,7 @@ def test_azure_traces_are_read_and_their_broken_lines_named(tmp_path: Path, caps
         (["--workers", "0"], "num_workers is 0"),
         (["--preset", "abacus"], "qwen3-32b-tp2-h200"),
         (["--event-lag-s", "-1"], "event_lag_s is -1"),
-        (["--block-size", "16"], "Mooncake traces have 512"),
+        (["--block-size", "16"], "its blocks have 512 tokens"),
         (["--requests", "-1"], "--requests is -1"),
         (["--set", "inference.weight=1"], "the policy has no part 'inference'"),
         (["--set", "work.weigth=1"], "did you mean 'weight'?"),
