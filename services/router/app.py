@@ -1,11 +1,13 @@
 """Composes a router: membership, load and index in, placements out."""
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from armature.routing.history import History
+from armature.routing.queueing.dispatcher import Dispatcher
 from armature.routing.router import RoutingCore
 from armature.runtime import service
 from armature.runtime.assumptions import Assumptions
@@ -27,7 +29,8 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     policy = settings.load_policy()
     core = RoutingCore(policy, random.Random())
     history = History(policy, settings.history_bytes)
-    cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_interval_s)
+    changed = asyncio.Event()
+    cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_interval_s, changed)
     replica = Replica(core, runtime.channels)
     await runtime.view(*WORKER_KINDS, on_change=cell.on_change)
     await runtime.view("kv-index", on_change=replica.on_change)
@@ -38,7 +41,8 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     assumptions = Assumptions(cell.members, lambda: replica.followed, runtime.channels)
     runtime.tasks.create_task(assumptions.run(), name="assumptions")
     async with _peers(runtime, core) as peers:
-        servicer = RouterServicer(core, cell.members, history, assumptions.note, peers)
+        servicer = RouterServicer(Dispatcher(core), cell.members, history, changed, assumptions.note, peers)
+        runtime.tasks.create_task(servicer.run(), name="queue")
         runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
         await runtime.serve()
 

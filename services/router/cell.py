@@ -1,5 +1,6 @@
 """Tells the core which workers there are and what they have to do."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -23,12 +24,16 @@ log = logging.getLogger(__name__)
 class Cell:
     """Follows the membership of workers, and each worker's load.
 
-    While a load stream is broken the last report counts on, corrected by what is placed and by time.
+    While a load stream is broken the last report counts on, corrected by what is placed and by time. `changed` is set
+    at every piece of news.
     """
 
-    def __init__(self, core: RoutingCore, channels: ChannelPool, spawn: Spawn, interval_s: float) -> None:
+    def __init__(
+        self, core: RoutingCore, channels: ChannelPool, spawn: Spawn, interval_s: float, changed: asyncio.Event
+    ) -> None:
         self._core = core
         self._interval_s = interval_s
+        self._changed = changed
         self._streams = MemberStreams("load", channels, spawn, self._read)
         self.members: dict[str, Member] = {}
         """The workers that requests may be placed on."""
@@ -46,6 +51,7 @@ class Cell:
                 log.error("nothing is placed on %s: %s", member.id, error)
                 return
             self.members[member.id] = member
+        self._changed.set()
         self._streams.on_change(change)
 
     async def _read(self, member: Member, channel: grpc.aio.Channel, has_read: Callable[[], None]) -> None:
@@ -53,6 +59,7 @@ class Cell:
         try:
             while isinstance(report := await call.read(), LoadReport):
                 self._core.report(member.id, load_of(report), time.monotonic())
+                self._changed.set()
                 has_read()
         finally:
             call.cancel()

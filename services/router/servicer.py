@@ -1,16 +1,20 @@
-"""Serves `armature.v1.Router`: one stream per gateway, all queries of a message answered in one message."""
+"""Serves `armature.v1.Router`: one stream per gateway; whatever is decided at once is answered in one message."""
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from opentelemetry.trace import SpanKind
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge
 
-from armature.routing.decision import Placed, Rejected
+from armature.routing.decision import Placed, Query, Rejected
 from armature.routing.history import History
-from armature.routing.router import RoutingCore
+from armature.routing.queueing.dispatcher import Dispatcher
+from armature.routing.queueing.outcome import Outcome
+from armature.runtime import decision_metrics
+from armature.runtime.outbox import Outbox
 from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import placement_of, query_of
 from armature.runtime.policies import load_policy, shipped_policies
@@ -19,14 +23,6 @@ from armature.v1 import router_pb2, router_pb2_grpc
 from armature.v1.common_pb2 import Member
 from services.router.explain import Explainer
 
-_decisions = Counter("armature_router_decisions_total", "Queries answered, by what was decided.", ["outcome"])
-_local, _remote = _decisions.labels("local"), _decisions.labels("remote")
-_decision_s = Histogram(
-    "armature_router_decision_seconds", "Time to decide where one request goes.",
-    buckets=(2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 1e-2, 3e-2),
-)  # fmt: skip
-_prompt_tokens = Counter("armature_router_prompt_tokens_total", "Prompt tokens of placed requests.")
-_overlap_tokens = Counter("armature_router_overlap_tokens_total", "Those of them believed to be on the decode worker.")
 _in_flight = Gauge("armature_router_requests_in_flight", "Placed requests that have not ended.")
 _gateways = Gauge("armature_router_gateways", "Open Route streams.")
 
@@ -35,80 +31,148 @@ Assume = Callable[[str, bytes], None]
 
 
 class RouterServicer(router_pb2_grpc.RouterServicer):
-    """Decodes, lets the core decide, encodes. `members` has the record of every worker that the core knows."""
+    """Decodes, lets the core decide, encodes. `members` has the record of every worker that the core knows.
+
+    `changed` is set by whoever tells the core something that may make room for a request that waits.
+    """
 
     def __init__(
         self,
-        core: RoutingCore,
+        dispatcher: Dispatcher,
         members: Mapping[str, Member],
         history: History,
+        changed: asyncio.Event,
         assume: Assume | None = None,
         peers: Peers | None = None,
     ) -> None:
-        self._core = core
+        self._dispatcher = dispatcher
+        self._core = dispatcher.core
         self._members = members
         self._history = history
+        self._changed = changed
         self._assume = assume
         self._peers = peers
         self._explainer = Explainer(history, {name: load_policy(name) for name in shipped_policies()})
         self._numbers = itertools.count(1)
-        _in_flight.set_function(lambda: core.requests_in_flight)
+        self._streams: dict[str, Outbox[router_pb2.Placement]] = {}
+        """By owner."""
+        self._asked: dict[int, tuple[Query, router_pb2.Query]] = {}
+        """Queries without a final answer, by the identity of what the core was asked."""
+        self._has_queued = asyncio.Event()
+        _in_flight.set_function(lambda: self._core.requests_in_flight)
 
     async def Route(
         self, request_iterator: AsyncIterator[router_pb2.RouteRequest], context: Any
     ) -> AsyncIterator[router_pb2.RouteResponse]:
         owner = str(next(self._numbers))
+        answers = self._streams[owner] = Outbox[router_pb2.Placement]()
         _gateways.inc()
+        reading = asyncio.create_task(self._read(owner, request_iterator, answers), name="queries of a gateway")
+        reading.add_done_callback(lambda _: answers.complete())
         try:
-            async for request in request_iterator:
-                # Progress first: a request that is placed again has ended before.
-                for progress in request.progress:
-                    self._note(owner, progress)
-                if request.queries:
-                    yield router_pb2.RouteResponse(placements=[self._answer(owner, query) for query in request.queries])
+            async for batch in answers.batches():
+                yield router_pb2.RouteResponse(placements=batch)
+            await reading
         finally:
+            reading.cancel()
             _gateways.dec()
-            for request_id in self._core.forget(owner):
-                self._tell_peers(owner, request_id, router_pb2.Progress.KIND_FINISHED)
+            self._forget(owner)
 
     async def Explain(self, request: router_pb2.ExplainRequest, context: Any) -> router_pb2.ExplainResponse:
         return self._explainer.explain(request, time.monotonic())
 
+    async def run(self) -> None:
+        """Answer queries that wait, as room is made for them, until cancelled."""
+        dispatcher = self._dispatcher
+        while True:
+            await self._has_queued.wait()
+            while (wake_s := dispatcher.next_wake_s(time.monotonic())) is not None:
+                decision_metrics.measure_queue(dispatcher.by_band())
+                try:
+                    async with asyncio.timeout(max(wake_s - time.monotonic(), 0.0)):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+                self._changed.clear()
+                for outcome in dispatcher.drain(time.monotonic()):
+                    self._deliver(outcome)
+            decision_metrics.measure_queue(dispatcher.by_band())
+            self._has_queued.clear()
+
+    async def _read(
+        self, owner: str, requests: AsyncIterator[router_pb2.RouteRequest], answers: Outbox[router_pb2.Placement]
+    ) -> None:
+        async for request in requests:
+            # Progress first: a request that is placed again has ended before.
+            for progress in request.progress:
+                self._note(owner, progress)
+            for query in request.queries:
+                self._submit(owner, query)
+            await answers.taken()
+
     def _note(self, owner: str, progress: router_pb2.Progress) -> None:
+        self._changed.set()
         if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
             self._core.first_token(owner, progress.request_id, progress.cached_tokens)
             self._history.first_token(owner, progress.request_id, time.monotonic(), progress.cached_tokens)
         elif progress.kind == router_pb2.Progress.KIND_FINISHED:
-            self._core.finish(owner, progress.request_id)
+            waiting = self._dispatcher.finish(owner, progress.request_id)
+            if waiting is not None:
+                del self._asked[id(waiting)]
+                return
         self._tell_peers(owner, progress.request_id, progress.kind)
+
+    def _forget(self, owner: str) -> None:
+        del self._streams[owner]
+        for asked, _ in list(self._asked.values()):
+            if asked.owner == owner:
+                del self._asked[id(asked)]
+        for request_id in self._dispatcher.forget(owner):
+            self._tell_peers(owner, request_id, router_pb2.Progress.KIND_FINISHED)
+        self._changed.set()
 
     def _tell_peers(self, owner: str, request_id: str, kind: "router_pb2.Progress.Kind.ValueType") -> None:
         if self._peers is not None:
             self._peers.progressed(owner, request_id, kind)
 
-    def _answer(self, owner: str, query: router_pb2.Query) -> router_pb2.Placement:
-        if not is_tracing():
-            return placement_of(query.query_id, self._place(owner, query), self._members)
-        with span("route", traceparent=query.traceparent, kind=SpanKind.SERVER) as open_span:
-            outcome = self._place(owner, query)
-            open_span.set_attributes({"request": query.request_id, "reason": outcome.reason})
-            return placement_of(query.query_id, outcome, self._members)
-
-    def _place(self, owner: str, query: router_pb2.Query) -> Placed | Rejected:
+    def _submit(self, owner: str, query: router_pb2.Query) -> None:
+        asked = query_of(query, owner)
+        self._asked[id(asked)] = asked, query
         started_s = time.perf_counter()
-        asked, now_s = query_of(query, owner), time.monotonic()
-        outcome = self._core.place(asked, now_s)
-        _decision_s.observe(time.perf_counter() - started_s)
-        self._history.add(asked, outcome, now_s)
-        if isinstance(outcome, Placed):
-            if self._assume is not None:
-                for worker_id in filter(None, (outcome.chosen.decode_id, outcome.chosen.prefill_id)):
-                    self._assume(worker_id, query.sequence_hashes)
-            if self._peers is not None:
-                self._peers.placed(outcome)
-            (_remote if outcome.chosen.prefill_id else _local).inc()
-            _prompt_tokens.inc(query.prompt_tokens)
-            _overlap_tokens.inc(outcome.overlap_tokens)
+        outcomes = self._dispatcher.submit(asked, time.monotonic())
+        decision_metrics.DECISION_S.observe(time.perf_counter() - started_s)
+        for outcome in outcomes:
+            self._deliver(outcome)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        """Answer a query, and take down what the answer was."""
+        asked = outcome.query
+        if outcome.is_final:
+            _, query = self._asked.pop(id(asked))
+            decision_metrics.count(outcome)
+            self._note_answer(outcome, query)
         else:
-            _decisions.labels(outcome.code.name.lower()).inc()
-        return outcome
+            _, query = self._asked[id(asked)]
+            self._has_queued.set()
+            self._changed.set()
+        if is_tracing():
+            with span("route", traceparent=query.traceparent, kind=SpanKind.SERVER) as open_span:
+                facts = {"request": asked.request_id, "reason": outcome.reason, "waited_s": outcome.waited_s}
+                open_span.set_attributes(facts)
+        placement = placement_of(query.query_id, outcome.answer, self._members)
+        if outcome.waited_s and isinstance(outcome.answer, Placed):
+            placement.assigned.reason = outcome.reason
+        self._streams[asked.owner].put(placement)
+
+    def _note_answer(self, outcome: Outcome, query: router_pb2.Query) -> None:
+        """Tell whoever wants to know of final answers."""
+        asked, answer = outcome.query, outcome.answer
+        assert isinstance(answer, Placed | Rejected)
+        self._history.add(asked, answer, time.monotonic())
+        if isinstance(answer, Rejected):
+            return
+        if self._assume is not None:
+            for worker_id in filter(None, (answer.chosen.decode_id, answer.chosen.prefill_id)):
+                self._assume(worker_id, query.sequence_hashes)
+        if self._peers is not None:
+            self._peers.placed(answer)

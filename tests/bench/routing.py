@@ -17,6 +17,8 @@ import grpc
 from armature.index.packing import pack_hashes
 from armature.index.prefix_index import PrefixIndex
 from armature.routing.decision import Query
+from armature.routing.history import History
+from armature.routing.queueing.dispatcher import Dispatcher
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Role, Speeds, Worker
 from armature.runtime.placement import WORKER_KINDS
@@ -208,7 +210,8 @@ async def _serve() -> None:
     core = cell(8, 3, filled(rng, 8)[0], rng)
     members = {name(number): Member(id=name(number), kind=WORKER_KINDS[0], address="h:1") for number in range(8)}
     server = RpcServer("127.0.0.1")
-    server.add(add_RouterServicer_to_server, RouterServicer(core, members), "armature.v1.Router")
+    servicer = RouterServicer(Dispatcher(core), members, History(core.policy, 1 << 26), asyncio.Event())
+    server.add(add_RouterServicer_to_server, servicer, "armature.v1.Router")
     await server.start()
     print(server.address, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):

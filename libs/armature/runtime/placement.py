@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from armature.index.packing import unpack_hashes
 from armature.performance.linear import LinearModel
 from armature.routing.decision import Placed, Query, Rejected, RejectionCode
+from armature.routing.queueing.outcome import Queued
 from armature.routing.worker import Load, Role, Speeds, Worker
 from armature.runtime.errors import CallerError, PeerError
 from armature.runtime.hints import hints_of
@@ -91,10 +92,17 @@ def _steps_of(costs: StepCosts) -> LinearModel:
     return LinearModel(*decode, costs.prefill_token_s, costs.prefill_pair_s)
 
 
-def placement_of(query_id: int, outcome: Placed | Rejected, members: Mapping[str, Member]) -> router_pb2.Placement:
+def placement_of(
+    query_id: int, outcome: Placed | Queued | Rejected, members: Mapping[str, Member]
+) -> router_pb2.Placement:
     """The answer to a query; `members` has the chosen workers' records."""
     if isinstance(outcome, Rejected):
         return router_pb2.Placement(query_id=query_id, rejected=rejection_of(outcome))
+    if isinstance(outcome, Queued):
+        waiting = router_pb2.Waiting(
+            expected_wait_s=outcome.expected_wait_s, within_s=outcome.within_s, reason=outcome.reason
+        )
+        return router_pb2.Placement(query_id=query_id, waiting=waiting)
     chosen = outcome.chosen
     assigned = router_pb2.Assignment(
         worker_id=chosen.decode_id,

@@ -105,7 +105,7 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """What became of a placed request, so that the router's ledger follows it."""
+    """What became of a request, so that the router's ledger follows it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -177,27 +177,62 @@ class Placement(_message.Message):
     QUERY_ID_FIELD_NUMBER: _builtins.int
     ASSIGNED_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     @_builtins.property
     def assigned(self) -> Global___Assignment: ...
     @_builtins.property
     def rejected(self) -> Global___Rejection: ...
+    @_builtins.property
+    def waiting(self) -> Global___Waiting:
+        """Not the last word: another placement with this query_id follows."""
+
     def __init__(
         self,
         *,
         query_id: _builtins.int = ...,
         assigned: Global___Assignment | None = ...,
         rejected: Global___Rejection | None = ...,
+        waiting: Global___Waiting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "outcome", b"outcome", "rejected", b"rejected"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "outcome", b"outcome", "rejected", b"rejected", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "outcome", b"outcome", "query_id", b"query_id", "rejected", b"rejected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "outcome", b"outcome", "query_id", b"query_id", "rejected", b"rejected", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["assigned", "rejected"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["assigned", "rejected", "waiting"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___Placement: _TypeAlias = Placement  # noqa: Y015
+
+@_typing.final
+class Waiting(_message.Message):
+    """Nobody can take the request now; it is in the router's queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    WITHIN_S_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    expected_wait_s: _builtins.float
+    """By how fast the queue drains."""
+    within_s: _builtins.float
+    """The other placement comes within this time."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        expected_wait_s: _builtins.float = ...,
+        within_s: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "reason", b"reason", "within_s", b"within_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Waiting: _TypeAlias = Waiting  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):

@@ -51,7 +51,9 @@ class RouterServicer:
 
     def Route(self, request_iterator, context):
         """One long-lived stream per gateway process. A message carries all queries and progress of one wake-up; answers
-        come in the order in which decisions fall. When the stream breaks, the router forgets this gateway's requests.
+        come in the order in which decisions fall: a query that has to wait is answered twice, first with `waiting`. A
+        request that is FINISHED before its placement waits no more. When the stream breaks, the router forgets this
+        gateway's requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

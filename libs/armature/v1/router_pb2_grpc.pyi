@@ -33,7 +33,9 @@ class RouterStub:
     def __new__(cls, channel: _aio.Channel) -> RouterAsyncStub: ...
     Route: _grpc.StreamStreamMultiCallable[_router_pb2.RouteRequest, _router_pb2.RouteResponse]
     """One long-lived stream per gateway process. A message carries all queries and progress of one wake-up; answers
-    come in the order in which decisions fall. When the stream breaks, the router forgets this gateway's requests.
+    come in the order in which decisions fall: a query that has to wait is answered twice, first with `waiting`. A
+    request that is FINISHED before its placement waits no more. When the stream breaks, the router forgets this
+    gateway's requests.
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_router_pb2.ExplainRequest, _router_pb2.ExplainResponse]
     """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
@@ -45,7 +47,9 @@ class RouterAsyncStub(RouterStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Route: _aio.StreamStreamMultiCallable[_router_pb2.RouteRequest, _router_pb2.RouteResponse]  # type: ignore[assignment]
     """One long-lived stream per gateway process. A message carries all queries and progress of one wake-up; answers
-    come in the order in which decisions fall. When the stream breaks, the router forgets this gateway's requests.
+    come in the order in which decisions fall: a query that has to wait is answered twice, first with `waiting`. A
+    request that is FINISHED before its placement waits no more. When the stream breaks, the router forgets this
+    gateway's requests.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_router_pb2.ExplainRequest, _router_pb2.ExplainResponse]  # type: ignore[assignment]
     """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
@@ -60,7 +64,9 @@ class RouterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_router_pb2.RouteResponse], _abc.AsyncIterator[_router_pb2.RouteResponse]]:
         """One long-lived stream per gateway process. A message carries all queries and progress of one wake-up; answers
-        come in the order in which decisions fall. When the stream breaks, the router forgets this gateway's requests.
+        come in the order in which decisions fall: a query that has to wait is answered twice, first with `waiting`. A
+        request that is FINISHED before its placement waits no more. When the stream breaks, the router forgets this
+        gateway's requests.
         """
 
     @_abc_1.abstractmethod

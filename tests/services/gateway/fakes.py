@@ -182,6 +182,8 @@ class FakeRouter(RouterServicer):
     messages: int = 0
     late: asyncio.Event | None = None
     """If set, answers wait until it is set."""
+    within_s: float = 0.0
+    """If above 0, queries are first told that they wait, and that they are answered within this time."""
 
     @property
     def member(self) -> common.Member:
@@ -208,6 +210,9 @@ class FakeRouter(RouterServicer):
             self.progress.extend(request.progress)
             for query in request.queries:
                 self.queries.append(query)
+                if self.within_s:
+                    waiting = router_pb2.Waiting(within_s=self.within_s)
+                    answers.put_nowait(router_pb2.Placement(query_id=query.query_id, waiting=waiting))
                 placement = self.decide(query) if self.decide else self.first(query)
                 if self.late is not None:
                     await self.late.wait()

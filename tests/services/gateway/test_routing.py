@@ -186,6 +186,66 @@ async def test_a_router_that_dies_with_a_query_in_hand_costs_no_request() -> Non
             assert await asking
 
 
+async def test_a_router_that_has_a_query_wait_has_the_time_that_it_asks_for() -> None:
+    worker, decided = make_worker(), asyncio.Event()
+    router = FakeRouter([worker], late=decided, within_s=60.0)
+    options = ServingOptions(route_timeout_s=0.2)
+    async with running_gateway(worker, routers=[router], options=options) as gateway:
+        asking = asyncio.create_task(is_answered(gateway))
+        await eventually(lambda: router.queries)
+        asked_s, now_s = asyncio.get_running_loop().time(), asyncio.get_running_loop().time
+        await eventually(lambda: now_s() > asked_s + 3 * options.route_timeout_s, what="the usual patience is out")
+        assert not asking.done()
+        assert not worker.requests
+        decided.set()
+        assert await asking
+    assert len(router.queries) == 1
+
+
+async def test_a_router_that_breaks_its_promise_is_not_waited_for() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker], decide=lambda _: None, within_s=0.1)
+    async with running_gateway(worker, routers=[router], options=ServingOptions(route_timeout_s=0.2)) as gateway:
+        info = (await gateway.chat(armature={"include_info": True})).json()["armature"]
+        assert info["reason"].startswith("no router could be asked")
+        await eventually(lambda: router.finished() == [router.queries[0].request_id])
+
+
+async def test_a_router_that_dies_with_waiting_queries_costs_no_request() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker], decide=lambda _: None, within_s=60.0)
+    async with listening(worker):
+        server = await listen(router)
+        async with running_gateway(worker, routers=[router], serve=False) as gateway:
+            asking = [asyncio.create_task(is_answered(gateway)) for _ in range(4)]
+            await eventually(lambda: len(router.queries) == 4)
+            await server.stop(0)
+            assert all(await asyncio.gather(*asking))
+
+
+async def test_a_client_that_leaves_while_its_query_waits_is_taken_from_the_routers_queue() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker], decide=lambda _: None, within_s=60.0)
+    async with running_gateway(worker, routers=[router]) as gateway:
+        asking = asyncio.create_task(gateway.chat())
+        await eventually(lambda: router.queries)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await eventually(lambda: router.finished() == [router.queries[0].request_id])
+        assert not worker.requests
+
+
+async def test_a_query_waits_no_longer_than_its_request_has_time() -> None:
+    worker = make_worker()
+    router = FakeRouter([worker], decide=lambda _: None, within_s=60.0)
+    options = ServingOptions(first_token_timeout_s=0.3)
+    async with running_gateway(worker, routers=[router], options=options) as gateway:
+        response = await gateway.chat()
+        assert response.status_code == 504
+        assert "No token was produced within 0.3 s" in response.text
+        await eventually(lambda: router.finished() == [router.queries[0].request_id])
+
+
 async def test_a_router_that_leaves_is_the_last_to_be_asked() -> None:
     worker = make_worker()
     routers = [FakeRouter([worker], name) for name in ("router-a", "router-b")]
@@ -239,7 +299,7 @@ async def test_an_answer_in_the_moment_in_which_its_client_leaves_is_given_back(
     route = ScriptedRoute()
     stream = _RouterStream("router-a", lambda: route)
     running = asyncio.create_task(stream.run())
-    asking = asyncio.create_task(stream.ask(Query(request_id="leaver")))
+    asking = asyncio.create_task(stream.ask(Query(request_id="leaver"), lambda _: None))
     await eventually(lambda: route.told)
     query_id = route.told[0].queries[0].query_id
     placement = Placement(query_id=query_id)

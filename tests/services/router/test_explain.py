@@ -6,7 +6,7 @@ import pytest
 from armature.runtime.policies import shipped_policies
 from armature.v1.router_pb2 import ExplainRequest, Progress, RouteRequest
 from armature.v1.router_pb2_grpc import RouterStub
-from tests.services.router.test_servicer import Routing, ask, progress, query, routing
+from tests.services.router.harness import Routing, ask, progress, query, routing
 from tests.support.eventually import eventually
 from tests.support.scripted_worker import scripted_workers
 

@@ -1,92 +1,20 @@
 """The Route stream: queries and progress in, placements out, over a real server with scripted workers behind."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 
 from armature.index.packing import pack_hashes
-from armature.routing.history import History
-from armature.routing.policy import Assumed
-from armature.routing.router import RoutingCore
 from armature.runtime import telemetry
-from armature.runtime.channels import ChannelPool
-from armature.runtime.policies import load_policy
 from armature.runtime.roster import MemberChange
-from armature.runtime.server import RpcServer
 from armature.v1.common_pb2 import HANDOFF_PULL, MEMBER_STATE_DRAINING, Member
-from armature.v1.router_pb2 import Placement, Progress, Query, Rejection, RouteRequest, RouteResponse
-from armature.v1.router_pb2_grpc import RouterStub, add_RouterServicer_to_server
-from services.router.cell import Cell
-from services.router.servicer import RouterServicer
+from armature.v1.router_pb2 import Progress, Rejection, RouteRequest
+from tests.services.router.harness import ask, progress, query, routing
 from tests.support.eventually import eventually
 from tests.support.otlp_sink import otlp_sink
-from tests.support.scripted_worker import ScriptedWorker, scripted_workers
-
-POLICY = replace(load_policy("seconds"), assume=Assumed(prefill_tokens_per_s=1000.0))
-
-
-class Routing:
-    """A router without membership and index: both change at the test's word."""
-
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
-        self.core = RoutingCore(POLICY, random.Random(0))
-        self.channels = ChannelPool()
-        self.tasks: list[asyncio.Task[None]] = []
-
-        def spawn(reading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            self.tasks.append(tasks.create_task(reading))
-            return self.tasks[-1]
-
-        self.cell = Cell(self.core, self.channels, spawn, interval_s=0.01)
-        self.server = RpcServer("127.0.0.1")
-        servicer = RouterServicer(self.core, self.cell.members, History(self.core.policy, 1 << 20))
-        self.server.add(add_RouterServicer_to_server, servicer, "armature.v1.Router")
-
-    def join(self, *workers: ScriptedWorker) -> None:
-        for worker in workers:
-            self.cell.on_change(MemberChange("joined", worker.member))
-
-    def gateway(self) -> Any:
-        return RouterStub(self.channels.get(self.server.address)).Route()
-
-
-@asynccontextmanager
-async def routing() -> AsyncIterator[Routing]:
-    async with asyncio.TaskGroup() as tasks:
-        made = Routing(tasks)
-        await made.server.start()
-        try:
-            yield made
-        finally:
-            for task in made.tasks:
-                task.cancel()
-            await made.server.stop(0)
-            await made.channels.close()
-
-
-def query(query_id: int, tokens: int = 500, **changes: Any) -> Query:
-    facts: dict[str, Any] = {
-        "query_id": query_id, "request_id": f"r{query_id}", "model": "m", "prompt_tokens": tokens,
-        "sequence_hashes": pack_hashes(range(tokens // 10)),
-    }  # fmt: skip
-    return Query(**(facts | changes))
-
-
-def progress(request_id: str, kind: "Progress.Kind.ValueType") -> Progress:
-    return Progress(request_id=request_id, kind=kind)
-
-
-async def ask(call: Any, *queries: Query, progress: list[Progress] | None = None) -> list[Placement]:
-    await call.write(RouteRequest(queries=queries, progress=progress or []))
-    answer = await asyncio.wait_for(call.read(), 10)
-    assert isinstance(answer, RouteResponse)
-    return list(answer.placements)
+from tests.support.scripted_worker import scripted_workers
 
 
 async def test_a_placement_says_all_that_a_gateway_and_a_decode_worker_need() -> None:

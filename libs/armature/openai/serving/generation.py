@@ -159,17 +159,22 @@ class Generation:
     # --- placement
 
     async def _place(self, attempt_id: str) -> tuple[Assignment, Ledger]:
+        job, due_s = self.job, self.job.due_s
+        if not self._output:
+            due_s = min(due_s, job.received_s + self._options.first_token_timeout_s)
         while True:
             started_s = self._now_s()
-            if started_s >= self.job.due_s:
-                raise self._deadline(before_first_token=False)
             lost = [worker_id for worker_id in self._workers.lost if worker_id not in self._excluded]
-            query = self.job.query(attempt_id, self._output, [*self._excluded, *lost])
-            placement, ledger = await self._router.place(query)
-            if lost and not placement.HasField("assigned"):
-                # Nobody else can take it: one that seemed lost may.
-                query = self.job.query(attempt_id, self._output, self._excluded)
-                placement, ledger = await self._router.place(query)
+            try:
+                async with asyncio.timeout_at(due_s):
+                    query = job.query(attempt_id, self._output, [*self._excluded, *lost])
+                    placement, ledger = await self._router.place(query)
+                    if lost and not placement.HasField("assigned"):
+                        # Nobody else can take it: one that seemed lost may.
+                        query = job.query(attempt_id, self._output, self._excluded)
+                        placement, ledger = await self._router.place(query)
+            except TimeoutError:
+                raise self._deadline(before_first_token=due_s < job.due_s) from None
             ROUTE_S.observe(self._now_s() - started_s)
             if placement.HasField("assigned"):
                 return placement.assigned, ledger

@@ -1,8 +1,8 @@
 """Asks a router where requests go, over one multiplexed stream per router.
 
 Several routers: this gateway has its favourite (so that gateways spread over routers), and goes on to the next when it
-fails. None can be asked: the gateway decides itself, see `local_router`. An answer that nobody waits for any more is
-given back to the router at once.
+fails. None can be asked: the gateway decides itself, see `local_router`. A router hears at once of a request that
+nobody waits for any more, be it placed or in its queue.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from armature.openai.serving.frames import FrameStream
 from armature.openai.serving.local_router import LocalRouter
@@ -69,12 +69,19 @@ class RouterClient:
             self._routers[member.id] = member
 
     async def place(self, query: Query) -> tuple[Placement, Ledger]:
-        """A placement and who keeps its account. Always answers, after at most `route_timeout_s` per router."""
+        """A placement and who keeps its account. Always answers, after at most `route_timeout_s` per router, or as much
+        after the time within which a router that has the request wait promises to decide."""
+        patience_s = self._options.route_timeout_s
         for router in self._candidates():
             stream = self._stream(router)
             try:
-                async with asyncio.timeout(self._options.route_timeout_s):
-                    return await stream.ask(query), stream
+                async with asyncio.timeout(patience_s) as limit:
+
+                    def extend(within_s: float, limit: asyncio.Timeout = limit) -> None:
+                        if not limit.expired():
+                            limit.reschedule(self._now_s() + within_s + patience_s)
+
+                    return await stream.ask(query, extend), stream
             except (TimeoutError, ConnectionError) as error:
                 self._retry_at_s[router.id] = self._now_s() + self._options.router_retry_s
                 log.warning("router %s could not be asked: %s", router.id, str(error) or "it did not answer in time")
@@ -109,6 +116,13 @@ class RouterClient:
             await self._channels.discard(router.address)
 
 
+class _Expected(NamedTuple):
+    answer: asyncio.Future[Placement]
+    asked_s: float
+    on_waiting: Callable[[float], None]
+    """Hears within what time the answer will come, if not at once."""
+
+
 class _RouterStream:
     """Queries wait here for their answers. What waits to be written is bounded by the requests that are admitted."""
 
@@ -119,9 +133,8 @@ class _RouterStream:
         self._queries: dict[int, Query] = {}
         self._progress: list[Progress] = []
         self._telling: asyncio.TimerHandle | None = None
-        self._answers: dict[int, tuple[str, asyncio.Future[Placement], float]] = {}
-        """Request, answer and when it was asked for, until the answer comes; that of a request that has gone is
-        cancelled. In the order of asking."""
+        self._answers: dict[int, _Expected] = {}
+        """By query, in the order of asking, until the answer comes or nobody waits for it any more."""
         self._now_s = asyncio.get_running_loop().time
         self._task: asyncio.Task[str] | None = None
         self.has_ended = False
@@ -129,10 +142,10 @@ class _RouterStream:
     @property
     def waiting_since_s(self) -> float:
         """When the oldest query without an answer was asked; infinity if there is none."""
-        return next((asked_s for _, answer, asked_s in self._answers.values() if not answer.done()), math.inf)
+        return next((one.asked_s for one in self._answers.values() if not one.answer.done()), math.inf)
 
-    async def ask(self, query: Query) -> Placement:
-        """The router's answer.
+    async def ask(self, query: Query, on_waiting: Callable[[float], None]) -> Placement:
+        """The router's answer. `on_waiting` hears within what time it will come, if not at once.
 
         Raises:
             ConnectionError: the stream ended first.
@@ -141,13 +154,15 @@ class _RouterStream:
             raise ConnectionError("the stream has ended")
         query_id = query.query_id = next(self._ids)
         answer: asyncio.Future[Placement] = asyncio.get_running_loop().create_future()
-        self._answers[query_id] = query.request_id, answer, self._now_s()
+        self._answers[query_id] = _Expected(answer, self._now_s(), on_waiting)
         self._queries[query_id] = query
         self._frames.wake()
         try:
             return await answer
         except asyncio.CancelledError:
-            self._abandon(query_id, query.request_id, answer)
+            if not answer.cancelled():
+                answer.exception()  # taken notice of
+            self._abandon(query_id, query.request_id)
             raise
 
     def first_token(self, request_id: str, cached_tokens: int) -> None:
@@ -166,7 +181,7 @@ class _RouterStream:
             self.has_ended = True
             log.info("the stream to router %s has ended: %s", self._router_id, reason)
             answers, self._answers = self._answers, {}
-            for _, answer, _ in answers.values():
+            for answer, _, _ in answers.values():
                 if not answer.done():
                     answer.set_exception(ConnectionError(reason))
 
@@ -174,13 +189,12 @@ class _RouterStream:
         if self._task is not None:
             self._task.cancel()
 
-    def _abandon(self, query_id: int, request_id: str, answer: asyncio.Future[Placement]) -> None:
-        """Nobody waits for this answer any more; the placement that it may bring is to be given back."""
-        if not answer.cancel() and not answer.cancelled():  # it came in the moment in which the request went
-            if answer.exception() is None:
-                self.finished(request_id, 0)
-        elif self._queries.pop(query_id, None) is not None:  # it was never sent: no answer will come
-            self._answers.pop(query_id, None)
+    def _abandon(self, query_id: int, request_id: str) -> None:
+        """Nobody waits for this answer any more. Whether it has come, is on its way or still to be decided, the router
+        hears that the request has ended."""
+        self._answers.pop(query_id, None)
+        if self._queries.pop(query_id, None) is None:
+            self.finished(request_id, 0)
 
     def _tell(self, progress: Progress) -> None:
         if not self.has_ended:  # a new stream's router knows nothing of this request
@@ -199,10 +213,10 @@ class _RouterStream:
 
     def _on_frame(self, response: RouteResponse) -> None:
         for placement in response.placements:
-            request_id, answer, _ = self._answers.pop(placement.query_id, ("", None, 0.0))
-            if answer is None:
+            if placement.HasField("waiting"):
+                if placement.query_id in self._answers:
+                    self._answers[placement.query_id].on_waiting(placement.waiting.within_s)
                 continue
-            if not answer.done():
-                answer.set_result(placement)
-            elif placement.HasField("assigned"):
-                self.finished(request_id, 0)
+            expected = self._answers.pop(placement.query_id, None)
+            if expected is not None and not expected.answer.done():
+                expected.answer.set_result(placement)

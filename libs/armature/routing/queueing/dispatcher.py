@@ -91,14 +91,14 @@ class Dispatcher:
         wakes_s = [self._wakes_s(model, line, now_s) for model, line in self._lines.items() if len(line)]
         return min(wakes_s, default=None)
 
-    def finish(self, owner: str, request_id: str) -> bool:
-        """A request has ended, or its client has left; whether it was still waiting. Unknown ones are ignored."""
+    def finish(self, owner: str, request_id: str) -> Query | None:
+        """A request has ended, or its client has left; its query if it was still waiting. Unknown ones are ignored."""
         one = self._waiting.pop((owner, request_id), None)
         if one is None:
             self.core.finish(owner, request_id)
-            return False
+            return None
         self._lines[one.query.model].remove(one)
-        return True
+        return one.query
 
     def forget(self, owner: str) -> list[str]:
         """An owner is gone, and with it its requests; which of them had been placed."""
