@@ -14,7 +14,7 @@ from armature.performance.linear import LinearModel
 from armature.performance.step import StepShape
 from armature.routing import columns as at
 from armature.routing.columns import NUM_ROWS, Floats
-from armature.routing.worker import UNMEASURED, Load, Speeds, Worker
+from armature.routing.worker import UNMEASURED, Load, Role, Speeds, Worker
 
 Key = tuple[str, str]
 """Owner and request id."""
@@ -69,6 +69,7 @@ class Account:
         self._unseen: dict[Key, Share] = {}
         """Those of them that no report shows yet."""
         self._unseen_blocks = 0
+        self._waiting_blocks = 0
         self.column: Floats = np.zeros(NUM_ROWS)
         self.column[at.LAST_PLACED_S] = -math.inf
         self.column[at.TURN] = -1
@@ -89,6 +90,7 @@ class Account:
         column[at.CAPACITY] = 0 if worker.is_draining else worker.num_blocks
         column[at.MAX_BATCH_TOKENS] = worker.max_num_batched_tokens
         column[at.MAX_SEQS] = worker.max_num_seqs
+        column[at.IS_DECODE] = worker.role is Role.DECODE
         for row, bytes_per_s in (
             (at.BLOCK_HOST_S, worker.host_bytes_per_s),
             (at.BLOCK_DISK_S, worker.disk_bytes_per_s),
@@ -115,6 +117,7 @@ class Account:
             self._unseen = {key: share for key, share in self._unseen.items() if share.placed_s > now_s - settle_s}
             self._unseen_blocks = sum([share.blocks for share in self._unseen.values()])
         self.busy_until_s = now_s + self._left_s(load.waiting_prefill_tokens)
+        self._waiting_blocks = self._blocks_waited_for(load)
         self._sum_up()
 
     def open(self, key: Key, share: Share) -> None:
@@ -177,6 +180,19 @@ class Account:
                 left_s += share.prefill_s
         return left_s + unseen_s
 
+    def _blocks_waited_for(self, load: Load) -> int:
+        """Blocks that those ask for who wait in the worker's line: who computes already has his.
+
+        The last to be placed wait; for others' requests all that there is to compute is taken to be theirs.
+        """
+        if not load.waiting_seqs:
+            return 0
+        seen = [share for key, share in self._pending.items() if key not in self._unseen]
+        waiting = seen[-load.waiting_seqs :]
+        if len(waiting) < load.waiting_seqs:
+            return load.waiting_prefill_tokens // self.worker.block_size
+        return sum([share.blocks for share in waiting])
+
     def compute_s(self, tokens: float, cached_tokens: float) -> float:
         """Computing so many tokens of a prompt behind those before them."""
         chunks = -(-tokens // self.worker.max_num_batched_tokens)
@@ -212,11 +228,10 @@ class Account:
         column[at.BLOCK_READ_S] = self.worker.block_bytes / transfer_bytes_per_s
 
     def _sum_up(self) -> None:
-        load, column, worker = self._load, self.column, self.worker
+        load, column = self._load, self.column
         self.running_seqs = load.running_seqs if load.running_seqs > self._decoding else self._decoding
         self.waiting_seqs = load.waiting_seqs + len(self._unseen)
-        used = load.waiting_prefill_tokens // worker.block_size + self._unseen_blocks
-        self.free_blocks = load.free_blocks - used
+        self.free_blocks = load.free_blocks - self._waiting_blocks - self._unseen_blocks
         column[at.BUSY_UNTIL_S] = self.busy_until_s
         column[at.STREAMS] = self.running_seqs + self.waiting_seqs
         column[at.WAITING] = self.waiting_seqs

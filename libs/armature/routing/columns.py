@@ -63,7 +63,10 @@ PREFILL_TOKENS: Final = 24
 ACTIVE_BLOCKS: Final = 25
 """Distinct blocks of requests in flight, where that is counted; else blocks in use as reported."""
 
-NUM_ROWS: Final = 26
+IS_DECODE: Final = 26
+"""1 if it is to decode only, else 0."""
+
+NUM_ROWS: Final = 27
 
 
 class Group(NamedTuple):

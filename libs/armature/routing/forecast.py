@@ -192,31 +192,25 @@ def remote_ways(snapshot: Snapshot, group: Group, decoders: Slots, helpers: Help
     if not len(decoders) or not len(helpers.slots):
         return None
     count = len(helpers.slots)
-    slots = np.repeat(decoders, count)
+    slots, by = np.repeat(decoders, count), np.arange(len(decoders) * count) % count
     rows, overlap = snapshot.state[:, slots], snapshot.overlap[slots]
     block_size = rows[at.BLOCK_SIZE]
     whole = (prompt_tokens - 1) // block_size
-
-    def each(values: Floats) -> Floats:
-        return np.tile(values, len(decoders))
-
     ways = Ways(slots, rows, overlap)
-    ways.prefill, ways.prefill_overlap = np.tile(helpers.slots, len(decoders)), each(helpers.overlap)
-    prefill_s, queue_s, prefill_room_s = each(helpers.prefill_s), each(helpers.queue_s), each(helpers.room_s)
+    ways.prefill, ways.prefill_overlap, ways.prefill_s = helpers.slots[by], helpers.overlap[by], helpers.prefill_s[by]
     read_s = (whole - overlap) * rows[at.BLOCK_READ_S]
     # A pipeline of two stages over equal chunks: the longer one, and one chunk of the shorter.
-    shorter_s = np.minimum(read_s, prefill_s)
-    exposed_s = read_s - shorter_s + shorter_s / each(helpers.num_chunks) + forecast.remote_overhead_s
-    landed_s = queue_s + prefill_room_s + prefill_s + exposed_s
-    own_queue_s = rows[at.BUSY_UNTIL_S] - snapshot.now_s
+    shorter_s = np.minimum(read_s, ways.prefill_s)
+    ways.transfer_s = read_s - shorter_s + shorter_s / helpers.num_chunks[by] + forecast.remote_overhead_s
+    queue_s, prefill_room_s = helpers.queue_s[by], helpers.room_s[by]
+    landed_s = queue_s + prefill_room_s + ways.prefill_s + ways.transfer_s
     # The tail waits for the prompts that came before on the decode worker too.
-    ways.queue_s = queue_s + np.maximum(own_queue_s - landed_s, 0.0)
+    ways.queue_s = queue_s + np.maximum(rows[at.BUSY_UNTIL_S] - snapshot.now_s - landed_s, 0.0)
     total_tokens = prompt_tokens + snapshot.query.hints.expected_output_tokens
     ways.room_s = prefill_room_s + forecast.room_s(rows, total_tokens // block_size + 1 - overlap)
-    ways.prefill_s, ways.transfer_s = prefill_s, exposed_s
-    ways.own_tokens = prompt_tokens - whole * block_size
-    ways.tokens = prompt_tokens - each(helpers.overlap) * block_size
-    ways.own_s = compute_s(rows, ways.own_tokens, whole * block_size)
+    held = whole * block_size
+    ways.own_tokens, ways.tokens = prompt_tokens - held, prompt_tokens - ways.prefill_overlap * block_size
+    ways.own_s = compute_s(rows, ways.own_tokens, held)
     ways.first_s = ways.own_s + rows[at.FIRST_S]
     return ways
 
@@ -229,13 +223,15 @@ def joined(parts: list[Ways]) -> Ways:
         np.concatenate([part.decode for part in parts]), np.concatenate([part.rows for part in parts], axis=1),
         np.concatenate([part.overlap for part in parts]),
     )  # fmt: skip
-    for name in Ways.__slots__:
-        if name in ("decode", "overlap", "rows") or all(getattr(part, name) is None for part in parts):
-            continue
-        missing = -1 if name in ("prefill", "pull_slot") else 0.0
-        values = [getattr(part, name) for part in parts]
-        filled = [
-            np.full(len(part), missing) if value is None else value for part, value in zip(parts, values, strict=True)
-        ]
-        setattr(made, name, np.concatenate(filled))
+    for name in _OWN:
+        values: list[Floats | None] = [getattr(part, name) for part in parts]
+        if any(value is not None for value in values):
+            missing = -1 if name in _SLOTS else 0.0
+            pairs = zip(parts, values, strict=True)
+            filled = [np.array([missing]).repeat(len(part)) if value is None else value for part, value in pairs]
+            setattr(made, name, np.concatenate(filled))
     return made
+
+
+_SLOTS = ("prefill", "pull_slot")
+_OWN = tuple(name for name in Ways.__slots__ if name not in ("decode", "overlap", "rows"))

@@ -97,9 +97,11 @@ class Interference:
     prompts leave even an idle decode worker to its trade. Prompts computed on prefill workers stall nobody.
     """
 
-    weight: float = 0.5
-    """A second by which one stream is stalled against a second of one request's time to first token. Raise it if
-    inter-token latency suffers from prompts computed on decode workers."""
+    weight: float = 0.05
+    """A second by which one stream is stalled against a second of one request's time to first token, on workers that
+    do both. Raise it if inter-token latency suffers; long prompts then wait for workers with few streams."""
+    decode_weight: float = 0.5
+    """Likewise on workers that only decode. Raise it to have fewer prompts computed there."""
     ride_along_tokens: int = 64
     """Uncached tokens that ride along in a decode step without lengthening it. Raise it on engines with large
     batches."""
@@ -112,7 +114,8 @@ class Interference:
 
     def score(self, snapshot: Snapshot, ways: Ways) -> Floats | None:
         stalling = np.maximum(1.0 - self.ride_along_tokens / ways.own_tokens, 0.0)
-        return self.weight * stalling * ways.own_s * (ways.rows[at.STREAMS] + 1.0)
+        weight = self.weight + (self.decode_weight - self.weight) * ways.rows[at.IS_DECODE]
+        return weight * stalling * ways.own_s * (ways.rows[at.STREAMS] + 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

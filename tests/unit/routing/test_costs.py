@@ -12,6 +12,7 @@ from armature.routing.decision import Candidate, Placed
 from armature.routing.hints import Hints
 from armature.routing.policy import Disaggregation
 from armature.routing.router import RoutingCore
+from armature.routing.scorers import Crowding, Interference
 from armature.routing.worker import Load, Speeds
 from tests.unit.routing.cell import POLICY, cell, load, placed, prompt, query, worker
 
@@ -105,7 +106,9 @@ def test_reading_is_hidden_behind_computing_but_for_a_chunk(tokens: int, bandwid
 
 
 def test_interference_grows_with_the_streams_that_are_stalled() -> None:
-    interference, crowding = (POLICY.scorers[name].weight for name in ("interference", "crowding"))  # type: ignore[attr-defined]
+    stalls, crowds = POLICY.scorers["interference"], POLICY.scorers["crowding"]
+    assert isinstance(stalls, Interference) and isinstance(crowds, Crowding)
+    interference, crowding = stalls.decode_weight, crowds.weight
     idle, busy = (local(load(running_seqs=n), 1064).terms for n in (0, 10))
     # 1,000 tokens beyond those that ride along: a second for one stream to come, then for ten more, and a share of a
     # step of 10 ms for each of the ten.

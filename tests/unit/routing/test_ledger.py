@@ -32,9 +32,20 @@ def test_a_report_replaces_the_guess_but_for_what_was_placed_just_now() -> None:
     core.report("a1", load(waiting_prefill_tokens=300, free_blocks=800), now_s=1.0)
     assert queue_s(core, "a1", 1.0) == pytest.approx(0.3 + 1.0)
     known = account(core, "a1")
-    # 30 blocks for the tokens that wait, 101 for the new prompt.
-    assert known.free_blocks == 800 - 30 - 101
+    # 101 for the new prompt; whoever computes already has his.
+    assert known.free_blocks == 800 - 101
     assert known.waiting_seqs == 1
+
+
+def test_blocks_are_kept_for_those_who_wait_in_the_workers_own_line() -> None:
+    core = cell("a1")
+    for number, tokens in enumerate((1000, 500, 200)):
+        core.place(query(f"r{number}", tokens, seed=number), now_s=0.0)
+    core.report("a1", load(waiting_prefill_tokens=1200, waiting_seqs=2, free_blocks=800), now_s=1.0)
+    assert account(core, "a1").free_blocks == 800 - 51 - 21
+    # More wait than were placed here: all that is to be computed is taken to be theirs.
+    core.report("a1", load(waiting_prefill_tokens=1200, waiting_seqs=4, free_blocks=800), now_s=2.0)
+    assert account(core, "a1").free_blocks == 800 - 120
 
 
 def test_a_cancelled_prompt_leaves_the_queue_and_a_computed_one_was_in_it() -> None:

@@ -24,6 +24,7 @@ class Case:
 
 
 BUSY = load(running_seqs=20)
+NO_BLOCKS = load(free_blocks=0, waiting_seqs=5, waiting_prefill_tokens=4600)
 
 CASES = {
     # Where to compute the prompt.
@@ -116,7 +117,14 @@ def test_a_prompt_goes_to(case: Case) -> None:
         (["p1"], {}, {}, RejectionCode.NO_WORKERS, "no decode worker serves model 'm'", 0.0),
         (["a1"], {}, {"tokens": 10_000}, RejectionCode.NO_WORKERS, "needs 1001 blocks", 0.0),
         (["a1"], {"a1": load(waiting_seqs=64)}, {}, RejectionCode.OVERLOADED, "1 full, 0 draining, 0 excluded", 10.3),
-        (["a1"], {"a1": load(free_blocks=0, waiting_prefill_tokens=4600)}, {}, RejectionCode.OVERLOADED, "1 full", 9.7),
+        (
+            ["a1"],
+            {"a1": load(free_blocks=0, waiting_seqs=5, waiting_prefill_tokens=4600)},
+            {},
+            RejectionCode.OVERLOADED,
+            "1 full",
+            9.7,
+        ),
         (["a1"], {"a1": load(waiting_seqs=64, waiting_prefill_tokens=90_000)}, {}, RejectionCode.OVERLOADED, "", 30.0),
         ([worker("a1", is_draining=True)], {}, {}, RejectionCode.OVERLOADED, "0 full, 1 draining, 0 excluded", 1.0),
         (["a1", "a2"], {}, {"excluded": ["a1", "a2"]}, RejectionCode.OVERLOADED, "0 full, 0 draining, 2 excluded", 1.0),
@@ -179,8 +187,9 @@ def test_a_burst_of_siblings_follows_the_first_before_any_event_arrives() -> Non
     shared = prompt(400)
     homes = [
         placed(core.place(query(f"r{n}", 430, hashes=[*shared, 7000 + 3 * n, 7001 + 3 * n, 7002 + 3 * n]), 0.0))[0]
-        for n in range(6)
+        for n in range(4)
     ]
+    # The last one waits 0.5 s for its turn; elsewhere it would have to compute the prefix for 0.4 s that others want.
     assert len(set(homes)) == 1
 
 
@@ -192,7 +201,7 @@ def test_and_overflows_once_waiting_costs_more_than_computing_again() -> None:
         for n in range(12)
     ]
     assert set(homes) == {"a1", "a2"}
-    assert homes[:3] == ["a1"] * 3
+    assert homes[:2] == ["a1"] * 2
 
 
 def test_siblings_share_a_prefill_worker_too() -> None:

@@ -142,6 +142,7 @@ def test_dynamos_threshold_is_in_steps_of_prompt_tokens_that_the_router_has_plac
     # Steps of 500 tokens: a worker takes more while it has no more than 1,000.
     assert [_word(one) for (one,) in outcomes] == ["a1", "a2", "a1", "a2", "queued", "queued"]
     dispatcher.core.first_token("gateway", "r1")
+    dispatcher.core.report("a2", load(), 0.1)
     assert told(dispatcher.drain(0.1)) == [("r4", "a2")]
 
 
