@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
+import grpc
+
 from armature.openai.serving.decode_call import DecodeCall, Limits, WorkerFailedError
 from armature.openai.serving.frames import FrameStream
 from armature.openai.serving.options import ServingOptions
@@ -33,7 +35,7 @@ class WorkerStreams:
         self._tasks = tasks
         self._interval_s = min(MAX_WATCH_INTERVAL_S, options.stall_timeout_s / 4, options.first_token_timeout_s / 4)
         self._streams: dict[str, _WorkerStream] = {}
-        self._lost: dict[str, _WorkerStream] = {}
+        self._lost: dict[str, None] = {}
 
     @property
     def lost(self) -> Collection[str]:
@@ -52,26 +54,26 @@ class WorkerStreams:
     def release(self, worker_id: str) -> None:
         """The member has left: end its stream as soon as no request is on it."""
         stream = self._streams.pop(worker_id, None)
+        self._lost.pop(worker_id, None)
         if stream is not None:
             stream.end_when_idle()
 
     async def _run(self, worker_id: str, stream: "_WorkerStream", address: str) -> None:
         await stream.run()
-        if stream.is_wanted:
-            self._lost[worker_id] = stream
-            await self._reach(stream, address)
-            if self._lost.get(worker_id) is stream:
-                del self._lost[worker_id]
-        if not stream.is_wanted:
+        if stream.is_wanted and worker_id not in self._lost:
+            self._lost[worker_id] = None
+            await self._reach(worker_id, address)
+        if worker_id not in self._streams:
             await self._channels.discard(address)
 
-    async def _reach(self, stream: "_WorkerStream", address: str) -> None:
-        """Wait until there is a connection, or the member has left."""
-        while stream.is_wanted:
-            with contextlib.suppress(TimeoutError):
+    async def _reach(self, worker_id: str, address: str) -> None:
+        """Until there is a connection to a lost worker, or the member has left."""
+        while worker_id in self._lost:
+            # It is closed under our hands when the process ends.
+            with contextlib.suppress(TimeoutError, grpc.aio.BaseError):
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await self._channels.get(address).channel_ready()
-                    return
+                self._lost.pop(worker_id, None)
 
 
 class _WorkerStream:
