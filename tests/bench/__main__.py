@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 
-NAMES = ("gateway", "routing", "transfer", "handoff", "engine", "scheduling", "recovery", "fidelity", "index")
+NAMES = ("gateway", "routing", "transfer", "handoff", "engine", "scheduling", "recovery", "fidelity", "index", "steps")
 
 
 def main() -> None:
