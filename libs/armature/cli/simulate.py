@@ -5,18 +5,16 @@ The tables and the JSON depend on the trace and the options only; how long it to
 
 import argparse
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from armature.cli.options import UsageError
+from armature.cli.results import Result, add_results, tell
 from armature.cli.simulated_cell import add_cell, cell_of
 from armature.cli.traffic import add_traffic, traffic_of
 from armature.routing.parts import PolicyError
@@ -25,10 +23,8 @@ from armature.routing.router import RoutingCore
 from armature.runtime.policies import DEFAULT_POLICY, read_policy, shipped_policies
 from armature.sim.cell import CellShape
 from armature.sim.simulation import Simulation
-from armature.sim.summary import Summary, summarize
+from armature.sim.summary import summarize
 from armature.sim.trace import Trace
-
-_WIDTH = 120
 
 
 def add_simulations(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
@@ -48,15 +44,15 @@ def add_simulations(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
             add("--policies", default=",".join(shipped_policies()), metavar="NAMES", help=help_text)
         add_cell(command)
         add_traffic(command)
-        _add_outcome(command)
+        _add_choice(command)
+        add_results(command)
 
 
-def _add_outcome(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument_group("outcome").add_argument
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument_group("choice").add_argument
     help_text = "an option of the policies, such as interference.weight or expected_ttl_s; can be repeated"
     add("--set", action="append", default=[], metavar="NAME=VALUE", help=help_text)
     add("--seed", type=int, default=0, metavar="N", help="of all that is drawn by lot (default: %(default)s)")
-    add("--json", type=Path, default=None, metavar="FILE", help="write the results there; - is stdout")
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
@@ -67,11 +63,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         results = _replay(task, policies)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if args.json is None or str(args.json) != "-":
-        # Numbers cut short are of no use: rather broken lines on a narrow terminal.
-        Console(width=max(console.width, _WIDTH)).print(_table(results))
-    if args.json is not None:
-        _write(args, results)
+    tell(args, results, console)
     return 0
 
 
@@ -125,45 +117,16 @@ class _Task:
         return Simulation(self.trace, self.cell, cores, concurrency=self.concurrency)
 
 
-def _replay(task: _Task, policies: Mapping[str, Policy]) -> dict[str, Summary]:
+def _replay(task: _Task, policies: Mapping[str, Policy]) -> dict[str, Result]:
     """Each policy on its own copy of the cell."""
-    results: dict[str, Summary] = {}
+    results: dict[str, Result] = {}
     errors, total = Console(stderr=True), len(task.trace.requests)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         for name, policy in policies.items():
             started_s, row = time.monotonic(), progress.add_task(name, total=total)
             simulation = task.simulation(policy)
             run = simulation.run(lambda ended, row=row: progress.update(row, completed=ended))
-            results[name] = summarize(run)
+            results[name] = Result(run, summarize(run))
             progress.update(row, completed=total)
             errors.print(f"{name}: {total} requests in {time.monotonic() - started_s:.1f} s", style="dim")
     return results
-
-
-def _table(results: dict[str, Summary]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("policy", no_wrap=True)
-    times = ("TTFT s", "p50", "p90", "p99", "ITL ms", "p99", "E2E s", "p99")
-    for header in (*times, "reuse", "preempted", "unserved"):
-        table.add_column(header, justify="right")
-    for policy, one in results.items():
-        ttft, itl, e2e = one.ttft_s, one.itl_s, one.e2e_s
-        cells = [f"{value:.3f}" for value in (ttft.mean, ttft.p50, ttft.p90, ttft.p99)]
-        cells += [f"{1000 * value:.1f}" for value in (itl.mean, itl.p99)]
-        cells += [f"{value:.2f}" for value in (e2e.mean, e2e.p99)]
-        table.add_row(policy, *cells, f"{one.reuse:.3f}", str(one.preemptions), str(one.errors))
-    return table
-
-
-def _write(args: argparse.Namespace, results: dict[str, Summary]) -> None:
-    options = {name: value for name, value in vars(args).items() if name not in ("run", "json", "policies")}
-    options["trace"] = args.trace.name if args.trace else ""
-    document = {"options": options, "results": {policy: asdict(summary) for policy, summary in results.items()}}
-    data = msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
-    if str(args.json) == "-":
-        sys.stdout.write(data.decode())
-        return
-    try:
-        args.json.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"{args.json} can't be written: {error}") from error
