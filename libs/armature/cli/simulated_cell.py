@@ -17,6 +17,8 @@ def add_cell(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("between them").add_argument
     text = "of each worker, in and out, for KV blocks (default: %(default)g)"
     add("--link-bytes-per-s", type=float, default=40e9, metavar="N", help=text)
+    text = "read prefixes from other workers where the policy says so"
+    add("--pull", action="store_true", help=text)
     text = "requests go to so many routers in turn (default: %(default)s)"
     add("--routers", type=int, default=1, metavar="N", help=text)
     text = "until a router knows what another has placed (default: they tell each other nothing)"
@@ -40,6 +42,10 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     text = f"model and GPUs of each worker: {', '.join(PRESETS)} (default: %(default)s)"
     add("--preset", default=_DEFAULT_PRESET, metavar="NAME", help=text)
     add("--blocks", type=int, default=0, metavar="N", help="KV blocks of a worker (default: the preset's memory)")
+    text = "blocks of a worker's host memory, which get what the device evicts (default: none)"
+    add("--host-blocks", type=int, default=0, metavar="N", help=text)
+    text = "between host memory and device (default: %(default)g)"
+    add("--host-bytes-per-s", type=float, default=50e9, metavar="N", help=text)
     text = "requests in one engine step (default: %(default)s)"
     add("--max-num-seqs", type=int, default=256, metavar="N", help=text)
     text = "tokens in one engine step (default: %(default)s)"
@@ -71,6 +77,9 @@ def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:
         model=preset.model,
         block_bytes=block_size * preset.token_bytes,
         link_bytes_per_s=args.link_bytes_per_s,
+        host_blocks=args.host_blocks,
+        host_bytes_per_s=args.host_bytes_per_s,
+        can_pull=args.pull,
         event_lag_s=args.event_lag_s,
         report_interval_s=args.report_interval_s,
         share_lag_s=args.share_lag_s,

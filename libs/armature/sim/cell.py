@@ -45,6 +45,12 @@ class CellShape:
     block_bytes: int = 1
     link_bytes_per_s: float = 40e9
     """Of each worker, in and out."""
+    host_blocks: int = 0
+    """Of host memory (tier G2), for each worker; 0: none."""
+    host_bytes_per_s: float = 50e9
+    """Between host memory and device."""
+    can_pull: bool = False
+    """Whether workers may read a prefix from a peer's device, if the policy says so."""
     max_fetches: int = 32
     """Prompts that a worker reads at the same time from prefill workers; further ones wait."""
     lease_s: float = 30.0
@@ -75,6 +81,8 @@ class CellShape:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.share_lag_s is not None and not 0 <= self.share_lag_s < float("inf"):
             raise ValueError(f"share_lag_s is {self.share_lag_s}; it must be at least 0")
+        if self.host_blocks < 0:
+            raise ValueError(f"host_blocks is {self.host_blocks}; it must be at least 0")
         names = [worker.worker_id for worker in self.workers()]
         for failure in self.failures:
             if failure.worker_id not in names:
@@ -104,6 +112,8 @@ class CellShape:
             num_blocks=shape.num_blocks,
             max_num_seqs=shape.max_num_seqs,
             max_num_batched_tokens=shape.max_num_batched_tokens,
+            host_bytes_per_s=self.host_bytes_per_s if self.host_blocks else 0.0,
+            pull_bytes_per_s=self.link_bytes_per_s if self.can_pull else 0.0,
         )
 
 

@@ -5,9 +5,11 @@ excluded, and a request that has moved too often is given up. A client that is r
 was told to; its wait counts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from armature.blocks.hashing import BlockDigest
 from armature.routing.decision import Placed, Query, Rejected, RejectionCode
 from armature.routing.hints import Hints
 from armature.routing.queueing.outcome import Outcome
@@ -15,6 +17,7 @@ from armature.scheduling.request import FinishReason, Request, Reserved, Samplin
 from armature.sim.cell import CellShape
 from armature.sim.clock import Clock
 from armature.sim.handoffs import Handoffs
+from armature.sim.onboarding import Onboarding
 from armature.sim.record import Record
 from armature.sim.router import Router
 from armature.sim.routers import Routers, sequence_hashes
@@ -38,12 +41,21 @@ class Flight:
     attempt_id: str = ""
     site: Site | None = None
     prefill_id: str = ""
+    """Empty also if nobody will be asked; likewise `pull_id`."""
+    pull_id: str = ""
     migrations: int = 0
     excluded: list[str] = field(default_factory=list[str])
     request: Request | None = None
     """What its worker was sent, until it has answered."""
     tokens: list[int] | None = None
     """Prompt and answer so far, if they are at hand."""
+
+
+class Fetching(NamedTuple):
+    """How blocks come to workers that have not computed them."""
+
+    handoffs: Handoffs
+    onboarding: Onboarding
 
 
 class Gateway:
@@ -55,14 +67,14 @@ class Gateway:
         clock: Clock,
         routers: Routers,
         sites: Mapping[str, Site],
-        handoffs: Handoffs,
+        fetching: Fetching,
         on_end: Callable[[float], None],
     ) -> None:  # fmt: skip
         self._cell = cell
         self._clock = clock
         self._routers = routers
         self._sites = sites
-        self._handoffs = handoffs
+        self._handoffs, self._onboarding = fetching
         self._on_end = on_end
         self._hasher = ContentHasher(cell.worker.block_size)
         self._root = self._hasher.root(cell.model)
@@ -82,6 +94,9 @@ class Gateway:
     def on_reserved(self, site: Site, reserved: Reserved, now_s: float) -> None:
         flight = self._flights[reserved.request_id]
         assert flight.request is not None
+        if not flight.prefill_id:
+            self._onboarding.on_reserved(site, reserved, flight.pull_id, now_s)
+            return
         self._handoffs.on_reserved(site, reserved, flight.request, flight.prefill_id, now_s)
 
     def on_tokens(self, told: TokenOutput, now_s: float) -> None:
@@ -91,7 +106,8 @@ class Gateway:
             self._end(flight, now_s, told.error)
             return
         if not flight.answered:
-            cached_tokens = max(told.cached_tokens, self._handoffs.take_cached_tokens(told.request_id))
+            own_tokens = told.cached_tokens + self._onboarding.take_read_tokens(told.request_id)
+            cached_tokens = max(own_tokens, self._handoffs.take_cached_tokens(told.request_id))
             self.record.first_token(flight.position, now_s, min(cached_tokens, flight.asked.prompt_tokens))
         if flight.request is not None:
             flight.request = None
@@ -166,8 +182,9 @@ class Gateway:
             self._move_on(flight, decode_id, now_s)
             return
         asked = flight.asked
-        is_remote = self._handoffs.wants(decode_id, prefill_id, asked.prompt_tokens, now_s)
-        flight.prefill_id = prefill_id
+        flight.prefill_id = prefill_id if self._wants_handoff(flight, placed, now_s) else ""
+        flight.pull_id = placed.chosen.pull_id
+        is_remote = bool(flight.prefill_id) or self._onboarding.wants(site, self._useful(flight), flight.pull_id)
         flight.request = Request(
             flight.attempt_id,
             flight.tokens or self._tokens(flight),
@@ -180,6 +197,18 @@ class Gateway:
         self._flights[flight.attempt_id] = flight
         site.requests += 1
         site.submit(flight.request, now_s)
+
+    def _wants_handoff(self, flight: Flight, placed: Placed, now_s: float) -> bool:
+        chosen = placed.chosen
+        return self._handoffs.wants(chosen.decode_id, chosen.prefill_id, flight.asked.prompt_tokens, now_s)
+
+    def _useful(self, flight: Flight) -> Sequence[BlockDigest]:
+        """Blocks of the prompt that need not be computed if they are found: all but the one with its last token."""
+        if not self._cell.host_blocks and not flight.pull_id:
+            return ()
+        tokens = flight.tokens or self._tokens(flight)
+        whole = (flight.asked.prompt_tokens - 1) // self._cell.worker.block_size
+        return self._hasher.extend(self._root, tokens[: whole * self._cell.worker.block_size])
 
     def _move_on(self, flight: Flight, worker_id: str, now_s: float) -> None:
         """Its worker has failed: another takes over."""

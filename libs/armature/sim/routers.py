@@ -6,10 +6,12 @@ from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest, pack_hashes
 from armature.index.packing import unpack_hashes
 from armature.index.prefix_index import PrefixIndex
+from armature.index.tiers import Tier
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Worker
 from armature.sim.cell import CellShape
 from armature.sim.clock import Clock
+from armature.sim.host import HostChange
 from armature.sim.router import Decided, Router, TellOthers
 from armature.sim.site import Site
 
@@ -69,14 +71,30 @@ class Routers:
 
     def on_cache(self, site: Site, events: Sequence[KvEvent]) -> None:
         """A worker's cache has changed; indexes learn of it after the lag, unless the worker has died by then."""
+        self._after_lag(site, lambda: self._apply(site.worker_id, events))
+
+    def on_host(self, site: Site, change: HostChange) -> None:
+        """Likewise its host memory."""
+        stored, removed = sequence_hashes(change.stored), sequence_hashes(change.removed)
+        if not stored and not removed:
+            return
+
+        def apply() -> None:
+            for core in self._cores:
+                core.index.store(site.worker_id, stored, Tier.G2)
+                core.index.remove(site.worker_id, removed, Tier.G2)
+
+        self._after_lag(site, apply)
+
+    def _after_lag(self, site: Site, apply: Callable[[], None]) -> None:
         lag_s, epoch = self._cell.event_lag_s, site.epoch
         if not lag_s:
-            self._apply(site.worker_id, events)
+            apply()
             return
 
         def do(_: float) -> None:
             if site.epoch == epoch:
-                self._apply(site.worker_id, events)
+                apply()
 
         self._clock.at(self._clock.now_s + lag_s, do)
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from armature.routing.queueing.outcome import Outcome
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Speeds
-from armature.scheduling.request import EngineLoad, StepOutput
+from armature.scheduling.request import EngineLoad, KvEvent, StepOutput
 from armature.sim.arrivals import ClosedLoop, OpenLoop
 from armature.sim.cell import CellShape, Failure
 from armature.sim.clock import Clock
-from armature.sim.gateway import Gateway
+from armature.sim.gateway import Fetching, Gateway
 from armature.sim.handoffs import Handoffs
 from armature.sim.levels import Levels
 from armature.sim.links import Links
+from armature.sim.onboarding import Onboarding
 from armature.sim.record import Record
 from armature.sim.routers import Routers
 from armature.sim.site import Site, WorkerOutcome
@@ -35,6 +36,9 @@ class Run:
     outcomes: Record
     """In order of arrival."""
     workers: Sequence[WorkerOutcome]
+    onboarded_blocks: int
+    """Read from host memory; likewise `pulled_blocks` from other workers."""
+    pulled_blocks: int
     failed_fetches: int
     """Prompts of which not all blocks came from the prefill worker."""
     timeline: Timeline
@@ -62,8 +66,10 @@ class Simulation:
         workers = cell.workers()
         self._sites = {worker.worker_id: Site(worker, engine, clock, self._hear) for worker in workers}
         links = Links(clock, cell.link_bytes_per_s)
-        self._handoffs = Handoffs(cell, clock, links, self._sites, self._routers.on_cache)
-        self._gateway = Gateway(cell, clock, self._routers, self._sites, self._handoffs, self._on_end)
+        self._handoffs = Handoffs(cell, clock, links, self._sites, self._on_cache)
+        self._onboarding = Onboarding(cell, clock, links, self._sites, self._on_cache)
+        fetching = Fetching(self._handoffs, self._onboarding)
+        self._gateway = Gateway(cell, clock, self._routers, self._sites, fetching, self._on_end)
         self._arrivals = (
             ClosedLoop(trace, clock, self._gateway.accept, concurrency)
             if concurrency
@@ -92,7 +98,8 @@ class Simulation:
                 told = record.ended
                 on_progress(told)
         outcomes = [site.close() for site in self._sites.values()]
-        return Run(record, outcomes, self._handoffs.failures, self._levels.timeline)
+        read = (self._onboarding.onboarded_blocks, self._onboarding.pulled_blocks)
+        return Run(record, outcomes, *read, self._handoffs.failures, self._levels.timeline)
 
     # --- from engines
 
@@ -105,9 +112,14 @@ class Simulation:
         for staged in output.staged:
             self._handoffs.on_staged(staged, now_s)
         if output.kv_events:
-            self._routers.on_cache(site, output.kv_events)
+            self._on_cache(site, output.kv_events)
         self._levels.on_step(site, output.load, now_s)
         self._routers.on_load(site, self._load_of(site, output.load), now_s)
+
+    def _on_cache(self, site: Site, events: Sequence[KvEvent]) -> None:
+        self._routers.on_cache(site, events)
+        if self._cell.host_blocks:
+            self._routers.on_host(site, self._onboarding.on_evicted(site, events))
 
     def _load_of(self, site: Site, load: EngineLoad) -> Load:
         speeds = Speeds(load.prefill_tokens_per_s, load.decode_step_s, self._handoffs.bytes_per_s(site.worker_id))
@@ -135,6 +147,7 @@ class Simulation:
         site.die()
         epoch = site.epoch
         self._levels.on_death(site, now_s)
+        self._onboarding.on_death(site)
         self._handoffs.on_death(site, now_s)
         self._gateway.on_death(site, unfinished, now_s)
 

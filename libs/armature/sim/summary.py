@@ -31,6 +31,9 @@ class Summary:
     """Answers "overloaded" on the way to being served."""
     migrations: int
     errors: int
+    onboarded_blocks: int
+    """Read from host memory; likewise `pulled_blocks` from other workers."""
+    pulled_blocks: int
     failed_fetches: int
     """Prompts of which not all blocks came from the prefill worker."""
     ttft_s: Spread
@@ -38,7 +41,7 @@ class Summary:
     """Of each request's mean between its tokens; requests of one token have none."""
     e2e_s: Spread
     reuse: float
-    """Share of prompt tokens that were found in a worker's cache."""
+    """Share of prompt tokens that were found in a worker's cache, or read from another memory."""
     prompt_tokens: int
     output_tokens: int
     duration_s: float
@@ -61,6 +64,8 @@ def summarize(run: Run) -> Summary:
         refusals=int(record.counts("refusals").sum()),
         migrations=int(record.counts("migrations").sum()),
         errors=len(record) - int(served.sum()),
+        onboarded_blocks=run.onboarded_blocks,
+        pulled_blocks=run.pulled_blocks,
         failed_fetches=run.failed_fetches,
         ttft_s=spread(first_s - arrival_s),
         itl_s=spread((finish_s - first_s)[several] / (output[several] - 1)),

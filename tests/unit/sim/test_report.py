@@ -42,11 +42,21 @@ def test_the_report_has_a_picture_for_every_question_and_needs_nothing_else(tmp_
     assert not page.links
     assert "http" not in html
     titles = " ".join(page.text)
-    for title in ("TTFT", "ITL", "E2E", "found cached", "waiting", "running", "Load of workers", "round_robin"):
+    for title in (
+        "TTFT",
+        "ITL",
+        "E2E",
+        "found cached",
+        "first token",
+        "waiting",
+        "running",
+        "Load of workers",
+        "round_robin",
+    ):
         assert title in titles
     pictures = [f"<svg{part.split('</svg>')[0]}</svg>" for part in html.split("<svg")[1:]]
-    assert len(pictures) == 3 + 6 + 2
-    for picture in pictures[:9]:
+    assert len(pictures) == 3 + 7 + 2
+    for picture in pictures[:10]:
         assert len(list(ElementTree.fromstring(picture).iter("polyline"))) >= 2
 
 

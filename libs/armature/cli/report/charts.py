@@ -10,7 +10,7 @@ from armature.cli.report.figures import Load, Points
 # Told apart by people who see few colours, too (Okabe and Ito, 2008), the dark ones first.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7f3fbf", "#444444", "#e69f00")
 _WIDTH, _HEIGHT = 560, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 34, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 34, 42
 
 
 class Line(NamedTuple):

@@ -82,6 +82,15 @@ def hit_rate(times: Times, end_s: float) -> Points:
     ]  # fmt: skip
 
 
+def unanswered(times: Times) -> Points:
+    """How many requests wait for their first token, wherever they are."""
+    end_s = float(times.first_token_s.max(initial=0.0))
+    come, told = np.sort(times.arrival_s), np.sort(times.first_token_s)
+    at_s = np.linspace(0.0, end_s, _QUANTILE_POINTS)
+    waiting = np.searchsorted(come, at_s, side="right") - np.searchsorted(told, at_s, side="right")
+    return [(float(x), float(y)) for x, y in zip(at_s, waiting, strict=True)]
+
+
 def level(run: Run, name: str) -> Points:
     """A quantity of the timeline."""
     width_s = run.timeline.width_s

@@ -9,12 +9,12 @@ from armature.cli.report.figures import Points, Times, times_of
 from armature.sim.simulation import Run
 
 _STYLE = """
-body{font:14px/1.45 system-ui,sans-serif;color:#1d2430;background:#f5f6f8;margin:0 auto;max-width:1240px;padding:24px}
+body{font:14px/1.45 system-ui,sans-serif;color:#1d2430;background:#f5f6f8;margin:0 auto;max-width:1320px;padding:24px}
 h1{font-size:22px;margin:0 0 4px}h2{font-size:16px;margin:28px 0 10px}p{margin:0 0 14px;color:#556}
 table{border-collapse:collapse;background:#fff;border:1px solid #dfe3e8;width:100%}
 th,td{padding:5px 10px;text-align:right;border-bottom:1px solid #eceff3;font-variant-numeric:tabular-nums}
 th{color:#556;font-weight:600}th:first-child,td:first-child{text-align:left}
-.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(460px,1fr));gap:14px}
+.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:14px}
 svg{background:#fff;border:1px solid #dfe3e8;width:100%;height:auto;display:block}
 svg text{font:11px system-ui,sans-serif;fill:#556;text-anchor:middle}
 svg .title{font-size:13px;font-weight:600;fill:#1d2430;text-anchor:start}
@@ -88,6 +88,7 @@ def _courses(sides: Sequence[_Side]) -> list[Chart]:
         Chart("ITL", time, "s", [line for side in sides for line in both(side, side.times.itl_s)]),
         Chart("E2E", time, "s", [line for side in sides for line in both(side, side.times.e2e_s)]),
         Chart("Prompt tokens found cached", time, "share", one(lambda side: figures.hit_rate(side.times, end_s))),
+        Chart("Requests without a first token", time, "requests", one(lambda side: figures.unanswered(side.times))),
         Chart("Requests waiting at workers", time, "requests", one(lambda side: figures.level(side.run, "waiting"))),
         Chart("Requests running", time, "requests", one(lambda side: figures.level(side.run, "running"))),
     ]
@@ -108,4 +109,4 @@ def _key(sides: Sequence[_Side]) -> str:
 
 
 def _grid(pictures: Sequence[str]) -> str:
-    return f"<div class=grid2>{''.join(pictures)}</div>"
+    return f"<div class=pictures>{''.join(pictures)}</div>"
