@@ -74,20 +74,19 @@ async def test_queries_of_one_moment_share_a_message_and_a_stream() -> None:
     assert router.messages < 32 + 64  # one for each query and each progress would be 96
 
 
-async def test_progress_waits_for_more_of_it_and_goes_with_the_next_query() -> None:
+async def test_progress_waits_for_more_of_it_and_a_query_takes_it_along() -> None:
     route = ScriptedRoute()
     stream = _RouterStream("router-a", lambda: route)
     running = asyncio.create_task(stream.run())
-    for number in range(20):
+    for number in range(40):
         stream.first_token(f"a{number}", 0)
         await asyncio.sleep(0)  # the writer would have its turn here
-    assert not route.told
-    asking = asyncio.create_task(stream.ask(Query(request_id="b")))
-    await eventually(lambda: route.told)
-    (told,) = route.told
-    assert (len(told.progress), len(told.queries)) == (20, 1)
+    asking = asyncio.create_task(stream.ask(Query(request_id="b"), lambda _: None))
+    await eventually(lambda: any(told.queries for told in route.told))
+    assert sum(len(told.progress) for told in route.told) == 40
+    assert len(route.told) < 10  # one, unless the machine is so busy that the pause is over in between
     stream.finished("a0", 1)
-    await eventually(lambda: len(route.told) == 2, what="without a query it goes by itself")
+    await eventually(lambda: sum(len(told.progress) for told in route.told) == 41, what="by itself, without a query")
     asking.cancel()
     stream.stop()
     await asyncio.gather(running, asking, return_exceptions=True)
