@@ -154,6 +154,11 @@ async def test_the_next_turn_finds_more_of_itself_cached(etcd_address: str, tmp_
     flags = ("--engine", "simulated")
     cell_of = running_cell(tmp_path / "next", etcd_address, prefill=0, decode=0, aggregated=1, worker_flags=flags)
     async with cell_of as cell, httpx.AsyncClient(base_url=cell.url, timeout=60.0) as client:
+
+        async def is_ready() -> bool:
+            return (await client.get("/ready")).status_code == 200
+
+        await eventually(is_ready)
         plain = await cached_in_second_turn(client, cell, "Tell me of rivers.", ahead=False)
         ahead = await cached_in_second_turn(client, cell, "What is a mountain?", ahead=True)
     assert ahead > plain + 50
@@ -162,7 +167,9 @@ async def test_the_next_turn_finds_more_of_itself_cached(etcd_address: str, tmp_
 async def cached_in_second_turn(client: httpx.AsyncClient, cell: Cell, question: str, *, ahead: bool) -> int:
     messages = [{"role": "user", "content": question}]
     body = {"model": "demo", "messages": messages, "max_tokens": 100, "ignore_eos": True}
-    first = (await client.post("/v1/chat/completions", json={**body, "armature": HINTED if ahead else {}})).json()
+    response = await client.post("/v1/chat/completions", json={**body, "armature": HINTED if ahead else {}})
+    assert response.status_code == 200, response.text
+    first = response.json()
 
     async def is_done() -> bool:
         return (await cell.services["gateway"].metrics())["armature_gateway_next_turns_total"] == 1
