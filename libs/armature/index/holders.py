@@ -36,6 +36,8 @@ class Holders:
         self._whole: dict[int, int] = {}
         self._children: dict[int, int | set[int]] = {}
         """A linked block's linked successors; most have one."""
+        self._torn = 0
+        """Who may hold a linked block without all before it: has done so since it was last cleared."""
         self._recent: OrderedDict[int, None] = OrderedDict()
 
     def store(self, bit: int, hashes: Sequence[int]) -> None:
@@ -60,23 +62,13 @@ class Holders:
 
     def remove(self, bit: int, hashes: Iterable[int]) -> None:
         """A worker no longer holds blocks; those that it does not hold are ignored."""
-        masks, whole, unheld = self.masks, self._whole, list[int]()
-        look_up = masks.get
-        for block in hashes:
-            mask = look_up(block)
-            if mask == bit:
-                del masks[block]
-                unheld.append(block)
-            elif mask is not None and mask & bit:
-                masks[block] = mask ^ bit
-                if block in whole:
-                    self._leave(block, bit, mask)
-        self._unlink(unheld)
+        self._remove(bit, hashes, is_all=False)
 
     def clear(self, bit: int, blocks: Iterable[int]) -> None:
         """A worker holds nothing any more; `blocks` are all that it held."""
-        self.remove(bit, blocks)
+        self._remove(bit, blocks, is_all=True)
         self.users &= ~bit
+        self._torn &= ~bit
 
     def match(self, hashes: Sequence[int]) -> list[tuple[int, int]]:
         """Where runs of held blocks end, as `descend` gives them."""
@@ -116,17 +108,34 @@ class Holders:
                 children.setdefault(parent, set()).add(block)
             above = -1 if parent is None else self._whole[parent]
             assert self._whole[block] == self.masks[block] & above, "a whole mask is wrong"
+            assert not self.masks[block] & ~self._whole[block] & ~self._torn, "a torn worker is not known to be"
         kept = {block: own if isinstance(own, set) else {own} for block, own in self._children.items()}
         assert kept == children, "parents and children disagree"
+
+    def _remove(self, bit: int, hashes: Iterable[int], *, is_all: bool) -> None:
+        masks, whole, unheld = self.masks, self._whole, list[int]()
+        look_up = masks.get
+        for block in hashes:
+            mask = look_up(block)
+            if mask == bit:
+                del masks[block]
+                unheld.append(block)
+            elif mask is not None and mask & bit:
+                masks[block] = mask ^ bit
+                if block in whole:
+                    self._leave(block, bit, mask, is_all)
+        self._unlink(unheld)
 
     def _join(self, block: int, bit: int, mask: int) -> None:
         """A worker has come to a linked block whose mask was `mask`."""
         parent, whole, masks = self.parents[block], self._whole, self.masks
         if parent is not None and not whole[parent] & bit:
+            self._torn |= bit
             return
         # Equal masks are one object: with thousands of workers a mask takes a kilobyte.
         whole[block] = masks[block] if whole[block] == mask else whole[block] | bit
-        left = self._successors(block)
+        # The last block of a common head has thousands of successors: few workers need a look at them.
+        left = self._successors(block) if self._torn & bit else []
         while left:
             block = left.pop()
             if masks[block] & bit:
@@ -134,16 +143,17 @@ class Holders:
                 whole[block] = masks[block] if joined == masks[block] else joined
                 left += self._successors(block)
 
-    def _leave(self, block: int, bit: int, mask: int) -> None:
-        """A worker has left a linked block whose mask was `mask`: what it holds behind it is of no use to it."""
+    def _leave(self, block: int, bit: int, mask: int, is_all: bool) -> None:
+        """A worker leaves a linked block whose mask was `mask`: what it keeps behind it, if any, is of no use to it."""
         whole = self._whole
         if not whole[block] & bit:
             return
         whole[block] = self.masks[block] if whole[block] == mask else whole[block] ^ bit
-        left = self._successors(block)
+        left = [] if is_all else self._successors(block)
         while left:
             block = left.pop()
             if whole[block] & bit:
+                self._torn |= bit
                 whole[block] ^= bit
                 left += self._successors(block)
 
@@ -170,6 +180,9 @@ class Holders:
         runs = list(accumulate(masks, and_, initial=held))[1:]
         whole, parents, children = self._whole, self.parents, self._children
         linked = len(whole)
+        if runs != masks:
+            for mask, run in zip(masks, runs, strict=True):
+                self._torn |= mask & ~run
         whole.update(zip(blocks, masks if runs == masks else runs, strict=True))
         if len(whole) != linked + len(blocks):
             # One of them follows another block in another prompt.
