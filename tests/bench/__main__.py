@@ -9,7 +9,19 @@ import os
 import platform
 import sys
 
-NAMES = ("gateway", "routing", "transfer", "handoff", "engine", "scheduling", "recovery", "fidelity", "index", "steps")
+NAMES = (
+    "gateway",
+    "routing",
+    "transfer",
+    "handoff",
+    "engine",
+    "scheduling",
+    "recovery",
+    "fidelity",
+    "index",
+    "steps",
+    "router",
+)
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from tests.support.replay import Served, long_context_model, replay
 
 SAMPLE = Path(__file__).parents[1] / "data" / "mooncake_conversation_200.jsonl"
 PRESET = "qwen3-32b-tp2-h200"
+LOAD_INTERVAL_S, EVENT_LAG_S = 0.05, 0.01
+"""As live: the router's default, and two hops that gather what comes within 5 ms."""
 MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS = 256, 8192
 
 
@@ -44,7 +46,8 @@ class Setting:
     num_blocks: int = 0
 
     def load_trace(self) -> Trace:
-        return spread_out(read_trace(self.trace, limit=self.limit)).sped_up(self.rate * self.speed_up)
+        sample = read_trace(self.trace).cut_out(num_requests=self.limit)
+        return spread_out(sample).sped_up(self.rate * self.speed_up)
 
     @property
     def blocks(self) -> int:
@@ -78,9 +81,11 @@ def simulate(setting: Setting, trace: Trace) -> list[Outcome]:
     cell = CellShape(
         num_workers=setting.workers, worker=shape, performance=Faster(preset.performance, setting.speed_up),
         block_bytes=trace.block_size * preset.token_bytes,
+        report_interval_s=LOAD_INTERVAL_S,
+        event_lag_s=EVENT_LAG_S,
     )  # fmt: skip
     core = RoutingCore(load_policy(setting.policy), random.Random(0))
-    return list(Simulation(trace, cell, core).run().outcomes)
+    return list(Simulation(trace, cell, [core]).run().outcomes)
 
 
 async def live(setting: Setting, trace: Trace, folder: Path) -> tuple[list[Served], float]:
