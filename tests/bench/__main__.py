@@ -16,6 +16,7 @@ NAMES = (
     "handoff",
     "engine",
     "scheduling",
+    "queue",
     "recovery",
     "fidelity",
     "index",

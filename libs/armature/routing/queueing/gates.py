@@ -58,8 +58,9 @@ class Wait:
 
     def is_open(self, judgement: "Judgement") -> bool:
         ways = judgement.ways
-        assert ways.queue_s is not None and ways.room_s is not None
-        wait_s = ways.queue_s + ways.room_s
+        # Not the wait for room: it is longest for the largest prompts, which everybody else would overtake.
+        wait_s = ways.queue_s
+        assert wait_s is not None
         if ways.prefill is not None:
             is_remote = ways.prefill >= 0
             wait_s = wait_s[is_remote == is_remote[judgement.pick.way]]

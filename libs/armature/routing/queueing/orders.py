@@ -31,10 +31,10 @@ class Aged:
     somebody who has waited so long is overtaken by nobody any more.
     """
 
-    stretch: float = 10.0
+    stretch: float = 100.0
     """How many times its own computing a request can wait until it is due. Raise it to favour short prompts more, for
     a better mean and a worse tail."""
-    patience_s: float = 20.0
+    patience_s: float = 60.0
     """The latest that a request is due after it came. Lower it for a better tail."""
 
     is_by_size: ClassVar[bool] = True

@@ -23,11 +23,12 @@ class QueuePolicy:
     """Tenants of one band take turns, by the work that their prompts are."""
     floor: float = 0.1
     """Share of the placed work that goes to whoever has waited longest, whatever its band, tenant and size. It bounds
-    everybody's wait: a request is placed before 1 / `floor` times the work that was waiting when it came is. 0: no such
-    bound."""
+    everybody's wait: with W seconds of work waiting when a request comes, itself included, and L the most that one
+    request is, at most W + L + (W + L) / `floor` seconds of work are placed until it is, as long as it fits somewhere.
+    0: no such bound."""
     max_requests: int = 4096
     """Requests that may wait for a model."""
-    max_wait_s: float = 30.0
+    max_wait_s: float = 60.0
     """The longest that a request may wait. The queue is full with as much work as is placed in this time."""
 
     def __post_init__(self) -> None:
