@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from armature.index.prefix_index import PrefixIndex
-from armature.index.tiers import Tier
 from armature.index.trust import Trust
 from armature.routing import columns as at
 from armature.routing.account import Account, Key, Pace, Share, reference_s
@@ -54,6 +53,8 @@ class RoutingCore:
         self._rng = rng
         self._accounts: dict[str, Account] = {}
         self._pools: dict[str, _Pool] = {}
+        # What many joining or reporting at once would have done again and again waits for whoever asks.
+        self._is_sorted = self._is_shared = True
         self._active = ActiveBlocks() if policy.counts_active_blocks else None
         self._ledger = Ledger(active=self._active)
         self._expected = ExpectedBlocks(policy.expected_ttl_s) if policy.expected_ttl_s else None
@@ -69,7 +70,7 @@ class RoutingCore:
 
     def state(self, model: str) -> Floats | None:
         """The live table of a model's workers, as `columns.py` has it; None: there are none. For reading at once."""
-        pool = self._pools.get(model)
+        pool = self._pool(model)
         return pool.state if pool else None
 
     # --- what is heard
@@ -81,7 +82,7 @@ class RoutingCore:
             self._accounts[worker.worker_id] = Account(worker, Pace(self.policy.assume.speeds))
         else:
             account.describe(worker)
-        self._sort_pools()
+        self._is_sorted = False
 
     def remove_worker(self, worker_id: str) -> None:
         """A worker is gone; unknown ones are ignored."""
@@ -93,7 +94,7 @@ class RoutingCore:
             self._expected.forget()
         if self._active is not None:
             self._active.drop(worker_id)
-        self._sort_pools()
+        self._is_sorted = False
 
     def report(self, worker_id: str, load: Load, now_s: float) -> None:
         """A worker has told its load; unknown ones are ignored."""
@@ -103,7 +104,7 @@ class RoutingCore:
         unknown = account.num_unmeasured
         account.report(load, now_s, self.policy.settle_s)
         if account.num_unmeasured < unknown:
-            self._share_pace()
+            self._is_shared = False
 
     def first_token(self, owner: str, request_id: str, cached_tokens: int | None = None) -> None:
         """A placed request has its first token. Unknown ones are ignored.
@@ -134,7 +135,7 @@ class RoutingCore:
 
     def look(self, query: Query, now_s: float) -> Snapshot | Rejected:
         """All that there is to know for placing a request now; refused if nobody serves it at all."""
-        pool = self._pools.get(query.model)
+        pool = self._pool(query.model)
         if pool is None or not pool.roster.num_decoders:
             return Rejected(RejectionCode.NO_WORKERS, f"no decode worker serves model {query.model!r}")
         state, roster = pool.state.copy(), pool.roster
@@ -150,8 +151,9 @@ class RoutingCore:
         overlap = np.minimum(usable, (query.prompt_tokens - 1) // state[at.BLOCK_SIZE])
         host = disk = None
         if roster.tiers:
-            host = np.maximum(by_slot, _by_slot(self.index.match(query.hashes, Tier.G2), roster))
-            disk = np.maximum(host, _by_slot(self.index.match(query.hashes, Tier.G3), roster))
+            reached = self.index.reach(query.hashes)
+            host = np.maximum(by_slot, _by_slot({worker_id: one.g2 for worker_id, one in reached.items()}, roster))
+            disk = np.maximum(host, _by_slot({worker_id: one.g3 for worker_id, one in reached.items()}, roster))
         active = None if self._active is None else _by_slot(self._active.match(query.hashes), roster)
         session, lots = self._sessions.get(query.session_id), (self._rng.random(), self._rng.random())
         return Snapshot(query, now_s, roster, state, by_slot, overlap, host, disk, active, session, lots, indexed)
@@ -207,17 +209,24 @@ class RoutingCore:
 
     # --- who is there
 
+    def _pool(self, model: str) -> _Pool | None:
+        if not self._is_sorted:
+            self._sort_pools()
+        if not self._is_shared:
+            self._share_pace()
+        return self._pools.get(model)
+
     def _sort_pools(self) -> None:
         models = dict.fromkeys(account.worker.model for account in self._accounts.values())
         self._pools = {
             model: _Pool([account for account in self._accounts.values() if account.worker.model == model])
             for model in models
         }
-        self._share_pace()
+        self._is_sorted, self._is_shared = True, False
 
     def _share_pace(self) -> None:
         """Assume of a worker what it has not measured as the best of its model have: so a new one is soon tried."""
-        guess = self.policy.assume.speeds
+        guess, self._is_shared = self.policy.assume.speeds, True
         for pool in self._pools.values():
             measured = [account.measured for account in pool.accounts]
             speeds = [
