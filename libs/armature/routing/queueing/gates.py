@@ -49,7 +49,7 @@ class Wait:
     may well want to wait for the worker that has its prefix, and then others must not wait for it.
     """
 
-    below_s: float = 2.0
+    below_s: float = 10.0
     """Enough that no worker runs dry before the router hears of it. Raise it if reports come seldom, lower it to leave
     more to the queue's order."""
 
