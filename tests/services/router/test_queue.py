@@ -7,6 +7,7 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 
+from armature.routing.queueing.gates import Wait
 from armature.v1.hints_pb2 import Hints
 from armature.v1.router_pb2 import Progress, Rejection
 from tests.services.router.harness import POLICY, Routing, ask, hear, progress, query, routing
@@ -49,7 +50,8 @@ async def test_a_worker_that_joins_takes_what_waits() -> None:
 
 
 async def test_a_request_that_ends_makes_room_for_one_that_waits() -> None:
-    async with scripted_workers("d1") as (worker,), routing() as router:
+    impatient = replace(POLICY, queue=replace(POLICY.queue, gate=Wait(below_s=2.0)))
+    async with scripted_workers("d1") as (worker,), routing(impatient) as router:
         router.join(worker)
         call = router.gateway()
         (placed,) = await ask(call, query(1, tokens=4000))
