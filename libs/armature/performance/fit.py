@@ -47,8 +47,8 @@ class StepFit:
 
     @property
     def model(self) -> LinearModel | None:
-        """None until a prompt has been measured."""
-        return self._fitted if self._last_prefill is not None else None
+        """None until some steps with prompts have been measured: the first ones say more of a start than of prompts."""
+        return self._fitted if self._last_prefill is not None and self._prefills.is_known else None
 
     @property
     def decode_step_s(self) -> float:
@@ -107,6 +107,11 @@ class _Steps:
         self._new: list[tuple[float, ...]] = []
         self._num_new = 0
         self._is_first = True
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there has been a whole batch."""
+        return not self._is_first
 
     def add(self, shape: StepShape, elapsed_s: float, num_steps: int) -> bool:
         """Remember a step; whether it is time to fit again."""

@@ -132,7 +132,12 @@ class Work:
         check_numbers(self)
 
     def score(self, snapshot: Snapshot, ways: Ways) -> Floats | None:
-        return None if ways.prefill_s is None else self.weight * ways.prefill_s
+        if ways.prefill_s is None:
+            return None
+        if ways.prefill is None:
+            return self.weight * ways.prefill_s
+        # A prompt computed elsewhere leaves its tail to the worker that decodes.
+        return self.weight * (ways.prefill_s + np.where(ways.prefill >= 0, ways.own_s, 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,9 @@ def test_nothing_is_claimed_before_it_is_measured():
     fit.observe(StepShape(4, 4000, 16, 128.0), 0.012)
     assert fit.model is None
     fit.observe(prompt(2048), 0.2)
+    assert fit.model is None, "the first steps say more of a start than of prompts"
+    for _ in range(8):
+        fit.observe(prompt(2048), 0.2)
     assert fit.model is not None
     assert fit.prefill_tokens_per_s == pytest.approx(2048 / 0.2, rel=0.12)
 
