@@ -253,7 +253,11 @@ async def test_steps_are_measured():
         load = listener.outputs[-1].load
         assert load.prefill_tokens_per_s > 0
         assert load.decode_step_s > 0
-        assert load.step_costs is not None
+        # One prompt after the other, until enough steps with prompts have been seen to tell their costs.
+        for number in range(2, 10):
+            engine.submit(request(number, prompt_tokens=100))
+            await listener.end_of(request(number))
+        assert listener.outputs[-1].load.step_costs is not None
 
 
 def test_a_hasher_of_another_block_size_is_refused():
