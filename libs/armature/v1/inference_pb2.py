@@ -26,7 +26,7 @@ from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 from armature.v1 import hints_pb2 as armature_dot_v1_dot_hints__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61rmature/v1/inference.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x17\x61rmature/v1/hints.proto\"\xad\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x19.armature.v1.ChatMessagesH\x00\x12\'\n\x06tokens\x18\x04 \x01(\x0b\x32\x15.armature.v1.TokenIdsH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.armature.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x14\n\x0cinclude_info\x18\x08 \x01(\x08\x12\x12\n\nsession_id\x18\t \x01(\t\x12!\n\x05hints\x18\n \x01(\x0b\x32\x12.armature.v1.HintsB\x07\n\x05input\":\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.armature.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xed\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x08logprobs\x18\x04 \x03(\x0b\x32\x15.armature.v1.Logprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.armature.v1.FinishReason\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.armature.v1.Usage\x12&\n\x04info\x18\x07 \x01(\x0b\x32\x18.armature.v1.ServingInfo\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.armature.v1.ModelCard2\xa5\x01\n\tInference\x12I\n\x08Generate\x12\x1c.armature.v1.GenerateRequest\x1a\x1d.armature.v1.GenerateResponse0\x01\x12M\n\nListModels\x12\x1e.armature.v1.ListModelsRequest\x1a\x1f.armature.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61rmature/v1/inference.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x17\x61rmature/v1/hints.proto\"\xdf\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x19.armature.v1.ChatMessagesH\x00\x12\'\n\x06tokens\x18\x04 \x01(\x0b\x32\x15.armature.v1.TokenIdsH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.armature.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x14\n\x0cinclude_info\x18\x08 \x01(\x08\x12\x12\n\nsession_id\x18\t \x01(\t\x12!\n\x05hints\x18\n \x01(\x0b\x32\x12.armature.v1.Hints\x12%\n\x07grammar\x18\x0b \x01(\x0b\x32\x14.armature.v1.Grammar\x12\t\n\x01n\x18\x0c \x01(\rB\x07\n\x05input\":\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.armature.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x83\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x08logprobs\x18\x04 \x03(\x0b\x32\x15.armature.v1.Logprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.armature.v1.FinishReason\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.armature.v1.Usage\x12&\n\x04info\x18\x07 \x01(\x0b\x32\x18.armature.v1.ServingInfo\x12\x14\n\x0c\x63hoice_index\x18\x08 \x01(\r\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.armature.v1.ModelCard2\xa5\x01\n\tInference\x12I\n\x08Generate\x12\x1c.armature.v1.GenerateRequest\x1a\x1d.armature.v1.GenerateResponse0\x01\x12M\n\nListModels\x12\x1e.armature.v1.ListModelsRequest\x1a\x1f.armature.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'armature.v1.inference_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST']._serialized_start=96
-  _globals['_GENERATEREQUEST']._serialized_end=397
-  _globals['_CHATMESSAGES']._serialized_start=399
-  _globals['_CHATMESSAGES']._serialized_end=457
-  _globals['_CHATMESSAGE']._serialized_start=459
-  _globals['_CHATMESSAGE']._serialized_end=503
-  _globals['_TOKENIDS']._serialized_start=505
-  _globals['_TOKENIDS']._serialized_end=528
-  _globals['_GENERATERESPONSE']._serialized_start=531
-  _globals['_GENERATERESPONSE']._serialized_end=768
-  _globals['_USAGE']._serialized_start=770
-  _globals['_USAGE']._serialized_end=850
-  _globals['_LISTMODELSREQUEST']._serialized_start=852
-  _globals['_LISTMODELSREQUEST']._serialized_end=871
-  _globals['_LISTMODELSRESPONSE']._serialized_start=873
-  _globals['_LISTMODELSRESPONSE']._serialized_end=933
-  _globals['_INFERENCE']._serialized_start=936
-  _globals['_INFERENCE']._serialized_end=1101
+  _globals['_GENERATEREQUEST']._serialized_end=447
+  _globals['_CHATMESSAGES']._serialized_start=449
+  _globals['_CHATMESSAGES']._serialized_end=507
+  _globals['_CHATMESSAGE']._serialized_start=509
+  _globals['_CHATMESSAGE']._serialized_end=553
+  _globals['_TOKENIDS']._serialized_start=555
+  _globals['_TOKENIDS']._serialized_end=578
+  _globals['_GENERATERESPONSE']._serialized_start=581
+  _globals['_GENERATERESPONSE']._serialized_end=840
+  _globals['_USAGE']._serialized_start=842
+  _globals['_USAGE']._serialized_end=922
+  _globals['_LISTMODELSREQUEST']._serialized_start=924
+  _globals['_LISTMODELSREQUEST']._serialized_end=943
+  _globals['_LISTMODELSRESPONSE']._serialized_start=945
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1005
+  _globals['_INFERENCE']._serialized_start=1008
+  _globals['_INFERENCE']._serialized_end=1173
 # @@protoc_insertion_point(module_scope)

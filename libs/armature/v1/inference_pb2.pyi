@@ -38,6 +38,8 @@ class GenerateRequest(_message.Message):
     INCLUDE_INFO_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     HINTS_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     prompt: _builtins.str
     """Used as it is."""
@@ -47,6 +49,8 @@ class GenerateRequest(_message.Message):
     """Ask for `info` in the first message that has text."""
     session_id: _builtins.str
     """Equal for requests of one conversation, at most 256 bytes; empty: unknown."""
+    n: _builtins.int
+    """How many answers, 1 to 16; 0 means 1. Their seeds follow from `sampling.seed`."""
     @_builtins.property
     def chat(self) -> Global___ChatMessages:
         """Rendered with the model's chat template."""
@@ -63,6 +67,10 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def hints(self) -> _hints_pb2.Hints: ...
+    @_builtins.property
+    def grammar(self) -> _common_pb2.Grammar:
+        """What the answer must match; absent: anything. Not possible with `sampling.min_tokens`."""
+
     def __init__(
         self,
         *,
@@ -76,10 +84,12 @@ class GenerateRequest(_message.Message):
         include_info: _builtins.bool = ...,
         session_id: _builtins.str = ...,
         hints: _hints_pb2.Hints | None = ...,
+        grammar: _common_pb2.Grammar | None = ...,
+        n: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "hints", b"hints", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "grammar", b"grammar", "hints", b"hints", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "hints", b"hints", "include_info", b"include_info", "input", b"input", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "grammar", b"grammar", "hints", b"hints", "include_info", b"include_info", "input", b"input", "max_tokens", b"max_tokens", "model", b"model", "n", b"n", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -161,10 +171,13 @@ class GenerateResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
+    CHOICE_INDEX_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     text: _builtins.str
     """Whole characters only; a character that spans tokens comes with the last of them."""
     finish_reason: _common_pb2.FinishReason.ValueType
+    choice_index: _builtins.int
+    """Which of the `n` answers this is a part of, from 0."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -185,10 +198,11 @@ class GenerateResponse(_message.Message):
         finish_reason: _common_pb2.FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         info: _common_pb2.ServingInfo | None = ...,
+        choice_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "info", b"info", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice_index", b"choice_index", "finish_reason", b"finish_reason", "info", b"info", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

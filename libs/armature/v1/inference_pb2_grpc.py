@@ -50,7 +50,8 @@ class InferenceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Streams the answer; the last message has `finish_reason` and `usage`.
+        """Streams the answer; the last message has `finish_reason` and `usage`. With `n` answers their messages come mixed,
+        each answer has a last one of its own with `finish_reason`, and the last of all has the `usage` of all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

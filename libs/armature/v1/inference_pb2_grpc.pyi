@@ -36,14 +36,18 @@ class InferenceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
-    """Streams the answer; the last message has `finish_reason` and `usage`."""
+    """Streams the answer; the last message has `finish_reason` and `usage`. With `n` answers their messages come mixed,
+    each answer has a last one of its own with `finish_reason`, and the last of all has the `usage` of all.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Streams the answer; the last message has `finish_reason` and `usage`."""
+    """Streams the answer; the last message has `finish_reason` and `usage`. With `n` answers their messages come mixed,
+    each answer has a last one of its own with `finish_reason`, and the last of all has the `usage` of all.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
@@ -53,7 +57,9 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
-        """Streams the answer; the last message has `finish_reason` and `usage`."""
+        """Streams the answer; the last message has `finish_reason` and `usage`. With `n` answers their messages come mixed,
+        each answer has a last one of its own with `finish_reason`, and the last of all has the `usage` of all.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -63,6 +63,8 @@ class DecodeRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     PREFILL_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.int
     """Chosen by the client, unique on its stream while the request lives."""
     request_id: _builtins.str
@@ -79,11 +81,17 @@ class DecodeRequest(_message.Message):
     """Seconds that are left for the whole request; 0 means no limit."""
     traceparent: _builtins.str
     """W3C trace context of the caller's span, since the shared stream has none."""
+    priority: _builtins.int
+    """Higher goes first among those that wait for the engine, and gives way last when its memory is full; -10 to 10."""
     @_builtins.property
     def sampling(self) -> _common_pb2.SamplingParams: ...
     @_builtins.property
     def prefill(self) -> Global___PrefillTarget:
         """Have this worker compute the prompt. Absent: compute it here."""
+
+    @_builtins.property
+    def grammar(self) -> _common_pb2.Grammar:
+        """What the answer must match; absent: anything. Output that is in `token_ids` already counts as its beginning."""
 
     def __init__(
         self,
@@ -99,10 +107,12 @@ class DecodeRequest(_message.Message):
         timeout_s: _builtins.float = ...,
         traceparent: _builtins.str = ...,
         prefill: Global___PrefillTarget | None = ...,
+        grammar: _common_pb2.Grammar | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prefill", b"prefill", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "prefill", b"prefill", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "max_tokens", b"max_tokens", "model", b"model", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stream_id", b"stream_id", "timeout_s", b"timeout_s", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "grammar", b"grammar", "max_tokens", b"max_tokens", "model", b"model", "prefill", b"prefill", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stream_id", b"stream_id", "timeout_s", b"timeout_s", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
