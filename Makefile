@@ -9,10 +9,10 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-failed lint proto bench clean
+.PHONY: help setup serve test test-failed lint proto bench bench-gateway clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make the virtual environment and install everything
 
@@ -45,6 +45,9 @@ proto: setup ## Regenerate the committed stubs from protos/
 
 bench: setup ## Run the benchmarks and print JSON
 	@$(BIN)/python -m tests.bench
+
+bench-gateway: setup ## Gateway alone, against Dynamo's frontend with DYNAMO_PYTHON=... (a Python that has it)
+	@$(BIN)/python -m tests.bench gateway $(if $(DYNAMO_PYTHON),--dynamo-python $(DYNAMO_PYTHON))
 
 clean: ## Remove what make and the tests have made
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist

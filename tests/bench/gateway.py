@@ -1,80 +1,173 @@
-"""What gateway and router cost in CPU per request and per token, against workers that compute nothing.
+"""What a request costs at the front door: our gateway, beside Dynamo's frontend where that is installed.
 
-Two runs differ in their output tokens alone; the slope between them is the cost of a token, the rest that of a request.
+Usage: python -m tests.bench gateway [--dynamo-python PYTHON] [--rounds N] [--seed N] [--prompts N,N...]
+
+Chats of one message, streamed answers of 32 tokens, workers that compute nothing. Prompts are pieces of Python's
+standard library at random places, tokenized by a vocabulary of 32,000 that was trained on it; none comes twice. Both
+sides get the same prompts, turn by turn in one run, and their CPU time is what counts: `cpu_ms` is that of each
+process for a request. Dynamo's frontend contains its router, so its peer is `gateway` and `router` together; `ratios`
+are ours to theirs, below 1 if ours is less. Latencies are those of a machine that is also busy with workers and client.
 """
 
+import argparse
 import asyncio
+import gc
 import json
-import os
 import random
 import statistics
+import sys
+import sysconfig
 import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from armature.runtime.processes import start_etcd
-from tests.bench.load import Load, stream_all
-from tests.support.cell import Cell, Service, running_cell
+from tokenizers import Tokenizer
 
-STREAMS, REQUESTS, PROMPT_TOKENS = 32, 640, 100
-FEW_TOKENS, MANY_TOKENS = 32, 128
-_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+from tests.bench.fronts import MODEL, Front, armature_front, dynamo_front
+from tests.bench.load import Load, chat_bodies, stream_all
+from tests.support.models import make_tokenizer
 
-
-def cpu_s(service: Service) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{service.pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
-
-
-def bodies(count: int, max_tokens: int, rng: random.Random) -> list[dict[str, object]]:
-    words = ["join", "path", "value", "return", "string", "object", "list", "module", "file", "name"]
-    text = {"model": "demo", "stream": True, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
-    return [{**text, "prompt": " ".join(rng.choices(words, k=PROMPT_TOKENS))} for _ in range(count)]
+OUTPUT_TOKENS = 32
+CONCURRENCIES = (1, 32, 128)
+REQUESTS = {1: 100, 32: 400, 128: 512}
+"""By concurrency, in a round, of the shortest prompts; of long ones a third."""
+VOCABULARY, LARGEST_FILE_BYTES, FILES = 32_000, 400_000, 900
 
 
-async def measure(cell: Cell, max_tokens: int, rng: random.Random) -> dict[str, float]:
-    parts = [cell.services["gateway"], cell.services["router"]]
-    before = [cpu_s(part) for part in parts]
-    load: Load = await stream_all(
-        cell.services["gateway"].addresses["http"], bodies(REQUESTS, max_tokens, rng), STREAMS
+@dataclass
+class Cell:
+    """What one side has done with one kind of request."""
+
+    load: Load = field(default_factory=Load)
+    cpu_s: dict[str, float] = field(default_factory=dict[str, float])
+
+    def figures(self) -> dict[str, Any]:
+        load = self.load
+        cpu_ms = {part: 1e3 * spent_s / load.requests for part, spent_s in self.cpu_s.items()}
+        return {
+            "cpu_ms": {**cpu_ms, "all": sum(cpu_ms.values())},
+            "requests_per_s": load.requests / load.wall_s,
+            "tokens_per_s": load.tokens / load.wall_s,
+            "events": load.events / load.requests,
+            **{f"ttft_ms_{name}": value for name, value in _quantiles_ms(load.ttft_s).items()},
+            **{f"e2e_ms_{name}": value for name, value in _quantiles_ms(load.e2e_s).items()},
+        }
+
+
+class Corpus:
+    """The standard library's text, a model directory whose tokenizer was trained on it, and prompts out of it."""
+
+    def __init__(self, directory: Path) -> None:
+        library = Path(sysconfig.get_paths()["stdlib"])
+        files = [path for path in sorted(library.rglob("*.py")) if "site-packages" not in path.parts]
+        texts = [path.read_bytes() for path in files if path.stat().st_size < LARGEST_FILE_BYTES][:FILES]
+        decoded = [text.decode(errors="ignore") for text in texts]
+        self.directory = directory
+        make_tokenizer(directory, VOCABULARY, decoded)
+        (directory / "config.json").write_text(json.dumps(_CONFIG))
+        self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self._text = "".join(decoded)
+
+    def prompts(self, count: int, tokens: int, rng: random.Random) -> list[str]:
+        """Texts of so many tokens each, before the chat template."""
+        width = 8 * tokens  # characters: more than enough, a token has about four
+        starts = [rng.randrange(len(self._text) - width) for _ in range(count)]
+        texts = [self._text[start : start + width] for start in starts]
+        encodings = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return [text[: encoding.offsets[tokens][0]] for text, encoding in zip(texts, encodings, strict=True)]
+
+
+_CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 512,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "hidden_act": "silu",
+    "vocab_size": VOCABULARY, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
+    "bos_token_id": 0, "eos_token_id": 2, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+async def measure(
+    fronts: Mapping[str, Front], bodies: Sequence[bytes], concurrency: int, cells: dict[str, Cell]
+) -> None:
+    """Send all of `bodies` to each front in turn."""
+    for name, front in fronts.items():
+        before = front.cpu_s()
+        load = await stream_all(front.address, bodies, concurrency)
+        spent_s = {part: now_s - before[part] for part, now_s in front.cpu_s().items()}
+        assert load.tokens == OUTPUT_TOKENS * load.requests, f"{name} sent {load.tokens} tokens"
+        cell = cells.setdefault(name, Cell())
+        cell.load += load
+        cell.cpu_s = {part: cell.cpu_s.get(part, 0.0) + spent for part, spent in spent_s.items()}
+
+
+async def _run(options: argparse.Namespace) -> dict[str, object]:
+    rng = random.Random(options.seed)
+    results: dict[str, object] = {"output_tokens": OUTPUT_TOKENS, "seed": options.seed}
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        corpus = Corpus(folder / "model")
+        fronts = {"armature": await stack.enter_async_context(armature_front(folder / "ours", corpus.directory))}
+        if options.dynamo_python:
+            theirs = dynamo_front(folder / "theirs", corpus.directory, options.dynamo_python)
+            fronts["dynamo"] = await stack.enter_async_context(theirs)
+        else:
+            results["dynamo"] = "skipped: --dynamo-python names no Python that has it"
+        # Connections, caches, and the interpreter's own specialisation.
+        await measure(fronts, _bodies(corpus, 300, min(options.prompts), rng), 32, {})
+        gc.freeze()
+        table: dict[str, dict[str, Cell]] = {}
+        for number in range(options.rounds):
+            order = dict(reversed(fronts.items())) if number % 2 else fronts
+            for tokens in options.prompts:
+                for concurrency in CONCURRENCIES:
+                    count = REQUESTS[concurrency] // (1 if tokens == min(options.prompts) else 3)
+                    cells = table.setdefault(f"{tokens} tokens, {concurrency} at once", {})
+                    await measure(order, _bodies(corpus, count, tokens, rng), concurrency, cells)
+        notes = " ".join(front.notes for front in fronts.values() if front.notes)
+    results |= {"notes": notes} if notes else {}
+    return results | {name: _row(cells) for name, cells in table.items()}
+
+
+def _bodies(corpus: Corpus, count: int, tokens: int, rng: random.Random) -> list[bytes]:
+    return chat_bodies(MODEL, corpus.prompts(count, tokens, rng), OUTPUT_TOKENS)
+
+
+def _row(cells: Mapping[str, Cell]) -> dict[str, Any]:
+    row: dict[str, Any] = {name: cell.figures() for name, cell in sorted(cells.items())}
+    if "dynamo" in row:
+        ours, theirs = row["armature"], row["dynamo"]
+        frontend = theirs["cpu_ms"]["frontend"]
+        row["ratios"] = {
+            "cpu_gateway": ours["cpu_ms"]["gateway"] / frontend,
+            "cpu_gateway_and_router": ours["cpu_ms"]["all"] / frontend,
+            **{
+                name: ours[name] / theirs[name]
+                for name in ("requests_per_s", "ttft_ms_p50", "e2e_ms_p50", "e2e_ms_p99")
+            },
+        }
+    return row
+
+
+def _quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=100)
+    return {"p50": 1e3 * cuts[49], "p99": 1e3 * cuts[98]}
+
+
+def run(arguments: Sequence[str] = ()) -> dict[str, object]:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench gateway")
+    parser.add_argument("--dynamo-python", type=Path, help="a Python that has ai-dynamo and fastokens")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="of the prompts")
+    parser.add_argument(
+        "--prompts",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[100, 8000],
+        help="tokens, N,N...",
     )
-    gateway_s, router_s = (cpu_s(part) - start for part, start in zip(parts, before, strict=True))
-    return {
-        "gateway_cpu_us_per_request": 1e6 * gateway_s / load.requests,
-        "router_cpu_us_per_request": 1e6 * router_s / load.requests,
-        "requests_per_s": load.requests / load.wall_s,
-        "tokens_per_s": load.requests * max_tokens / load.wall_s,
-        "ttft_s_p50": statistics.median(load.ttft_s),
-        "ttft_s_p99": statistics.quantiles(load.ttft_s, n=100)[98],
-        "e2e_s_p50": statistics.median(load.e2e_s),
-    }
-
-
-async def _run() -> dict[str, object]:
-    rng = random.Random(3)
-    with tempfile.TemporaryDirectory() as folder:
-        etcd = await start_etcd(Path(folder) / "etcd")
-        workers = ("--engine", "simulated")
-        async with running_cell(Path(folder), etcd.address, prefill=0, worker_flags=workers) as cell:
-            await measure(cell, FEW_TOKENS, rng)  # connections, caches, interpreter specialisation
-            few = await measure(cell, FEW_TOKENS, rng)
-            many = await measure(cell, MANY_TOKENS, rng)
-        await etcd.stop()
-    both = [run["gateway_cpu_us_per_request"] + run["router_cpu_us_per_request"] for run in (few, many)]
-    per_token = (both[1] - both[0]) / (MANY_TOKENS - FEW_TOKENS)
-    return {
-        "streams": STREAMS,
-        "prompt_tokens": PROMPT_TOKENS,
-        "gateway_and_router_cpu_us_per_token": per_token,
-        "gateway_and_router_cpu_us_per_request_besides_tokens": both[0] - FEW_TOKENS * per_token,
-        f"{FEW_TOKENS}_tokens": few,
-        f"{MANY_TOKENS}_tokens": many,
-    }
-
-
-def run() -> dict[str, object]:
-    return asyncio.run(_run())
+    return asyncio.run(_run(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(), indent=2))
+    print(json.dumps(run(sys.argv[1:]), indent=2))

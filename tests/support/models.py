@@ -4,6 +4,7 @@ The same arguments give the same bytes, so that two processes which each make a 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def edit_config(directory: Path | str, **changes: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}, indent=1))
 
 
-def make_tokenizer(directory: Path | str, vocab_size: int = 512) -> None:
+def make_tokenizer(directory: Path | str, vocab_size: int = 512, texts: Sequence[str] = CORPUS) -> None:
     """Write a byte-level BPE tokenizer with a chat template; every text can be encoded and comes back unchanged."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -92,7 +93,7 @@ def make_tokenizer(directory: Path | str, vocab_size: int = 512) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TURN, pad_token=END_OF_TEXT)
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(str(directory))
