@@ -6,6 +6,7 @@ from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer
 from armature.openai.serving.request_log import open_request_log
 from armature.openai.serving.rest import make_rest_app
+from armature.openai.tenancy.key_file import KeyFile
 from armature.runtime import service
 from armature.runtime.addresses import join_host_port
 from armature.runtime.runtime import Runtime
@@ -27,11 +28,16 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         options=settings.serving,
         tokenizers=settings.tokenizers,
     )
+    if settings.keys is not None:
+        keys = KeyFile(settings.keys)
+        core.doorkeeper.table = keys.read()
+        runtime.tasks.create_task(keys.follow(core.doorkeeper), name="API keys")
     if settings.request_log is not None:
         requests = open_request_log(settings.request_log, settings.request_log_max_bytes)
         core.on_end.append(requests.ended)
         runtime.tasks.create_task(requests.run(), name="request log")
     await runtime.view("decode-worker", "prefill-worker", "router", on_change=core.member_changed)
+    runtime.server.guard(core.doorkeeper.check_call)
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
     http = HttpServer(make_rest_app(core, runtime.tasks), settings.http_host, settings.http_port)
     serving = runtime.tasks.create_task(http.run(), name="http")

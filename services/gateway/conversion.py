@@ -1,7 +1,7 @@
 """Between the words of `armature.v1.Inference` and those of the gateway."""
 
 from armature.openai.assembler import LENGTH, Piece
-from armature.openai.errors import ApiError, invalid
+from armature.openai.errors import invalid
 from armature.openai.extensions import check_session
 from armature.openai.rules import (
     RANGES,
@@ -15,7 +15,6 @@ from armature.openai.rules import (
 )
 from armature.openai.serving.generation import Generation
 from armature.routing.hints import Hints
-from armature.runtime.errors import ArmatureError, CallerError, NotFoundError, OverloadedError, UnavailableError
 from armature.runtime.hints import hints_of
 from armature.v1.common_pb2 import (
     FINISH_REASON_LENGTH,
@@ -81,19 +80,6 @@ def response_of(generation: Generation, piece: Piece, *, with_info: bool) -> Gen
             )
         )
     return response
-
-
-def blamed(error: ApiError) -> Exception:
-    """The error by whom it blames, which the server turns into a gRPC status."""
-    if error.status == 404:
-        return NotFoundError(error.message)
-    if error.status == 429:
-        return OverloadedError(error.message, error.retry_after_s)
-    if error.status == 503:
-        return UnavailableError(error.message, error.retry_after_s)
-    if error.status == 504:
-        return TimeoutError(error.message)
-    return CallerError(error.message) if error.status < 500 else ArmatureError(error.message)
 
 
 def _hints(request: GenerateRequest) -> Hints:

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from armature.openai.errors import ApiError
+from armature.openai.errors import ApiError, blamed
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.metrics import CANCELLATIONS, REQUEST_S, REQUESTS
 from armature.runtime import telemetry
 from armature.v1.inference_pb2 import GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse
 from armature.v1.inference_pb2_grpc import InferenceServicer as Contract
-from services.gateway.conversion import ask_of, blamed, response_of
+from services.gateway.conversion import ask_of, response_of
 
 ROUTE = "Inference/Generate"
 OK, CLIENT_LEFT = 200, 499

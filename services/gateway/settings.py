@@ -13,6 +13,9 @@ class GatewaySettings(CommonSettings):
 
     http_host: str = option("127.0.0.1", help="address of the HTTP port; 0.0.0.0 to be reached from other machines")
     http_port: int = option(8000, help="HTTP port; 0 takes a free one, which the READY line tells")
+    keys: Path | None = option(
+        None, help="YAML file of API keys and tenants, read again when it changes; without one everybody is let in"
+    )
     tokenizer: tuple[str, ...] = option(
         (), help="MODEL=DIRECTORY, where this gateway finds a model's tokenizer if not at the path that workers tell"
     )

@@ -6,7 +6,15 @@ is our own bug and becomes `internal()`.
 
 import msgspec
 
-from armature.runtime.errors import ArmatureError
+from armature.runtime.errors import (
+    ArmatureError,
+    CallerError,
+    ForbiddenError,
+    NotFoundError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -91,3 +99,20 @@ def deadline_exceeded(message: str) -> ApiError:
 
 def internal() -> ApiError:
     return ApiError(500, "The gateway failed on this request; its log has the details", code="internal_error")
+
+
+def blamed(error: ApiError) -> Exception:
+    """The error by whom it blames, which a gRPC server turns into a status."""
+    if error.status == 401:
+        return UnauthenticatedError(error.message)
+    if error.status == 403:
+        return ForbiddenError(error.message)
+    if error.status == 404:
+        return NotFoundError(error.message)
+    if error.status == 429:
+        return OverloadedError(error.message, error.retry_after_s)
+    if error.status == 503:
+        return UnavailableError(error.message, error.retry_after_s)
+    if error.status == 504:
+        return TimeoutError(error.message)
+    return CallerError(error.message) if error.status < 500 else ArmatureError(error.message)

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # In quotes: the class is generic for type checkers only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Guard: TypeAlias = Callable[[str, Any], None]
 
 # What a unary call gets that came without a deadline, and the most that any gets: nobody waits longer for one answer.
 DEFAULT_DEADLINE_S = 30.0
@@ -41,6 +42,8 @@ class Boundary(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once, at its first call."""
 
     def __init__(self) -> None:
+        self.guard: Guard = _let_in
+        """Is given every call's method and metadata first, and raises for those that it does not let in."""
         self._active_unary_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,6 +103,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._enter()
             started_s = time.perf_counter()
             try:
+                self.guard(method, context.invocation_metadata() or ())
                 with _server_span(method, context, always=True):
                     response = await _within_deadline(inner, request, context)
                 ok.inc()
@@ -118,6 +122,7 @@ class Boundary(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
+                self.guard(method, context.invocation_metadata() or ())
                 with _server_span(method, context, always=False):
                     responses: Any = inner(request, context)
                     async with aclosing(responses):
@@ -129,6 +134,10 @@ class Boundary(grpc.aio.ServerInterceptor):
                 _handled.labels(method, "OK").inc()
 
         return call
+
+
+def _let_in(method: str, metadata: Any) -> None:
+    """Everybody may call everything."""
 
 
 async def _within_deadline(inner: Callable[[Any, Any], Awaitable[Any]], request: Any, context: Any) -> Any:

@@ -13,6 +13,14 @@ class CallerError(ArmatureError):
     """The request itself is wrong; sending it again changes nothing."""
 
 
+class UnauthenticatedError(CallerError):
+    """Nobody knows who is calling."""
+
+
+class ForbiddenError(CallerError):
+    """The caller is known, and may not."""
+
+
 class NotFoundError(CallerError):
     """The request names something that does not exist here."""
 

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from armature.runtime.addresses import join_host_port
-from armature.runtime.boundary import Boundary
+from armature.runtime.boundary import Boundary, Guard
 from armature.runtime.channels import MAX_MESSAGE_BYTES
 from armature.runtime.errors import StartError
 from armature.runtime.health import Health
@@ -66,6 +66,10 @@ class RpcServer:
         register(servicer, self._server)
         self._health.add(service_name)
         self._names.append(service_name)
+
+    def guard(self, guard: Guard) -> None:
+        """Have `guard` told every call's method and metadata first; it raises for those that it does not let in."""
+        self._boundary.guard = guard
 
     async def start(self) -> None:
         """Listen.

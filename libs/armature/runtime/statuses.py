@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 import grpc
 
-from armature.runtime.errors import CallerError, NotFoundError, OverloadedError, PeerError, UnavailableError
+from armature.runtime.errors import (
+    CallerError,
+    ForbiddenError,
+    NotFoundError,
+    OverloadedError,
+    PeerError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,8 @@ class Answer:
 _TABLE: tuple[tuple[type[Exception], grpc.StatusCode, int], ...] = (
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED, 503),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE, 503),
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED, 401),
+    (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED, 403),
     (NotFoundError, grpc.StatusCode.NOT_FOUND, 404),
     (CallerError, grpc.StatusCode.INVALID_ARGUMENT, 400),
     (PeerError, grpc.StatusCode.INTERNAL, 502),

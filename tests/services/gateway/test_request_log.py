@@ -88,7 +88,7 @@ async def test_a_request_is_logged_with_its_blocks_and_without_its_text(tmp_path
         "cached_tokens": 4,
         "block_size": 8,
         "model": MODEL,
-        "tenant": "",
+        "tenant": "default",
         "session_id": "s-1",
         "priority": 3,
         "finish_reason": "stop",

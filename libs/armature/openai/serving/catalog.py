@@ -6,7 +6,7 @@ A tokenizer is loaded when the first worker of its model joins, off the loop; re
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest, BlockHasher
@@ -30,12 +30,16 @@ class ServedModel:
     tokenizer: ModelTokenizer
     hasher: BlockHasher
     root: BlockDigest
-    """Parent of every prompt's first block."""
+    """Parent of every prompt's first block, in one cache namespace."""
     eos_ids: frozenset[int]
 
     @property
     def name(self) -> str:
         return self.card.name
+
+    def within(self, cache_namespace: str) -> "ServedModel":
+        """The model for those who share no cached KV with others."""
+        return replace(self, root=self.hasher.root(self.card.name, cache_namespace)) if cache_namespace else self
 
 
 class _Loading:

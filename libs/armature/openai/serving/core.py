@@ -21,6 +21,7 @@ from armature.openai.serving.next_turns import NextTurns
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import RouterClient
 from armature.openai.serving.worker_streams import WorkerStreams
+from armature.openai.tenancy.doorkeeper import Doorkeeper
 from armature.runtime.channels import ChannelPool
 from armature.runtime.roster import MemberChange
 
@@ -42,6 +43,8 @@ class ServingCore:
     ) -> None:
         self.options = options or ServingOptions()
         self.catalog = ModelCatalog(tasks, secret, self.options, tokenizers or {})
+        self.doorkeeper = Doorkeeper()
+        """Finds out who is calling; everybody may, until it is given keys."""
         self._local_router = LocalRouter()
         self._router = RouterClient(own_id, channels, tasks, self._local_router, self.options)
         self._workers = WorkerStreams(channels, tasks, self.options)
@@ -99,12 +102,14 @@ class ServingCore:
         await self._idle.wait()
 
     async def prepare(self, request_id: str, ask: Ask, received_s: float, traceparent: str = "") -> Job:
-        """Check the request against its model, tokenize and hash it.
+        """Check the current caller's request against its model, tokenize and hash it.
 
         Raises:
             ApiError: the request can't be served.
+            LookupError: nobody has found out who is calling.
         """
-        model = await self._model(ask.model)
+        caller = self.doorkeeper.caller()
+        model = (await self._model(ask.model)).within(caller.cache_namespace)
         card, sampling = model.card, ask.sampling
         check_against_model(sampling, ask.max_tokens, card.vocab_size)
         started_s = self._now_s()
@@ -130,6 +135,8 @@ class ServingCore:
             session_id=ask.session_id,
             hints=ask.hints,
             chat=ask.prompt if ask.hints.speculative_prefill and isinstance(ask.prompt, ChatPrompt) else None,
+            tenant=caller.tenant,
+            cache_namespace=caller.cache_namespace,
             received_s=received_s,
             due_s=received_s + self.options.request_timeout_s,
             traceparent=traceparent,

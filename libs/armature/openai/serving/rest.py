@@ -45,7 +45,7 @@ def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup) -> ASGIApp:
         endpoint = generating.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (endpoint or others)(scope, receive, send)
 
-    return app
+    return core.doorkeeper.guard(app)
 
 
 class _Views:

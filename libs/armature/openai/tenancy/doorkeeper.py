@@ -1,0 +1,118 @@
+"""Finds out who is calling, before anything else is done for them: around all of REST, before every gRPC method.
+
+What is not named here as open to everybody takes a key. So a route that is added is guarded from the start.
+"""
+
+import datetime
+from collections.abc import Iterable
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from armature.openai.errors import ApiError, blamed
+from armature.openai.tenancy.caller import ANYBODY, Caller, found_caller, set_caller
+from armature.openai.tenancy.keys import KeyTable
+
+OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/metrics", "/openapi.json", "/docs"})
+OPEN_METHODS = (
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
+_CHALLENGE = (b"www-authenticate", b"Bearer")
+
+
+class Doorkeeper:
+    """Knows the keys; `table` may be replaced at any time. None: everybody may come in, as one tenant."""
+
+    def __init__(self, table: KeyTable | None = None) -> None:
+        self.table = table
+
+    def identify(self, headers: "Iterable[tuple[bytes | str, bytes | str]]") -> Caller:
+        """Who sends these headers, or this gRPC metadata.
+
+        Raises:
+            ApiError: 401 or 403.
+        """
+        if self.table is None:
+            return ANYBODY
+        key = presented_key(headers)
+        if not key:
+            message = "An API key is needed: send the header 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            raise ApiError(401, message, code="missing_api_key")
+        return self.table.find(key, datetime.datetime.now(datetime.UTC))
+
+    def check_call(self, method: str, metadata: "Iterable[tuple[str, str | bytes]]") -> None:
+        """Let a gRPC call in.
+
+        Raises:
+            UnauthenticatedError, ForbiddenError: it has no key, or its key is not good for this.
+        """
+        if not method.startswith(OPEN_METHODS):
+            try:
+                set_caller(self.identify(metadata))
+            except ApiError as error:
+                raise blamed(error) from error
+
+    def caller(self) -> Caller:
+        """For whom the current task works.
+
+        Raises:
+            LookupError: it passed no door, and callers are told apart.
+        """
+        caller = found_caller()
+        if caller is None:
+            if self.table is not None:
+                raise LookupError("a request is being served whose caller is not known")
+            return ANYBODY
+        return caller
+
+    def guard(self, app: ASGIApp) -> ASGIApp:
+        """`app`, for those who may come in."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+                try:
+                    caller = self.identify(scope["headers"])
+                except ApiError as error:
+                    await _refuse(scope, send, error)
+                    return
+                set_caller(caller)
+            await app(scope, receive, send)
+
+        return guarded
+
+
+def presented_key(headers: "Iterable[tuple[bytes | str, bytes | str]]") -> str:
+    """The key in these headers, empty if there is none: OpenAI's way, or else Anthropic's."""
+    other = ""
+    for name, value in headers:
+        if name in (b"authorization", "authorization"):
+            scheme, _, key = _text(value).partition(" ")
+            if scheme.lower() == "bearer" and key.strip():
+                return key.strip()
+        elif name in (b"x-api-key", "x-api-key"):
+            other = _text(value).strip()
+    return other
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")
+
+
+async def _refuse(scope: Scope, send: Send, error: ApiError) -> None:
+    body = body_for(scope["path"], error)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.status == 401:
+        headers.append(_CHALLENGE)
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def body_for(path: str, error: ApiError) -> bytes:
+    """An error in the words of the API that a path belongs to."""
+    if path.startswith("/v1/messages"):
+        kind = {401: "authentication_error", 403: "permission_error"}.get(error.status, "invalid_request_error")
+        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": error.message}})
+    return error.to_json()
