@@ -7,8 +7,10 @@ from armature.openai.serving.http_server import HttpServer
 from armature.openai.serving.request_log import open_request_log
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tenancy.key_file import KeyFile
+from armature.openai.tenancy.quotas import Quotas
 from armature.runtime import service
 from armature.runtime.addresses import join_host_port
+from armature.runtime.redis_client import RedisClient
 from armature.runtime.runtime import Runtime
 from armature.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 from services.gateway.servicer import InferenceServicer
@@ -32,6 +34,9 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         keys = KeyFile(settings.keys)
         core.doorkeeper.table = keys.read()
         runtime.tasks.create_task(keys.follow(core.doorkeeper), name="API keys")
+    redis = RedisClient(settings.redis, timeout_s=settings.redis_timeout_s) if settings.redis else None
+    core.quotas = Quotas(runtime.member_id, f"armature:{settings.namespace}:quota:", redis)
+    runtime.tasks.create_task(core.quotas.run(), name="quotas")
     if settings.request_log is not None:
         requests = open_request_log(settings.request_log, settings.request_log_max_bytes)
         core.on_end.append(requests.ended)
@@ -51,6 +56,8 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         if late:
             http.stop(now=True)
             await serving
+        if redis is not None:
+            await redis.close()
 
 
 def main() -> int:

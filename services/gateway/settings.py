@@ -4,11 +4,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from armature.openai.serving.options import ServingOptions
-from armature.runtime.settings import CommonSettings, option
+from armature.runtime.redis_client import RedisSettings
+from armature.runtime.settings import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings(CommonSettings):
+class GatewaySettings(RedisSettings):
     """A gateway: serves the OpenAI API over HTTP and `armature.v1.Inference` over gRPC."""
 
     http_host: str = option("127.0.0.1", help="address of the HTTP port; 0.0.0.0 to be reached from other machines")

@@ -44,7 +44,9 @@ class CellPlan:
 
 def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
     """Everything but etcd and Valkey, which must run before their addresses can be told to anyone."""
-    gateway = _service(options, around, "gateway", http_host=options.host, http_port=str(options.http_port))
+    gateway = _service(
+        options, around, "gateway", http_host=options.host, http_port=str(options.http_port), redis=around.redis
+    )
     control = (
         _service(options, around, "kv-index", redis=around.redis),
         _service(options, around, "router", policy=_policy(options), redis=around.redis),

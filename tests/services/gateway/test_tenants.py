@@ -1,5 +1,6 @@
 """Callers are told apart by their keys on every surface, and share no cached KV beyond their tenant."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from armature.v1.inference_pb2_grpc import InferenceStub, add_InferenceServicer_
 from services.gateway.servicer import InferenceServicer
 from tests.services.gateway.fakes import FakeRouter
 from tests.services.gateway.harness import MODEL, Gateway, encode, make_worker, running_gateway
+from tests.support.eventually import eventually
 
 KEYS = {tenant: new_key()[0] for tenant in ("acme", "globex", "gone")}
 TABLE = KeyTable(
@@ -133,3 +135,61 @@ async def test_grpc_takes_the_same_keys() -> None:
                 assert await code(stub.ListModels(ListModelsRequest(), metadata=metadata, timeout=10)) == expected
         await server.stop()
     assert [request.cache_namespace for request in worker.requests] == ["globex"]
+
+
+def limited(**limits: int) -> KeyTable:
+    entry = KeyEntry(tenant="acme", digest=digest_of(KEYS["acme"]))
+    return KeyTable(KeyBook(keys={KEYS["acme"][:12]: entry}, tenants={"acme": TenantEntry(**limits)}))
+
+
+async def test_requests_beyond_the_limit_are_429_with_the_limit_the_time_and_what_is_left() -> None:
+    worker = make_worker()
+    async with running_gateway(worker) as gateway:
+        gateway.core.doorkeeper.table = limited(requests_per_min=2, tokens_per_min=60_000)
+        answers = [await complete(gateway, bearer("acme")) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    first, refused = answers[0].headers, answers[2]
+    assert (first["x-ratelimit-limit-requests"], first["x-ratelimit-remaining-requests"]) == ("2", "1")
+    assert first["x-ratelimit-limit-tokens"] == "60000"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert (error["param"], "acme" in error["message"]) == ("requests_per_min", True)
+    assert len(worker.requests) == 2
+
+
+async def test_tokens_are_charged_by_estimate_and_settled_by_use() -> None:
+    async with running_gateway(make_worker()) as gateway:
+        gateway.core.doorkeeper.table = limited(tokens_per_min=1000)
+        body = {"model": MODEL, "prompt": PROMPT, "max_tokens": 400}
+        answers = [await gateway.client.post("/v1/completions", json=body, headers=bearer("acme")) for _ in range(3)]
+    estimate, used = len(encode(PROMPT)) + 400, answers[0].json()["usage"]["total_tokens"]
+    assert 3 * estimate > 1000 > 2 * used + estimate, "the third fits by use alone"
+    assert [answer.status_code for answer in answers] == [200] * 3
+    left = [int(answer.headers["x-ratelimit-remaining-tokens"]) for answer in answers]
+    assert left[0] == 1000 - estimate
+    assert 1000 - estimate - 2 * used <= left[2] < 1000 - estimate - used
+
+
+async def test_only_so_many_requests_of_a_tenant_are_served_at_a_time() -> None:
+    worker = make_worker(step=asyncio.Event())
+    async with running_gateway(worker) as gateway:
+        gateway.core.doorkeeper.table = limited(concurrent_requests=2)
+        running = [asyncio.create_task(complete(gateway, bearer("acme"))) for _ in range(2)]
+        await eventually(lambda: len(worker.requests) == 2)
+        refused = await complete(gateway, bearer("acme"))
+        assert worker.step is not None
+        worker.step.set()
+        served = [(await task).status_code for task in running]
+        again = await complete(gateway, bearer("acme"))
+    assert (refused.status_code, refused.json()["error"]["param"]) == (429, "concurrent_requests")
+    assert (served, again.status_code) == ([200, 200], 200)
+
+
+async def test_a_request_that_is_refused_for_its_content_costs_nothing() -> None:
+    async with running_gateway(make_worker()) as gateway:
+        gateway.core.doorkeeper.table = limited(requests_per_min=1)
+        wrong = await gateway.client.post("/v1/completions", json={"model": MODEL}, headers=bearer("acme"))
+        right = await complete(gateway, bearer("acme"))
+    assert (wrong.status_code, right.status_code) == (400, 200)

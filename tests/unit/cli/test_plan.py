@@ -43,7 +43,7 @@ def test_every_service_is_told_where_its_cell_is() -> None:
 
 def test_who_shares_memory_through_redis_is_told_where_it_is() -> None:
     told = [s.kind for s in planned().services if "--redis=redis://127.0.0.1:6379" in s.command]
-    assert told == ["kv-index", "router"]
+    assert told == ["kv-index", "router", "gateway"]
     without = plan_cell(CellOptions(), Surroundings("127.0.0.1:2379", "s3cret", 8))
     assert not [part for service in without.services for part in service.command if part.startswith("--redis")]
 

@@ -21,7 +21,9 @@ from armature.openai.serving.next_turns import NextTurns
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import RouterClient
 from armature.openai.serving.worker_streams import WorkerStreams
+from armature.openai.tenancy.admission import ASSUMED_ANSWER_TOKENS, Admission, begin, current_admission
 from armature.openai.tenancy.doorkeeper import Doorkeeper
+from armature.openai.tenancy.quotas import Quotas
 from armature.runtime.channels import ChannelPool
 from armature.runtime.roster import MemberChange
 
@@ -45,6 +47,8 @@ class ServingCore:
         self.catalog = ModelCatalog(tasks, secret, self.options, tokenizers or {})
         self.doorkeeper = Doorkeeper()
         """Finds out who is calling; everybody may, until it is given keys."""
+        self.quotas = Quotas(own_id, "", None)
+        """Holds tenants to their limits; alone, until it is replaced by one that knows of other gateways."""
         self._local_router = LocalRouter()
         self._router = RouterClient(own_id, channels, tasks, self._local_router, self.options)
         self._workers = WorkerStreams(channels, tasks, self.options)
@@ -79,18 +83,21 @@ class ServingCore:
         """A place among the requests that are served at the same time, to be taken before anything costly.
 
         Raises:
-            ApiError: 429 if all are taken, 503 if the gateway is draining.
+            ApiError: 429 if all are taken or the tenant can't send requests now, 503 if the gateway is draining.
+            LookupError: nobody has found out who is calling.
         """
         if self._is_draining:
             raise no_workers("This gateway is shutting down; try again", retry_after_s=1.0)
         if self._inflight >= self.options.max_concurrent_requests:
             raise overloaded(f"{self._inflight} requests are being served already; try again later")
+        admission = begin(self.doorkeeper.caller(), self.quotas)
         self._inflight += 1
         INFLIGHT.inc()
         self._idle.clear()
         try:
             yield
         finally:
+            admission.close()
             self._inflight -= 1
             INFLIGHT.dec()
             if not self._inflight:
@@ -106,9 +113,10 @@ class ServingCore:
 
         Raises:
             ApiError: the request can't be served.
-            LookupError: nobody has found out who is calling.
+            LookupError: it was not admitted.
         """
-        caller = self.doorkeeper.caller()
+        admission = self._admission()
+        caller = admission.caller
         model = (await self._model(ask.model)).within(caller.cache_namespace)
         card, sampling = model.card, ask.sampling
         check_against_model(sampling, ask.max_tokens, card.vocab_size)
@@ -120,6 +128,8 @@ class ServingCore:
         PREPARE_S.observe(self._now_s() - started_s)
         room = card.context_length - len(prompt)
         max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
+        likely = ask.hints.expected_output_tokens or ASSUMED_ANSWER_TOKENS if ask.max_tokens is None else max_tokens
+        await admission.charge(len(prompt) + min(likely, max_tokens))
         sampling.min_tokens = min(sampling.min_tokens, max_tokens)
         if not sampling.HasField("seed"):
             sampling.seed = secrets.randbits(63)
@@ -137,6 +147,7 @@ class ServingCore:
             chat=ask.prompt if ask.hints.speculative_prefill and isinstance(ask.prompt, ChatPrompt) else None,
             tenant=caller.tenant,
             cache_namespace=caller.cache_namespace,
+            admission=admission,
             received_s=received_s,
             due_s=received_s + self.options.request_timeout_s,
             traceparent=traceparent,
@@ -146,10 +157,22 @@ class ServingCore:
         return Generation(job, self._router, self._workers, self.options, self._ended)
 
     def _ended(self, generation: Generation) -> None:
+        if generation.job.admission is not None:
+            usage = generation.usage
+            generation.job.admission.used(usage.prompt_tokens + usage.completion_tokens)
         if not self._is_draining:
             self._next_turns.ended(generation)
         for listener in self.on_end:
             listener(generation)
+
+    def _admission(self) -> Admission:
+        admission = current_admission()
+        if admission is not None:
+            return admission
+        caller = self.doorkeeper.caller()
+        if caller.limits:
+            raise LookupError("a request of a tenant with limits is being served without having been admitted")
+        return Admission(caller, self.quotas)
 
     async def _model(self, name: str) -> ServedModel:
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from armature.blocks.hashing import BlockDigest, pack_hashes
 from armature.openai.rules import ChatPrompt
 from armature.openai.serving.catalog import ServedModel
+from armature.openai.tenancy.admission import Admission
 from armature.routing.hints import NO_HINTS, Hints
 from armature.runtime.hints import hints_message
 from armature.v1.common_pb2 import SamplingParams
@@ -37,6 +38,8 @@ class Job:
     chat: ChatPrompt | None = None
     """Of what the prompt was rendered, if its next turn is to be prepared."""
     cache_namespace: str = ""
+    admission: Admission | None = None
+    """Is told what was used."""
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -16,6 +16,10 @@ class TenantLimits:
     """Of prompts and answers together."""
     concurrent_requests: int = 0
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.requests_per_min or self.tokens_per_min or self.concurrent_requests)
+
 
 UNLIMITED = TenantLimits()
 
