@@ -73,7 +73,7 @@ class Corpus:
 
     def prompts(self, count: int, tokens: int, rng: random.Random) -> list[str]:
         """Texts of so many tokens each, before the chat template."""
-        width = 8 * tokens  # characters: more than enough, a token has about four
+        width = 6000 + 8 * tokens  # characters: more than enough, a token has about four
         starts = [rng.randrange(len(self._text) - width) for _ in range(count)]
         texts = [self._text[start : start + width] for start in starts]
         encodings = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
