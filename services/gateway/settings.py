@@ -35,7 +35,9 @@ class GatewaySettings(RedisSettings):
     request_log: Path | None = option(None, help="write a JSON line for every request, for `armature simulate`")
     request_log_max_bytes: int = option(256 * 1024 * 1024, help="size at which the log starts anew; twice that is kept")
     max_speculative_prefills: int = option(8, help="next turns prefilled ahead at once; 0 ignores that hint")
-    inline_characters: int = option(8192, help="longer prompts are tokenized on a thread; lower it if the loop lags")
+    inline_tokenize_s: float = option(
+        0.002, help="prompts that take longer to tokenize do so on a thread; lower it if the loop lags"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest, BlockHasher
 from armature.openai.errors import ApiError, model_not_found, no_workers
+from armature.openai.prompt_cache import PromptCache
 from armature.openai.serving.options import ServingOptions
 from armature.openai.tokenization import ModelTokenizer
 from armature.runtime.roster import MemberChange
@@ -29,6 +30,7 @@ class ServedModel:
     card: ModelCard
     tokenizer: ModelTokenizer
     hasher: BlockHasher
+    prompts: PromptCache
     root: BlockDigest
     """Parent of every prompt's first block, in one cache namespace."""
     eos_ids: frozenset[int]
@@ -149,7 +151,15 @@ class ModelCatalog:
         try:
             tokenizer = await asyncio.to_thread(ModelTokenizer.load, directory)
             hasher = BlockHasher(self._secret, card.block_size)
-            loading.served = ServedModel(card, tokenizer, hasher, hasher.root(card.name), frozenset(card.eos_token_ids))
+            loading.served = ServedModel(
+                card=card,
+                tokenizer=tokenizer,
+                hasher=hasher,
+                prompts=PromptCache(tokenizer.encoder, hasher, tokenizer.cut),
+                root=hasher.root(card.name),
+                eos_ids=frozenset(card.eos_token_ids),
+            )
+            log.info("model %s is tokenized by %s", card.name, tokenizer.encoder.name)
         except Exception as error:  # a model's directory is foreign: whatever is wrong with it must not end the process
             loading.problem = str(error) or type(error).__name__
             log.error("the tokenizer of model %s can't be loaded", card.name, exc_info=error)

@@ -121,7 +121,7 @@ class ServingCore:
         card, sampling = model.card, ask.sampling
         check_against_model(sampling, ask.max_tokens, card.vocab_size)
         started_s = self._now_s()
-        if _characters(ask) > self.options.inline_characters:
+        if _characters(ask) * model.tokenizer.seconds_per_character > self.options.inline_tokenize_s:
             prompt, digests = await asyncio.to_thread(_tokenize, model, ask)
         else:
             prompt, digests = _tokenize(model, ask)
@@ -183,7 +183,7 @@ class ServingCore:
 
 
 def _characters(ask: Ask) -> int:
-    """About how much there is to tokenize or hash."""
+    """About how much there is to tokenize."""
     prompt = ask.prompt
     if isinstance(prompt, TextPrompt):
         return len(prompt.text)
@@ -195,6 +195,7 @@ def _characters(ask: Ask) -> int:
 def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest]]":
     """The prompt's tokens and the digests of its whole blocks. May run on a thread."""
     prompt, card, name = ask.prompt, model.card, ask.prompt_field
+    digests: list[BlockDigest] | None = None
     if isinstance(prompt, TokenPrompt):
         if len(prompt.token_ids) >= card.context_length:
             raise context_exceeded(name, len(prompt.token_ids), card.context_length)
@@ -206,11 +207,14 @@ def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDige
         # Tokenizing megabytes takes seconds and a hundred times the memory, to no end if the context can't hold them.
         if len(text) > card.context_length and (least := model.tokenizer.least_tokens(text)) >= card.context_length:
             raise context_exceeded(name, least, card.context_length, at_least=True)
-        token_ids = array("I", model.tokenizer.encode(prompt, text))
-        if token_ids and max(token_ids) >= card.vocab_size:
+        if isinstance(prompt, ChatPrompt):
+            token_ids, digests = model.prompts.encode(model.root, text)
+        else:
+            token_ids = model.tokenizer.encoder.encode(text, add_special_tokens=True)
+        if model.tokenizer.vocab_size > card.vocab_size and max(token_ids, default=0) >= card.vocab_size:
             raise invalid(name, "it has special tokens that this model does not know")
     if not token_ids:
         raise invalid(name, "it has no tokens")
     if len(token_ids) >= card.context_length:
         raise context_exceeded(name, len(token_ids), card.context_length)
-    return token_ids, model.hasher.extend(model.root, token_ids)
+    return token_ids, model.hasher.extend(model.root, token_ids) if digests is None else digests

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-_MAY_BE_ZERO = ("migration_limit", "max_speculative_prefills", "inline_characters", "model_memory_s")
+_MAY_BE_ZERO = ("migration_limit", "max_speculative_prefills", "inline_tokenize_s", "model_memory_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,8 @@ class ServingOptions:
     """How long a model without workers is still known: 503 with Retry-After instead of 404."""
     max_speculative_prefills: int = 8
     """Next turns that are prefilled ahead at the same time; beyond that they are not."""
-    inline_characters: int = 8192
-    """Longer prompts are tokenized on a thread."""
+    inline_tokenize_s: float = 0.002
+    """Prompts that take longer to tokenize do so on a thread, which by itself costs a tenth of a millisecond."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
