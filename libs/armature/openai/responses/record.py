@@ -1,0 +1,46 @@
+"""What is kept of a response: enough to show it again, and to go on from it.
+
+A response keeps its own turn only and names those before it, so that a conversation takes no more memory than was said.
+"""
+
+from typing import Any
+
+import msgspec
+
+MAX_TURNS = 4096
+"""In a conversation; its names are read with every turn."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    response: bytes
+    """The response object as the client got it, JSON."""
+    input: bytes
+    """The items of its input, a JSON list; each has an id."""
+    ancestors: tuple[str, ...] = ()
+    """Ids of the responses that it goes on from, the oldest first."""
+
+    def encode(self) -> bytes:
+        return _ENCODER.encode(self)
+
+    def input_items(self) -> list[dict[str, Any]]:
+        return _ITEMS.decode(self.input)
+
+    def items(self) -> list[dict[str, Any]]:
+        """What was said in this turn, input and output."""
+        return [*self.input_items(), *_OUTPUT.decode(self.response).output]
+
+
+def decode_record(data: bytes) -> Record:
+    return _DECODER.decode(data)
+
+
+class _Output(msgspec.Struct):
+    output: list[dict[str, Any]]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Record)
+_ITEMS = msgspec.json.Decoder(list[dict[str, Any]])
+_OUTPUT = msgspec.json.Decoder(_Output)

@@ -1,0 +1,115 @@
+"""Responses that clients may come back to: in Redis, or in this gateway's memory without one or while it is away.
+
+A response belongs to the cache namespace of whoever made it: nobody else can read it, go on from it or delete it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from armature.openai.errors import ApiError
+from armature.openai.responses.recent import Recent
+from armature.openai.responses.record import Record, decode_record
+from armature.runtime.redis_client import RedisClient, RedisUnavailableError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """Raises ValueError for values that can't work."""
+
+    response_ttl_s: float = 7 * 24 * 3600.0
+    """How long a response is kept after it was last gone on from."""
+    max_response_bytes: int = 1024 * 1024
+    """Of one turn's input; its output is bounded by the model's context."""
+    local_response_bytes: int = 64 * 1024 * 1024
+    """For responses that can't be in Redis."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+class ResponseStore:
+    """One per gateway. `owner` is a cache namespace throughout."""
+
+    def __init__(self, redis: RedisClient | None, namespace: str, options: StoreOptions | None = None) -> None:
+        self.options = options or StoreOptions()
+        self._redis = redis
+        self._prefix = f"armature:{namespace}:response:"
+        self._ttl_s = max(1, round(self.options.response_ttl_s))
+        self._local = Recent(self.options.local_response_bytes, self.options.response_ttl_s)
+        self._now_s = asyncio.get_running_loop().time
+
+    async def put(self, owner: str, response_id: str, record: Record) -> None:
+        """Keep a response. One that fits nowhere is as good as forgotten."""
+        key, value = self._key(owner, response_id), record.encode()
+        if self._redis is not None:
+            try:
+                await self._redis.call("SET", key, value, "EX", self._ttl_s)
+                return
+            except RedisUnavailableError:
+                pass
+        self._local.put(key, value, self._now_s())
+
+    async def get(self, owner: str, response_id: str) -> Record:
+        """One response, which is kept for its time again.
+
+        Raises:
+            ApiError: 404, or 503 while nobody can tell.
+        """
+        (record,) = await self.get_all(owner, [response_id])
+        return record
+
+    async def get_all(self, owner: str, response_ids: Sequence[str]) -> list[Record]:
+        """Several responses, all of which are kept for their time again.
+
+        Raises:
+            ApiError: 404 that names one that is not there, or 503 while nobody can tell.
+        """
+        if not response_ids:
+            return []
+        keys = [self._key(owner, response_id) for response_id in response_ids]
+        values: list[bytes | None] = [None] * len(keys)
+        away: RedisUnavailableError | None = None
+        if self._redis is not None:
+            try:
+                values = await self._redis.call_all([("GETEX", key, "EX", self._ttl_s) for key in keys])
+            except RedisUnavailableError as error:
+                away = error
+        records: list[Record] = []
+        for response_id, key, value in zip(response_ids, keys, values, strict=True):
+            found = value if value is not None else self._local.get(key, self._now_s())
+            if found is None:
+                raise not_found(response_id) if away is None else _unavailable(away)
+            records.append(decode_record(found))
+        return records
+
+    async def delete(self, owner: str, response_id: str) -> None:
+        """Forget a response.
+
+        Raises:
+            ApiError: 404, or 503 if Redis is away: it may still have it.
+        """
+        key = self._key(owner, response_id)
+        known = self._local.remove(key)
+        if self._redis is not None:
+            try:
+                known = bool(await self._redis.call("UNLINK", key)) or known
+            except RedisUnavailableError as error:
+                raise _unavailable(error) from error
+        if not known:
+            raise not_found(response_id)
+
+    def _key(self, owner: str, response_id: str) -> str:
+        return f"{self._prefix}{owner}:{response_id}"
+
+
+def not_found(response_id: str) -> ApiError:
+    message = f"There is no response '{response_id[:80]}': it was not stored, has expired or was deleted"
+    return ApiError(404, message, param="response_id", code="response_not_found")
+
+
+def _unavailable(error: RedisUnavailableError) -> ApiError:
+    message = "Stored responses can't be read at the moment; try again"
+    return ApiError(503, message, code="store_unavailable", retry_after_s=error.retry_after_s or 1.0)
