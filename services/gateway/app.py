@@ -5,6 +5,7 @@ import asyncio
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer
 from armature.openai.serving.request_log import open_request_log
+from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tenancy.key_file import KeyFile
 from armature.openai.tenancy.quotas import Quotas
@@ -44,7 +45,8 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
     await runtime.view("decode-worker", "prefill-worker", "router", on_change=core.member_changed)
     runtime.server.guard(core.doorkeeper.check_call)
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
-    http = HttpServer(make_rest_app(core, runtime.tasks), settings.http_host, settings.http_port)
+    responses = ResponseStore(redis, settings.namespace, settings.store)
+    http = HttpServer(make_rest_app(core, runtime.tasks, responses), settings.http_host, settings.http_port)
     serving = runtime.tasks.create_task(http.run(), name="http")
     await http.started()
     try:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from armature.openai.serving.options import ServingOptions
+from armature.openai.serving.response_store import StoreOptions
 from armature.runtime.redis_client import RedisSettings
 from armature.runtime.settings import option
 
@@ -34,6 +35,11 @@ class GatewaySettings(RedisSettings):
     model_memory_s: float = option(300.0, help="how long a model whose workers are gone is 503 instead of 404")
     request_log: Path | None = option(None, help="write a JSON line for every request, for `armature simulate`")
     request_log_max_bytes: int = option(256 * 1024 * 1024, help="size at which the log starts anew; twice that is kept")
+    response_ttl_s: float = option(604800.0, help="how long an unused response is kept; raise it for slow talks")
+    max_response_bytes: int = option(1024 * 1024, help="largest input of a response that is kept; raise it with Redis")
+    local_response_bytes: int = option(
+        64 * 1024 * 1024, help="memory for responses without Redis; raise it if conversations are lost"
+    )
     max_speculative_prefills: int = option(8, help="next turns prefilled ahead at once; 0 ignores that hint")
     inline_tokenize_s: float = option(
         0.002, help="prompts that take longer to tokenize do so on a thread; lower it if the loop lags"
@@ -49,12 +55,17 @@ class GatewaySettings(RedisSettings):
             model, equals, directory = entry.partition("=")
             if not (model and equals and directory):
                 raise ValueError("tokenizer must be a list of MODEL=DIRECTORY")
-        _ = self.serving
+        _ = self.serving, self.store
 
     @property
     def serving(self) -> ServingOptions:
         """The bounds and times, checked."""
         return ServingOptions(**{field.name: getattr(self, field.name) for field in fields(ServingOptions)})
+
+    @property
+    def store(self) -> StoreOptions:
+        """What is kept of responses, checked."""
+        return StoreOptions(**{field.name: getattr(self, field.name) for field in fields(StoreOptions)})
 
     @property
     def tokenizers(self) -> dict[str, Path]:

@@ -13,7 +13,7 @@ import msgspec
 from armature.openai.errors import ApiError
 from armature.openai.extensions import ArmatureOptions, NvExt, unknown_key
 
-B = TypeVar("B", bound="Body")
+B = TypeVar("B", bound=msgspec.Struct)
 
 
 class ContentPart(msgspec.Struct):
@@ -113,7 +113,7 @@ class BodyDecoder:
         try:
             return self._decoder.decode(data)
         except msgspec.ValidationError as error:
-            raise _type_error(str(error)) from None
+            raise type_error(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"The body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}"
             raise ApiError(400, message, code="invalid_json") from None
@@ -126,11 +126,11 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`")
 _MISSING = re.compile(r"^Object missing required field `(.*?)`")
 
 
-def _type_error(message: str) -> ApiError:
-    """A msgspec complaint in OpenAI's shape: `Expected `int`, got `str` - at `$.seed``."""
+def type_error(message: str, within: str = "") -> ApiError:
+    """A msgspec complaint in OpenAI's shape: `Expected `int`, got `str` - at `$.seed``. `$` is the field `within`."""
     path = _PATH.search(message)
     # `$.messages[0].role` is `messages[0].role` to the client; `$[...]` is a value of the body that no field names.
-    where = path.group(1).lstrip(".").replace("[...]", "") if path else ""
+    where = (within + (path.group(1) if path else "")).lstrip(".").replace("[...]", "")
     what = message[: path.start()] if path else message
     if missing := _MISSING.match(what):
         param = f"{where}.{missing.group(1)}" if where else missing.group(1)

@@ -16,6 +16,7 @@ from openai import AsyncOpenAI
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer
 from armature.openai.serving.options import ServingOptions
+from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tokenization import ModelTokenizer
 from armature.runtime.channels import ChannelPool
@@ -84,7 +85,7 @@ class Gateway:
     client: httpx.AsyncClient
 
     def openai(self, **options: Any) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", **({"max_retries": 0} | options))
+        return AsyncOpenAI(base_url=f"{self.url}/v1", **({"api_key": "none", "max_retries": 0} | options))
 
     def tell(self, kind: Any, member: Member) -> None:
         self.core.member_changed(MemberChange(kind, member))
@@ -136,7 +137,7 @@ async def running_gateway(
     routers = [FakeRouter(list(workers))] if routers is None else routers
     fakes = listening(*workers, *routers) if serve else contextlib.nullcontext()
     async with fakes, running_core(workers, routers, options) as (core, tasks):
-        http = HttpServer(make_rest_app(core, tasks), "127.0.0.1", 0)
+        http = HttpServer(make_rest_app(core, tasks, ResponseStore(None, "test")), "127.0.0.1", 0)
         running = asyncio.create_task(http.run())
         await http.started()
         url = f"http://127.0.0.1:{http.port}"

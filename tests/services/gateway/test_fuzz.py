@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
+from armature.openai.responses.schema import ResponseBody
 from armature.openai.schema import ChatBody, CompletionBody
 from armature.openai.serving.core import ServingCore
+from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from tests.services.gateway.fakes import FakeRouter, listening
 from tests.services.gateway.harness import MODEL, QUICK, make_worker, running_core
@@ -72,6 +74,37 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
     return body | draw(PLAUSIBLE) | (draw(EXTRAS) if wrong == "fields" else {})
 
 
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "x"]) | SCALARS,
+            "role": st.sampled_from(["user", "assistant", "developer", "x"]) | SCALARS,
+            "content": st.text(max_size=9)
+            | st.lists(st.fixed_dictionaries({"type": st.just("input_text"), "text": SCALARS}), max_size=2)
+            | JSON,
+            "call_id": st.just("c") | SCALARS,
+            "name": st.just("f") | SCALARS,
+            "arguments": st.just("{}") | SCALARS,
+            "output": st.text(max_size=9) | JSON,
+            "id": SCALARS,
+        },
+    ),
+    max_size=4,
+)
+RESPONSE_FIELDS = sorted({*ResponseBody.__struct_fields__} - {"model", "input"})
+
+
+@st.composite
+def response_bodies(draw: st.DrawFn) -> dict[str, Any]:
+    """As `bodies`, for the Responses API."""
+    wrong = draw(st.sampled_from(["", "", "items", "input", "fields"]))
+    given = {"items": ITEMS, "input": JSON}.get(wrong, st.text(min_size=1, max_size=9))
+    extras = st.dictionaries(st.sampled_from(RESPONSE_FIELDS), JSON, max_size=3)
+    body = {"model": MODEL, "input": draw(given)} | draw(PLAUSIBLE)
+    return body | (draw(extras) if wrong == "fields" else {})
+
+
 @st.composite
 def broken(draw: st.DrawFn) -> bytes:
     """Valid bodies with bytes cut out, put in or turned over, and bytes that never were one."""
@@ -89,7 +122,10 @@ async def check(core: ServingCore, app: ASGIApp, route: str, content: bytes) -> 
         assert 400 <= response.status_code < 500, response.text
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     elif response.headers["content-type"].startswith("text/event-stream"):
-        assert response.text.endswith("data: [DONE]\n\n"), response.text
+        end = "}\n\n" if route == "/v1/responses" else "data: [DONE]\n\n"
+        assert response.text.endswith(end), response.text
+    elif route == "/v1/responses":
+        assert response.json()["status"] in ("completed", "incomplete")
     else:
         assert response.json()["choices"][0]["finish_reason"] in ("stop", "length")
     assert core.inflight == 0
@@ -104,7 +140,7 @@ async def fuzz(route: str, contents: st.SearchStrategy[bytes]) -> None:
     router = FakeRouter([worker])
     loop = asyncio.get_running_loop()
     async with listening(worker, router), running_core([worker], [router], QUICK) as (core, tasks):
-        app = make_rest_app(core, tasks)
+        app = make_rest_app(core, tasks, ResponseStore(None, "test"))
 
         @FUZZ
         @given(contents)
@@ -120,6 +156,10 @@ async def test_no_chat_body_is_a_server_error() -> None:
 
 async def test_no_completion_body_is_a_server_error() -> None:
     await fuzz("/v1/completions", bodies().map(json.dumps).map(str.encode))
+
+
+async def test_no_response_body_is_a_server_error() -> None:
+    await fuzz("/v1/responses", response_bodies().map(json.dumps).map(str.encode))
 
 
 async def test_no_broken_body_is_a_server_error() -> None:

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.types import Receive, Scope, Send
 
 from armature.openai.answers import error_event
 from armature.openai.errors import ApiError, internal
+from armature.openai.rules import Ask
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_io import ClientLeftError, Exchange, WriteWatch, check_headers, header
 from armature.openai.serving.metrics import CANCELLATIONS, REQUEST_S, REQUESTS
@@ -23,7 +25,7 @@ DISCARDED_BODIES = 4
 """How much of a body that is too large is read, as a multiple of what is allowed, before the connection is closed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One request to a route."""
 
@@ -32,6 +34,19 @@ class Call:
     started_s: float
     """As the event loop counts."""
     traceparent: str
+    error_event: Callable[[ApiError], bytes] = error_event
+    """What ends a stream that has begun and can't go on."""
+
+    @property
+    def session(self) -> str:
+        """The conversation that the headers name; empty if they name none."""
+        scope = self.exchange.scope
+        return header(scope, b"x-armature-session-id") or header(scope, b"x-dynamo-session-id")
+
+    def with_headers(self, ask: Ask) -> Ask:
+        """`x-armature-info: true` asks for the same as the field in the body, for clients that can't add fields."""
+        wanted = header(self.exchange.scope, b"x-armature-info").lower() in ("1", "true")
+        return replace(ask, include_info=True) if wanted else ask
 
 
 class Endpoint(ABC):
@@ -49,6 +64,10 @@ class Endpoint(ABC):
         Raises:
             ApiError: what to tell the client instead.
         """
+
+    def shaped(self, error: ApiError) -> ApiError:
+        """The error in the words of the API that the route belongs to."""
+        return error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = secrets.token_hex(12)
@@ -74,24 +93,25 @@ class Endpoint(ABC):
                 data = await call.exchange.read_body(options.max_body_bytes, options.body_timeout_s)
                 return await self.answer(call, data)
         except ApiError as error:
-            return await self._fail(call.exchange, error)
+            return await self._fail(call, error)
         except ClientLeftError:
             return CLIENT_LEFT
         except Exception:
             log.exception("request %s failed", call.request_id)
-            return await self._fail(call.exchange, internal())
+            return await self._fail(call, internal())
 
-    async def _fail(self, exchange: Exchange, error: ApiError) -> int:
-        """Tell the client, by a status if none has been sent."""
+    async def _fail(self, call: Call, error: ApiError) -> int:
+        """Tell the client, by a status if none has been sent; that status."""
+        exchange = call.exchange
         if error.status >= 500:
             log.warning("%s answers %d: %s", self.route, error.status, error.message)
         if exchange.has_begun:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._core.options.write_timeout_s):
-                    await exchange.send_events(error_event(error), is_last=True)
+                    await exchange.send_events(call.error_event(error), is_last=True)
         else:
             if error.status == 413:
                 options = self._core.options
                 await exchange.discard_body(DISCARDED_BODIES * options.max_body_bytes, options.body_timeout_s)
-            await exchange.send_error(error)
+            await exchange.send_error(self.shaped(error))
         return error.status

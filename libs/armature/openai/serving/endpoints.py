@@ -2,18 +2,16 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Literal
 
 from armature.openai.answers import DONE, ChunkEncoder, Form, whole_answer
 from armature.openai.asks import chat_ask, completion_ask
 from armature.openai.assembler import Piece
-from armature.openai.rules import Ask
 from armature.openai.schema import Body, BodyDecoder, ChatBody, CompletionBody
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.serving.generation import Generation
-from armature.openai.serving.http_io import Exchange, WriteWatch, header
+from armature.openai.serving.http_io import Exchange, WriteWatch
 from armature.openai.serving.job import Job
 
 Kind = Literal["chat", "completion"]
@@ -30,11 +28,9 @@ class GenerateEndpoint(Endpoint):
     async def answer(self, call: Call, data: bytes) -> int:
         exchange = call.exchange
         body = self._decoder.decode(data)
-        session = header(exchange.scope, b"x-armature-session-id") or header(exchange.scope, b"x-dynamo-session-id")
-        ask = chat_ask(body, session) if self._kind == "chat" else completion_ask(body, session)
+        ask = chat_ask(body, call.session) if self._kind == "chat" else completion_ask(body, call.session)
         async with exchange:
-            ask = _with_header(ask, exchange)
-            job = await self._core.prepare(call.request_id, ask, call.started_s, call.traceparent)
+            job = await self._core.prepare(call.request_id, call.with_headers(ask), call.started_s, call.traceparent)
             return await self._answer(exchange, body, job)
         return CLIENT_LEFT  # the exchange has swallowed the cancellation
 
@@ -82,9 +78,3 @@ class GenerateEndpoint(Endpoint):
         )
         info = generation.info if generation.job.include_info else None
         await exchange.send_json(200, whole_answer(form, whole, generation.usage, info))
-
-
-def _with_header(ask: Ask, exchange: Exchange) -> Ask:
-    """`x-armature-info: true` asks for the same as the field in the body, for clients that can't add fields."""
-    wanted = header(exchange.scope, b"x-armature-info").lower() in ("1", "true")
-    return replace(ask, include_info=True) if wanted else ask

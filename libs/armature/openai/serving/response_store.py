@@ -7,9 +7,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from armature.openai.errors import ApiError
+from armature.openai.errors import ApiError, invalid
 from armature.openai.responses.recent import Recent
-from armature.openai.responses.record import Record, decode_record
+from armature.openai.responses.record import MAX_TURNS, Record, decode_record
+from armature.openai.responses.schema import Item
 from armature.runtime.redis_client import RedisClient, RedisUnavailableError
 
 
@@ -84,6 +85,25 @@ class ResponseStore:
                 raise not_found(response_id) if away is None else _unavailable(away)
             records.append(decode_record(found))
         return records
+
+    async def conversation(self, owner: str, previous_id: str) -> tuple[list[str], list[Item]]:
+        """The ids of a response and of those before it, the oldest first, and what was said in all of them.
+
+        Raises:
+            ApiError: 400 if one of them is not there or there are too many, or 503 while nobody can tell.
+        """
+        try:
+            previous = await self.get(owner, previous_id)
+            earlier = await self.get_all(owner, previous.ancestors)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            code = "previous_response_not_found"
+            raise ApiError(400, error.message, param="previous_response_id", code=code) from error
+        if len(previous.ancestors) >= MAX_TURNS:
+            raise invalid("previous_response_id", f"a conversation has at most {MAX_TURNS} turns; begin a new one")
+        items = [item for record in (*earlier, previous) for item in record.items()]
+        return [*previous.ancestors, previous_id], items
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Forget a response.

@@ -16,20 +16,25 @@ from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoints import GenerateEndpoint
 from armature.openai.serving.http_io import WriteWatch
 from armature.openai.serving.json_response import JsonResponse
+from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.response_views import ResponseViews
+from armature.openai.serving.responses_endpoint import ResponsesEndpoint
 
 
-def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup) -> ASGIApp:
+def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup, responses: ResponseStore) -> ASGIApp:
     """The ASGI application; `tasks` owns what it runs in the background."""
     writes = WriteWatch(core.options.write_timeout_s)
     tasks.create_task(writes.run(), name="slow clients")
     generating = {
         "/v1/chat/completions": GenerateEndpoint(core, writes, "chat"),
         "/v1/completions": GenerateEndpoint(core, writes, "completion"),
+        "/v1/responses": ResponsesEndpoint(core, writes, responses),
     }
     views = _Views(core)
     others = Starlette(
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in generating.items()),
+            *ResponseViews(core, responses).routes(),
             Route("/v1/models", views.models),
             Route("/v1/models/{model:path}", views.model),
             Route("/health", views.health),
@@ -37,11 +42,11 @@ def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup) -> ASGIApp:
             Route("/live", views.live),
             Route("/metrics", views.metrics),
         ],
-        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        """A token passes every layer that stands around its route, so these two have none."""
+        """A token passes every layer that stands around its route, so these have none."""
         endpoint = generating.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (endpoint or others)(scope, receive, send)
 
@@ -87,6 +92,11 @@ class _Views:
 
 def _error(error: ApiError, headers: dict[str, str] | None = None) -> Response:
     return Response(error.to_json(), error.status, headers=headers, media_type="application/json")
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _error(error, {"retry-after": str(max(1, round(error.retry_after_s)))} if error.retry_after_s > 0 else None)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -1,0 +1,251 @@
+"""The answer to a response request: output items, the response object, and the events that tell of both as they grow.
+
+Whole and streamed answers are made by the same code: a whole one has nobody to tell the events to.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from armature.openai.answers import Usage, info_dict
+from armature.openai.assembler import LENGTH
+from armature.openai.errors import ApiError
+from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
+from armature.openai.responses.schema import ResponseBody
+from armature.v1.common_pb2 import ServingInfo
+
+Tell = Callable[[str, dict[str, Any]], None]
+"""Takes the type of an event and its fields."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Open:
+    """The item that is being made: its text is not in it yet."""
+
+    item: dict[str, Any]
+    text: list[str] = field(default_factory=list[str])
+    logprobs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+class OutputItems:
+    """Turns what an answer says into items; one at a time is open."""
+
+    def __init__(self, request_id: str, tell: Tell) -> None:
+        self.items: list[dict[str, Any]] = []
+        self._request_id = request_id
+        self._tell = tell
+        self._open: _Open | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self._open is None and not self.items
+
+    def feed(self, event: AnswerEvent, logprobs: Sequence[dict[str, Any]] = ()) -> None:
+        """Take in an event; `logprobs` are those of the tokens of a content."""
+        match event:
+            case Content(text):
+                self._grow("message", text, logprobs)
+            case Reasoning(text):
+                self._grow("reasoning", text, ())
+            case ToolCallStart(index, name, call_id):
+                call_id = call_id or f"call_{self._request_id}{index}"
+                self._begin("function_call", call_id=call_id, name=name, arguments="")
+            case ToolCallArguments(_, text):
+                assert self._open is not None
+                self._open.text.append(text)
+                self._tell("response.function_call_arguments.delta", {**self._where(), "delta": text})
+
+    def close(self, status: str, logprobs: Sequence[dict[str, Any]] = ()) -> None:
+        """Nothing more comes; `status` is that of the last item, `logprobs` those of tokens without text at its end."""
+        if self._open is not None:
+            self._open.logprobs.extend(logprobs)
+            self._end(status)
+
+    def _grow(self, kind: str, text: str, logprobs: Sequence[dict[str, Any]]) -> None:
+        if self._open is None or self._open.item["type"] != kind:
+            if kind == "message":
+                self._begin(kind, role="assistant", content=[])
+            else:
+                self._begin(kind, summary=[], content=[])
+        assert self._open is not None
+        self._open.text.append(text)
+        if kind == "message":
+            self._open.logprobs.extend(logprobs)
+            delta = {**self._where(), "content_index": 0, "delta": text, "logprobs": logprobs}
+            self._tell("response.output_text.delta", delta)
+        else:
+            self._tell("response.reasoning_text.delta", {**self._where(), "content_index": 0, "delta": text})
+
+    def _begin(self, kind: str, **fields: Any) -> None:
+        self.close("completed")
+        item_id = f"{_PREFIXES[kind]}_{self._request_id}o{len(self.items)}"
+        self._open = _Open({"type": kind, "id": item_id, "status": "in_progress", **fields})
+        self._tell("response.output_item.added", {"output_index": len(self.items), "item": self._open.item})
+        if kind != "function_call":
+            part = _part(kind, "", ())
+            self._tell("response.content_part.added", {**self._where(), "content_index": 0, "part": part})
+
+    def _end(self, status: str) -> None:
+        assert self._open is not None
+        item, text, logprobs = self._open.item, "".join(self._open.text), self._open.logprobs
+        kind, where = item["type"], self._where()
+        if kind == "function_call":
+            item["arguments"] = text
+            done = {**where, "name": item["name"], "arguments": text}
+            self._tell("response.function_call_arguments.done", done)
+        else:
+            part = _part(kind, text, logprobs)
+            item["content"] = [part]
+            where["content_index"] = 0
+            if kind == "message":
+                self._tell("response.output_text.done", {**where, "text": text, "logprobs": logprobs})
+            else:
+                self._tell("response.reasoning_text.done", {**where, "text": text})
+            self._tell("response.content_part.done", {**where, "part": part})
+        item["status"] = status
+        self._tell("response.output_item.done", {"output_index": len(self.items), "item": item})
+        self.items.append(item)
+        self._open = None
+
+    def _where(self) -> dict[str, Any]:
+        assert self._open is not None
+        return {"item_id": self._open.item["id"], "output_index": len(self.items)}
+
+
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+
+
+def _part(kind: str, text: str, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if kind == "reasoning":
+        return {"type": "reasoning_text", "text": text}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+
+
+class ResponseAnswer:
+    """One response as it is made. Feed it, then `finish` or `fail` it, once."""
+
+    def __init__(self, request_id: str, body: ResponseBody, created_s: int) -> None:
+        self.response_id = response_id_of(request_id)
+        self.response = _response_object(self.response_id, body, created_s)
+        self._is_streamed = bool(body.stream)
+        self._events: list[bytes] = []
+        self._told = 0
+        self._logprobs: list[dict[str, Any]] = []
+        self._output = OutputItems(request_id, self._tell)
+        for kind in ("response.created", "response.in_progress"):
+            self._tell(kind, {"response": self.response})
+
+    def feed(self, events: Iterable[AnswerEvent], logprobs: Sequence[dict[str, Any]] = ()) -> None:
+        """What a piece of the answer says, and the log probabilities of its tokens: they go with the text to come."""
+        self._logprobs.extend(logprobs)
+        for event in events:
+            if isinstance(event, Content):
+                self._output.feed(event, self._logprobs)
+                self._logprobs = []
+            else:
+                self._output.feed(event)
+
+    def finish(self, finish_reason: str, usage: Usage, now_s: int, info: ServingInfo | None = None) -> None:
+        """The answer has ended well, or for length; `info` is how it was served, if that was asked for."""
+        is_cut = finish_reason == LENGTH
+        if self._output.is_empty:
+            self._output.feed(Content(""))
+        self._output.close("incomplete" if is_cut else "completed", self._logprobs)
+        self.response["usage"] = _usage(usage)
+        if info is not None:
+            self.response["armature"] = info_dict(info)
+        if is_cut:
+            self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            self.response["completed_at"] = now_s
+        self._close("incomplete" if is_cut else "completed")
+
+    def fail(self, error: ApiError) -> bytes:
+        """The answer can't be completed; its last events."""
+        self._output.close("incomplete")
+        self.response["error"] = {"code": _error_code(error), "message": error.message}
+        self._close("failed")
+        return self.take_events()
+
+    def to_json(self) -> bytes:
+        return _encode(self.response)
+
+    def take_events(self) -> bytes:
+        """The events since the last call, as bytes to be written."""
+        events = b"".join(self._events)
+        self._events.clear()
+        return events
+
+    def _close(self, status: str) -> None:
+        self.response["status"] = status
+        self.response["output"] = self._output.items
+        self._tell(f"response.{status}", {"response": self.response})
+
+    def _tell(self, kind: str, fields: dict[str, Any]) -> None:
+        if self._is_streamed:
+            data = _encode({"type": kind, "sequence_number": self._told, **fields})
+            self._events.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
+            self._told += 1
+
+
+def response_id_of(request_id: str) -> str:
+    return f"resp_{request_id}"
+
+
+def _response_object(response_id: str, body: ResponseBody, created_s: int) -> dict[str, Any]:
+    """The response before it says anything; what the client asked for is shown as it was understood."""
+    wanted = body.text.format if body.text else None
+    shape = {"type": "text"} if wanted is None else msgspec.to_builtins(wanted)
+    effort = body.reasoning.effort if body.reasoning else None
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_s,
+        "completed_at": None,
+        "status": "in_progress",
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": None,
+        "metadata": body.metadata or {},
+        "model": body.model,
+        "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "prompt_cache_key": body.prompt_cache_key,
+        "reasoning": {"effort": effort, "summary": None},
+        "safety_identifier": body.safety_identifier,
+        "service_tier": "default",
+        "store": body.store is not False,
+        "temperature": body.temperature,
+        "text": {"format": {key: value for key, value in shape.items() if value is not None}},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": [{"parameters": None, "strict": None, **tool} for tool in body.tools or ()],
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": body.top_p,
+        "truncation": "disabled",
+        "usage": None,
+        "user": body.user,
+    }
+
+
+def _error_code(error: ApiError) -> str:
+    if error.status == 429:
+        return "rate_limit_exceeded"
+    return "server_error" if error.status >= 500 else "invalid_prompt"
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
