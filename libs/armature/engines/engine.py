@@ -11,6 +11,7 @@ from typing import Protocol
 
 from armature.blocks.hashing import BlockDigest
 from armature.scheduling.request import Request, StepOutput
+from armature.v1.common_pb2 import Grammar
 
 
 class BlockMemory(Protocol):
@@ -83,6 +84,14 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """End after the current step. Unfinished requests get no further output."""
+        ...
+
+    async def compile(self, grammar: Grammar) -> object | None:
+        """What `Request.grammar` of one request is to be, made off the event loop; None: this engine ignores grammars.
+
+        Raises:
+            ValueError: the grammar can't be followed; the message says why.
+        """
         ...
 
     def submit(self, request: Request) -> None:

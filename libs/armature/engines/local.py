@@ -26,6 +26,7 @@ from armature.scheduling.limits import Limits
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.request import EngineLoad, FinishReason, Request, StepOutput, TokenOutput
 from armature.scheduling.scheduler import Scheduler
+from armature.v1.common_pb2 import Grammar
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,9 @@ class LocalEngine:
         self._wake.set()
         await asyncio.shield(self._ended)
         self._thread.join()
+
+    async def compile(self, grammar: Grammar) -> object | None:
+        return await asyncio.to_thread(self._runner.compile, grammar)
 
     def submit(self, request: Request) -> None:
         self._send(self._scheduler.submit, request)

@@ -5,10 +5,11 @@ from typing import Protocol
 
 from armature.engines.engine import BlockMemory, EngineInfo
 from armature.scheduling.plan import SampledToken, StepPlan
+from armature.v1.common_pb2 import Grammar
 
 
 class Runner(Protocol):
-    """Computes steps over its own block memory. Called from one thread only, the engine's."""
+    """Computes steps over its own block memory. Called from one thread only, the engine's, except for `compile`."""
 
     @property
     def info(self) -> EngineInfo: ...
@@ -32,4 +33,12 @@ class Runner(Protocol):
 
     def forget(self, request_id: str) -> None:
         """The request has left the engine; drop what was kept for it (penalty counts and the like)."""
+        ...
+
+    def compile(self, grammar: Grammar) -> object | None:
+        """See `Engine.compile`. Blocking; called from any thread.
+
+        Raises:
+            ValueError: the grammar can't be followed.
+        """
         ...

@@ -3,7 +3,8 @@
 It shows what everything around a model costs, and lets a whole cell run where no model fits. With a performance model
 its steps take the time that they take in a simulation, asleep. Blocks hold only their digests, which is what transports
 check. A token follows from the seed, the position and the token before it, so it is
-the same however the request is batched, preempted, moved or prefilled.
+the same however the request is batched, preempted, moved or prefilled. Grammars are ignored: made-up tokens have no
+meaning that could match one.
 """
 
 import json
@@ -25,6 +26,7 @@ from armature.performance.step import PerformanceModel
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.plan import Sequence as TokenSequence
 from armature.scheduling.request import TokenLogprobs
+from armature.v1.common_pb2 import Grammar
 
 _MASK = (1 << 64) - 1
 _NO_DIGEST = bytes(DIGEST_BYTES)
@@ -139,6 +141,9 @@ class SimulatedRunner:
 
     def forget(self, request_id: str) -> None:
         pass
+
+    def compile(self, grammar: Grammar) -> None:
+        """Nothing; see `Runner.compile`."""
 
     def _sample(self, sequence: TokenSequence) -> SampledToken:
         sampling = sequence.request.sampling

@@ -17,8 +17,9 @@ class Job(Sequence):
     request_id: str
     prompt_tokens: int
     is_prefill: bool
-    arrival: int
-    """Position among all requests that ever came; the order in which they are served."""
+    rank: tuple[int, int]
+    """The order in which requests are served, lowest first: priority, negated, then the position among all that ever
+    came."""
     end: int
     """GENERATE: tokens in all at which it ends for lack of room. PREFILL: tokens to compute."""
     stop_ids: frozenset[int]
@@ -73,7 +74,7 @@ def open_job(request: Request, arrival: int, limits: Limits, block_size: int, po
         request_id=request.request_id,
         prompt_tokens=prompt,
         is_prefill=is_prefill,
-        arrival=arrival,
+        rank=(-request.priority, arrival),
         end=end,
         stop_ids=sampling.stop_token_ids.union(eos),
         stop_after=prompt + sampling.min_tokens,

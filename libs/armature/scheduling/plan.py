@@ -60,3 +60,7 @@ class SampledToken(NamedTuple):
 
     token_id: int
     logprobs: TokenLogprobs | None = None
+    is_last: bool = False
+    """Nothing can follow it: what the answer must match is complete."""
+    error: str = ""
+    """Why there is no token for this request, which ends; the others of the step are not concerned."""

@@ -1,4 +1,7 @@
-"""The three places where requests stand in line: waiting, prefilling, decoding; each in order of arrival."""
+"""The three places where requests stand in line: waiting, prefilling, decoding.
+
+Each is in order of rank: the higher priority first, and among equals whoever came first.
+"""
 
 from bisect import insort
 from collections import deque
@@ -7,7 +10,7 @@ from operator import attrgetter
 from armature.scheduling.job import Job
 from armature.scheduling.lifecycle import Event, State
 
-by_arrival = attrgetter("arrival")
+by_rank = attrgetter("rank")
 
 
 class Queues:
@@ -25,27 +28,24 @@ class Queues:
         return len(self.prefilling) + len(self.decoding)
 
     def enqueue(self, job: Job) -> None:
-        """Let a WAITING job wait. One that comes back was early, so its place is near the front."""
-        if not self.waiting or self.waiting[-1].arrival < job.arrival:
+        """Let a WAITING job wait, in its place: one that comes back may stand near the front."""
+        if not self.waiting or self.waiting[-1].rank < job.rank:
             self.waiting.append(job)
         else:
-            position = 0
-            while self.waiting[position].arrival < job.arrival:
-                position += 1
-            self.waiting.insert(position, job)
+            insort(self.waiting, job, key=by_rank)
         self.note_backlog(job)
 
     def start(self, job: Job) -> None:
         """From waiting to prefilling."""
         self.leave(job)
         job.advance(Event.ADMIT)
-        insort(self.prefilling, job, key=by_arrival)
+        insort(self.prefilling, job, key=by_rank)
 
     def answer(self, job: Job) -> None:
         """From prefilling to decoding."""
         self.leave(job)
         job.advance(Event.FIRST_TOKEN)
-        insort(self.decoding, job, key=by_arrival)
+        insort(self.decoding, job, key=by_rank)
         self.note_backlog(job)
 
     def leave(self, job: Job) -> None:

@@ -69,6 +69,10 @@ class Request:
     """The prompt's whole blocks come from another worker: reserve room for them and wait (see `Reserved`)."""
     first_block: int = 0
     """For PREFILL: blocks before this index need not be announced."""
+    priority: int = 0
+    """Higher goes first, and gives way last."""
+    grammar: object | None = None
+    """What the engine made of the grammar that the answer must match (`Engine.compile`); only its runner looks in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Blocks for jobs: found in the cache, handed out, sealed when complete, and taken back when others need them more.
 
-Who came first keeps its blocks longest. A job that loses its blocks waits at its old place in the queue and computes
+Who ranks first keeps its blocks longest. A job that loses its blocks waits at its old place in the queue and computes
 its tokens again, less those that are still found in the cache by then.
 """
 
@@ -8,7 +8,7 @@ from armature.blocks.hashing import BlockDigest, BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.scheduling.job import Job
 from armature.scheduling.lifecycle import Event, State
-from armature.scheduling.queues import Queues, by_arrival
+from armature.scheduling.queues import Queues, by_rank
 
 
 class Room:
@@ -49,7 +49,7 @@ class Room:
         return True
 
     def grow(self, job: Job) -> bool:
-        """Give a running answer one more block, preempting whoever came last; False if that was itself."""
+        """Give a running answer one more block, preempting whoever ranks last; False if that was itself."""
         while (fresh := self._pool.allocate(1)) is None:
             last = self._last_holder()
             if last.state is State.WAITING:
@@ -93,10 +93,10 @@ class Room:
         return bool(others)
 
     def _last_holder(self) -> Job:
-        """Who came last of those whose blocks can be taken: not those that a transport writes or a reader reads."""
+        """Who ranks last of those whose blocks can be taken: not those that a transport writes or a reader reads."""
         queues = self._queues
         prefilling = [job for job in queues.prefilling if not job.is_prefill]
-        return max([*queues.decoding, *prefilling, *queues.idle_holders()], key=by_arrival)
+        return max([*queues.decoding, *prefilling, *queues.idle_holders()], key=by_rank)
 
     def _preempt(self, job: Job) -> None:
         self.preemptions += 1

@@ -1,9 +1,10 @@
 """Continuous batching over a block pool: which tokens of which requests the next step computes.
 
 Pure bookkeeping: it computes no token and moves no byte. Commands (`submit`, `abort`, ...) and steps (`schedule`, then
-`complete` or `fail`) come one after another from one owner, who takes the news with `take`. Requests are served first
-come, first served. A block enters the prefix cache only when the KV of all its tokens has been computed. A token once
-told is never told again: a preempted request computes its tokens anew, as if they were a prompt.
+`complete` or `fail`) come one after another from one owner, who takes the news with `take`. Requests are served by
+priority, among equals first come, first served. A block enters the prefix cache only when the KV of all its tokens has
+been computed. A token once told is never told again: a preempted request computes its tokens anew, as if they were a
+prompt.
 
 When a step fails nobody knows whose fault it was, so each of its requests is tried alone, and ends with an error only
 if it fails again.
@@ -332,12 +333,15 @@ class Scheduler:
                 self._hold(job)
 
     def _accept(self, job: Job, sampled: SampledToken) -> None:
-        token_id, logprobs = sampled
+        token_id, logprobs, is_last, error = sampled
+        if error:
+            self._end(job, FinishReason.ERROR, error)
+            return
         token_ids = job.token_ids
         index = len(token_ids) - job.prompt_tokens
         token_ids.append(token_id)
-        reason = None
-        if token_id in job.stop_ids or len(token_ids) >= job.end:
+        reason = FinishReason.STOP if is_last else None
+        if not is_last and (token_id in job.stop_ids or len(token_ids) >= job.end):
             reason = self._finish_reason(job)
         told_logprobs = () if logprobs is None else (logprobs,)
         self._outbox.tokens.append(

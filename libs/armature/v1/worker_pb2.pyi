@@ -340,6 +340,7 @@ class PrefillStart(_message.Message):
     KV_FINGERPRINT_FIELD_NUMBER: _builtins.int
     RENDEZVOUS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     token_ids: _builtins.bytes
@@ -351,6 +352,8 @@ class PrefillStart(_message.Message):
     """The reader's transport: `nixl` or `grpc`."""
     kv_fingerprint: _builtins.bytes
     """Must equal the worker's own fingerprint."""
+    priority: _builtins.int
+    """As in DecodeRequest."""
     @_builtins.property
     def rendezvous(self) -> Global___Rendezvous:
         """For HANDOFF_RENDEZVOUS engines."""
@@ -371,10 +374,11 @@ class PrefillStart(_message.Message):
         kv_fingerprint: _builtins.bytes = ...,
         rendezvous: Global___Rendezvous | None = ...,
         sampling: _common_pb2.SamplingParams | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rendezvous", b"rendezvous", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "first_block", b"first_block", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "first_block", b"first_block", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "priority", b"priority", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,15 +10,16 @@ from armature.scheduling.request import Request
 LIMITS = Limits(max_num_seqs=4, max_num_batched_tokens=8, context_length=100, vocab_size=100)
 
 
-def job(arrival: int) -> Job:
-    return open_job(Request(f"r{arrival}", [1] * 6, 6, 4, BlockDigest(b"root")), arrival, LIMITS, 4, 100)
+def job(arrival: int, priority: int = 0) -> Job:
+    request = Request(f"r{arrival}", [1] * 6, 6, 4, BlockDigest(b"root"), priority=priority)
+    return open_job(request, arrival, LIMITS, 4, 100)
 
 
 def test_whoever_comes_back_stands_where_it_stood():
     queues = Queues(4)
     for arrival in (1, 3, 5, 4, 2):
         queues.enqueue(job(arrival))
-    assert [waiting.arrival for waiting in queues.waiting] == [1, 2, 3, 4, 5]
+    assert [waiting.rank[1] for waiting in queues.waiting] == [1, 2, 3, 4, 5]
 
 
 def test_every_line_is_in_order_of_arrival():
@@ -51,3 +52,10 @@ def test_the_backlog_is_what_is_still_to_be_computed():
     waiting.advance(Event.FINISH)
     queues.forget(waiting)
     assert queues.backlog == 0
+
+
+def test_a_higher_priority_stands_before_all_lower_ones_and_behind_its_equals():
+    queues = Queues(4)
+    for arrival, priority in ((1, 0), (2, -1), (3, 2), (4, 0), (5, 2)):
+        queues.enqueue(job(arrival, priority))
+    assert [waiting.request_id for waiting in queues.waiting] == ["r3", "r5", "r1", "r4", "r2"]

@@ -9,7 +9,7 @@ from armature.engines.engine import EngineInfo
 from armature.runtime.errors import CallerError, NotFoundError
 from armature.scheduling.request import FinishReason, Sampling, TokenLogprobs
 from armature.v1 import common_pb2 as common
-from armature.v1.worker_pb2 import DecodeRequest
+from armature.v1.worker_pb2 import DecodeRequest, WorkerError
 
 MAX_TOP_LOGPROBS = 20
 TOKEN_ID_BYTES = 4
@@ -78,6 +78,19 @@ def check_lengths(request: DecodeRequest, num_tokens: int) -> int:
     if not (isfinite(request.timeout_s) and request.timeout_s >= 0):
         raise CallerError(f"timeout_s is {request.timeout_s}; it must be 0 or more")
     return prompt_tokens
+
+
+def check_grammar(request: DecodeRequest) -> None:
+    """Raises `CallerError` if the request wants both to match a grammar and to go on when it is complete."""
+    if request.HasField("grammar") and request.sampling.min_tokens:
+        raise CallerError("min_tokens is not possible with a grammar, which says itself when the answer ends")
+
+
+def code_of(error: str) -> "WorkerError.Code.ValueType":
+    """Who can do something about what an engine says of a request that it ends: another worker, the client, nobody."""
+    if error.startswith("queue full"):
+        return WorkerError.CODE_UNAVAILABLE
+    return WorkerError.CODE_INVALID if error.startswith("grammar: ") else WorkerError.CODE_INTERNAL
 
 
 def sampling_of(params: common.SamplingParams, info: EngineInfo) -> Sampling:

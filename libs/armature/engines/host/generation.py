@@ -7,7 +7,7 @@ and the engine does so only when no transport writes to its blocks any more.
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from opentelemetry.trace import Span
 
@@ -17,9 +17,11 @@ from armature.engines.host import metrics
 from armature.engines.host.conversion import (
     FINISH_REASONS,
     TOKEN_ID_BYTES,
+    check_grammar,
     check_lengths,
     check_model,
     check_prompt,
+    code_of,
     logprobs_of,
     sampling_of,
     unpack_tokens,
@@ -33,6 +35,9 @@ from armature.runtime.tasks import Spawn
 from armature.scheduling.request import FinishReason, Request, Reserved, TokenOutput
 from armature.v1 import common_pb2 as common
 from armature.v1.worker_pb2 import DecodeRequest, PrefillStart, WorkerError
+
+MAX_COMPILING = 256
+"""Requests that may wait for their grammars; one takes a millisecond, and the same one again nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +86,7 @@ class Generations:
         self._spawn = spawn
         self._all: dict[str, Generation] = {}
         self._numbers = itertools.count(1)
+        self._compiling = 0
         self._ended = Pulse()
         self.is_draining = False
 
@@ -99,6 +105,8 @@ class Generations:
         try:
             if self.is_draining:
                 raise UnavailableError("this worker is draining")
+            if request.HasField("grammar") and self._compiling >= MAX_COMPILING:
+                raise UnavailableError(f"queue full: {self._compiling} grammars are waiting to be compiled")
             generation = self._open(stream, request)
         except ArmatureError as error:
             code = WorkerError.CODE_INVALID if isinstance(error, CallerError) else WorkerError.CODE_UNAVAILABLE
@@ -159,6 +167,7 @@ class Generations:
             first_block=reserved.first_block,
             transport=self._fetcher.transports.names[0],
             kv_fingerprint=self._engine.info.kv_fingerprint,
+            priority=request.priority,
         )
         order = FetchOrder(request.prefill.address, start, reserved, telemetry.traceparent_of(generation.span))
         generation.report = FetchReport()
@@ -186,6 +195,7 @@ class Generations:
         prompt_tokens = check_lengths(request, len(token_ids))
         check_prompt(prompt_tokens, info)
         sampling = sampling_of(request.sampling, info)
+        check_grammar(request)
         generation = Generation(
             engine_id=f"d-{next(self._numbers)}",
             stream_id=request.stream_id,
@@ -200,18 +210,37 @@ class Generations:
         if request.timeout_s:
             loop = asyncio.get_running_loop()
             generation.timer = loop.call_later(request.timeout_s, self._expire, generation)
-        self._engine.submit(
-            Request(
-                request_id=generation.engine_id,
-                token_ids=token_ids,
-                prompt_tokens=prompt_tokens,
-                max_tokens=request.max_tokens,
-                root=self._hasher.root(request.model, request.cache_namespace),
-                sampling=sampling,
-                remote=self._wants_fetch(request, prompt_tokens),
-            )
+        order = Request(
+            request_id=generation.engine_id,
+            token_ids=token_ids,
+            prompt_tokens=prompt_tokens,
+            max_tokens=request.max_tokens,
+            root=self._hasher.root(request.model, request.cache_namespace),
+            sampling=sampling,
+            remote=self._wants_fetch(request, prompt_tokens),
+            priority=request.priority,
         )
+        if request.HasField("grammar"):
+            self._spawn(self._submit_bound(generation, order))
+        else:
+            self._engine.submit(order)
         return generation
+
+    async def _submit_bound(self, generation: Generation, order: Request) -> None:
+        """Submit a request once its grammar is compiled, if it is still wanted then."""
+        self._compiling += 1
+        try:
+            compiled = await self._engine.compile(generation.request.grammar)
+        except ValueError as error:
+            self._end(generation, FinishReason.ERROR, WorkerError.CODE_INVALID, f"grammar: {error}")
+            self._forget(generation, FinishReason.ERROR)
+            return
+        finally:
+            self._compiling -= 1
+        if generation.has_ended:
+            self._forget(generation, FinishReason.CANCELLED)
+        else:
+            self._engine.submit(replace(order, grammar=compiled))
 
     def _wants_fetch(self, request: DecodeRequest, prompt_tokens: int) -> bool:
         """Whether somebody else is to compute the prompt, and can."""
@@ -243,9 +272,7 @@ class Generations:
         if generation.cached_tokens < 0 and output.token_ids:
             self._describe(generation, output.cached_tokens, delta.info)
         if reason is FinishReason.ERROR:
-            is_full = output.error.startswith("queue full")
-            delta.error.code = WorkerError.CODE_UNAVAILABLE if is_full else WorkerError.CODE_INTERNAL
-            delta.error.message = output.error
+            delta.error.code, delta.error.message = code_of(output.error), output.error
         if reason is not None:
             self._detach(generation)
         elif stream.tokens.is_full:

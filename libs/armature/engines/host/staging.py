@@ -93,6 +93,7 @@ class Stagings:
                 root=self._hasher.root(start.model, start.cache_namespace),
                 work=Work.PREFILL,
                 first_block=start.first_block,
+                priority=start.priority,
             )
         )
         return prompt

@@ -17,7 +17,9 @@ from armature.engines.torch.memory import PagedMemory, blocks_in
 from armature.engines.torch.sampler import Sampler
 from armature.engines.torch.selfcheck import check_model
 from armature.engines.torch.tables import BlockTables
+from armature.grammars.compiler import Follower, GrammarCompiler
 from armature.scheduling.plan import SampledToken, StepPlan
+from armature.v1.common_pb2 import Grammar
 
 
 class TorchRunner:
@@ -31,6 +33,7 @@ class TorchRunner:
         self._tables = BlockTables()
         self._batches = BatchBuilder(model.layout, self._tables, self._device)
         self._sampler = Sampler(model.vocab_size, info.eos_token_ids, self._device)
+        self._grammars = GrammarCompiler(Path(info.model_path), model.vocab_size, info.eos_token_ids)
 
     @property
     def info(self) -> EngineInfo:
@@ -58,6 +61,10 @@ class TorchRunner:
     def open_blocks(self, block_ids: Items[int]) -> None:
         """Empty these blocks at once, digests first."""
         self._memory.open(block_ids)
+
+    def compile(self, grammar: Grammar) -> Follower:
+        """See `Runner.compile`."""
+        return self._grammars.compile(grammar)
 
     def forget(self, request_id: str) -> None:
         """Drop what was kept for a request."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence as Items
 import torch
 
 from armature.engines.torch.counters import counters, exponentials
+from armature.engines.torch.grammar_masks import GrammarMasks
 from armature.engines.torch.penalties import LogitAdjuster, needs_adjusting, output_index
 from armature.scheduling.plan import SampledToken, Slice
 from armature.scheduling.request import Sampling, TokenLogprobs
@@ -37,6 +38,7 @@ class Sampler:
 
     def __init__(self, vocab_size: int, eos_token_ids: Items[int], device: torch.device) -> None:
         self._adjuster = LogitAdjuster(vocab_size, eos_token_ids, device)
+        self._grammars = GrammarMasks(vocab_size, device)
         self._device = device
         numbers = CPU_NUMBERS_AT_A_TIME if device.type == "cpu" else NUMBERS_AT_A_TIME
         self._rows_at_a_time = max(1, numbers // vocab_size)
@@ -47,7 +49,7 @@ class Sampler:
     def sample(self, logits: torch.Tensor, rows: Items[Slice]) -> list[SampledToken]:
         """One token for each row of `logits` `[rows, vocab]`, which belongs to the slice at the same place.
 
-        Log probabilities are the model's own: of the logits before bias, penalties, temperature and filters.
+        Log probabilities are the model's own: of the logits before bias, penalties, grammars, temperature and filters.
 
         Raises:
             FloatingPointError: a row holds NaN.
@@ -56,15 +58,21 @@ class Sampler:
             return []
         raw = logits.float()
         reports = [one.sequence.request.sampling.top_logprobs is not None for one in rows]
+        # Found while a device may still be computing the logits.
+        bound = self._grammars.follow(rows) if any(one.sequence.request.grammar is not None for one in rows) else None
         adjusted = raw
-        if any(needs_adjusting(one) for one in rows):
+        if bound is not None or any(needs_adjusting(one) for one in rows):
             # Log probabilities need the raw logits again; `float` has copied them unless they were float32.
             adjusted = raw.clone() if any(reports) or raw is logits else raw
             self._adjuster.adjust(adjusted, rows)
+        if bound is not None:
+            bound.forbid(adjusted)
         tokens = self._choose(adjusted, rows)
-        if not any(reports):
-            return [SampledToken(token) for token in tokens.tolist()]
-        return self._with_logprobs(raw, tokens, rows)
+        if any(reports):
+            sampled = self._with_logprobs(raw, tokens, rows)
+        else:
+            sampled = [SampledToken(token) for token in tokens.tolist()]
+        return sampled if bound is None else bound.accept(sampled)
 
     def _choose(self, logits: torch.Tensor, rows: Items[Slice]) -> torch.Tensor:
         random = [at for at, one in enumerate(rows) if one.sequence.request.sampling.temperature >= GREEDY_BELOW]

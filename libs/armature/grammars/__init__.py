@@ -1,0 +1,1 @@
+"""Structured output: what an answer must match, checked at the gateway and followed token by token in an engine."""
