@@ -19,6 +19,7 @@ from armature.runtime.hints import hints_of
 from armature.v1.common_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
+    Grammar,
     Logprobs,
     SamplingParams,
     TokenLogprob,
@@ -52,6 +53,7 @@ def ask_of(request: GenerateRequest) -> Ask:
         include_info=request.include_info,
         session_id=check_session("session_id", request.session_id),
         hints=_hints(request),
+        grammar=_grammar(request),
     )
 
 
@@ -87,6 +89,14 @@ def _hints(request: GenerateRequest) -> Hints:
         return hints_of(request.hints)
     except ValueError as error:
         raise invalid("hints", str(error)) from None
+
+
+def _grammar(request: GenerateRequest) -> Grammar | None:
+    if not request.HasField("grammar"):
+        return None
+    if request.sampling.min_tokens:
+        raise invalid("sampling.min_tokens", "not possible with a grammar, which says itself when the answer ends")
+    return request.grammar
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

@@ -78,9 +78,10 @@ def check(grammar: Grammar) -> None:
 
 
 def readable(message: str) -> str:
-    """llguidance's message on one line, without the parser's state."""
+    """llguidance's message on one line, without the parser's state and the whole of a regular expression."""
     lines = [" ".join(line.split()) for line in message.split("<state>")[0].splitlines()]
-    return "; ".join(line for line in lines if line)[:MAX_MESSAGE_CHARACTERS]
+    told = [line for line in lines if line.startswith("error: ")] or [line for line in lines if line]
+    return "; ".join(told)[:MAX_MESSAGE_CHARACTERS]
 
 
 def _from_json_schema(schema: str) -> str:

@@ -18,6 +18,7 @@ from armature.openai.rules import (
     sampling_of,
 )
 from armature.openai.schema import ChatBody, CompletionBody, ContentPart, Message
+from armature.openai.structured import grammar_of
 
 DEFAULT_COMPLETION_TOKENS = 16
 """What the OpenAI API gives to /v1/completions without `max_tokens`."""
@@ -36,6 +37,7 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
     refuse_unsupported(body)
     only_with_stream(body)
     sampling = sampling_of(body)
+    grammar, grammar_field = grammar_of(body)
     check_ranges({"max_completion_tokens": body.max_completion_tokens, "top_logprobs": body.top_logprobs})
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs", 'only possible with "logprobs": true')
@@ -51,6 +53,8 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
         include_info=body.armature is not None and body.armature.include_info,
         session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
         hints=hints_from(body.armature, body.nvext),
+        grammar=grammar,
+        grammar_field=grammar_field,
     )
 
 
@@ -63,6 +67,7 @@ def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
     refuse_unsupported(body)
     only_with_stream(body)
     sampling = sampling_of(body)
+    grammar, grammar_field = grammar_of(body)
     if body.logprobs is not None:
         if not 0 <= body.logprobs <= MAX_TOP_LOGPROBS:
             raise invalid("logprobs", f"must be between 0 and {MAX_TOP_LOGPROBS}, not {body.logprobs}")
@@ -78,6 +83,8 @@ def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
         include_info=body.armature is not None and body.armature.include_info,
         session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
         hints=hints_from(body.armature, body.nvext),
+        grammar=grammar,
+        grammar_field=grammar_field,
     )
 
 

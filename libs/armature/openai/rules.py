@@ -11,7 +11,7 @@ from typing import Any
 from armature.openai.errors import ApiError, invalid, unsupported
 from armature.openai.schema import Body
 from armature.routing.hints import NO_HINTS, Hints
-from armature.v1.common_pb2 import SamplingParams
+from armature.v1.common_pb2 import Grammar, SamplingParams
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 512
@@ -67,6 +67,10 @@ class Ask:
     session_id: str = ""
     """Equal for requests of one conversation; empty: unknown."""
     hints: Hints = NO_HINTS
+    grammar: Grammar | None = None
+    """What the answer must match; None: anything."""
+    grammar_field: str = "grammar"
+    """What the client calls it, for errors about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +106,12 @@ _UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("tool_choice", ("none", "auto"), "tool calls are not implemented; leave it out"),
     ("functions", ([],), "function calls are not implemented; leave it out"),
     ("function_call", ("none", "auto"), "function calls are not implemented; leave it out"),
-    ("response_format", ({"type": "text"},), 'only {"type": "text"} is implemented'),
     ("modalities", ([], ["text"]), 'only ["text"] is implemented'),
     ("audio", (), "audio is not implemented; leave it out"),
     ("web_search_options", (), "there is no web search; leave it out"),
     ("echo", (False,), "put the prompt in front of the answer yourself"),
     ("suffix", ("",), "insertion is not implemented; leave it out"),
     ("use_beam_search", (False,), "beam search is not implemented; leave it out"),
-    ("guided_json", (), "structured output is not implemented; leave it out"),
-    ("guided_regex", (), "structured output is not implemented; leave it out"),
-    ("guided_choice", (), "structured output is not implemented; leave it out"),
-    ("guided_grammar", (), "structured output is not implemented; leave it out"),
-    ("structured_outputs", (), "structured output is not implemented; leave it out"),
     ("prompt_logprobs", (0,), "only the answer's log probabilities are reported; leave it out"),
     ("truncate_prompt_tokens", (), "prompts are never cut; shorten it yourself"),
     ("continue_final_message", (False,), "use /v1/completions to continue a text"),

@@ -15,6 +15,9 @@ from armature.openai.extensions import ArmatureOptions, NvExt, unknown_key
 
 B = TypeVar("B", bound=msgspec.Struct)
 
+NOTHING = msgspec.Raw()
+"""Of a field that holds any JSON, and is not there."""
+
 
 class ContentPart(msgspec.Struct):
     type: str
@@ -33,6 +36,28 @@ class Message(msgspec.Struct):
 
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
+
+
+class JsonSchemaFormat(msgspec.Struct):
+    name: str | None = None
+    schema: msgspec.Raw = NOTHING
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StructuredOutputs(msgspec.Struct):
+    """vLLM's. What it says of layout is left to us."""
+
+    json: msgspec.Raw = NOTHING
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    structural_tag: Any = None
 
 
 class Body(msgspec.Struct, kw_only=True):
@@ -59,24 +84,24 @@ class Body(msgspec.Struct, kw_only=True):
     nvext: NvExt | None = None
     prompt_cache_key: str | None = None
     n: int | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: msgspec.Raw = NOTHING
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
     best_of: Any = None
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
     echo: Any = None
     suffix: Any = None
     use_beam_search: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    structured_outputs: Any = None
     prompt_logprobs: Any = None
     truncate_prompt_tokens: Any = None
     continue_final_message: Any = None

@@ -9,6 +9,7 @@ from armature.openai.asks import chat_ask, completion_ask
 from armature.openai.errors import ApiError
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model
 from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
+from armature.v1.common_pb2 import Grammar, TextChoice
 
 CHAT = BodyDecoder(ChatBody)
 COMPLETION = BodyDecoder(CompletionBody)
@@ -80,10 +81,25 @@ WRONG_IN_BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
     ({"functions": [{}]}, "functions", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+    ({"response_format": {}}, "response_format.type", "missing_required_parameter"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_value"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+        "response_format.json_schema.schema",
+        "invalid_value",
+    ),
+    ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "invalid_value"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice", "invalid_value"),
+    (
+        {"structured_outputs": {"structural_tag": {"a": 1}}},
+        "structured_outputs.structural_tag",
+        "unsupported_parameter",
+    ),
+    ({"guided_choice": "a"}, "guided_choice", "invalid_type"),
+    ({"guided_regex": "a", "min_tokens": 2}, "min_tokens", "invalid_value"),
     ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
     ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
-    ({"guided_regex": "a+"}, "guided_regex", "unsupported_parameter"),
     ({"use_beam_search": True}, "use_beam_search", "unsupported_parameter"),
 ]
 
@@ -247,3 +263,34 @@ def test_messages_are_rendered_as_role_and_text() -> None:
 def test_stop_strings_are_told_once() -> None:
     assert chat(stop=["a", "b", "a"]).stop == ("a", "b")
     assert chat(stop="a").stop == ("a",)
+
+
+SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "grammar"),
+    [
+        ({"response_format": {"type": "json_object"}}, Grammar(json_object=True)),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": SCHEMA, "strict": True},
+                }
+            },
+            Grammar(json_schema=json.dumps(SCHEMA)),
+        ),
+        ({"guided_json": SCHEMA}, Grammar(json_schema=json.dumps(SCHEMA))),
+        ({"guided_json": json.dumps(SCHEMA)}, Grammar(json_schema=json.dumps(SCHEMA))),
+        ({"guided_regex": "a+"}, Grammar(regex="a+")),
+        ({"guided_grammar": 'start: "a"'}, Grammar(ebnf='start: "a"')),
+        ({"guided_choice": ["a", "b"]}, Grammar(choice=TextChoice(texts=["a", "b"]))),
+        ({"structured_outputs": {"json": SCHEMA}}, Grammar(json_schema=json.dumps(SCHEMA))),
+        ({"structured_outputs": {"json_object": True}}, Grammar(json_object=True)),
+        ({"response_format": {"type": "text"}, "guided_json": None, "structured_outputs": {}}, None),
+    ],
+    ids=str,
+)
+def test_every_way_of_asking_for_structure_ends_in_a_grammar(fields: dict[str, Any], grammar: Grammar | None) -> None:
+    assert chat(**fields).grammar == completion(**fields).grammar == grammar

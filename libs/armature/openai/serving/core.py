@@ -21,6 +21,7 @@ from armature.openai.serving.next_turns import NextTurns
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import RouterClient
 from armature.openai.serving.worker_streams import WorkerStreams
+from armature.openai.structured import check_grammar
 from armature.openai.tenancy.admission import ASSUMED_ANSWER_TOKENS, Admission, begin, current_admission
 from armature.openai.tenancy.doorkeeper import Doorkeeper
 from armature.openai.tenancy.quotas import Quotas
@@ -120,6 +121,8 @@ class ServingCore:
         model = (await self._model(ask.model)).within(caller.cache_namespace)
         card, sampling = model.card, ask.sampling
         check_against_model(sampling, ask.max_tokens, card.vocab_size)
+        if ask.grammar is not None:
+            await check_grammar(ask.grammar, ask.grammar_field)
         started_s = self._now_s()
         if _characters(ask) * model.tokenizer.seconds_per_character > self.options.inline_tokenize_s:
             prompt, digests = await asyncio.to_thread(_tokenize, model, ask)
@@ -144,6 +147,7 @@ class ServingCore:
             include_info=ask.include_info,
             session_id=ask.session_id,
             hints=ask.hints,
+            grammar=ask.grammar,
             chat=ask.prompt if ask.hints.speculative_prefill and isinstance(ask.prompt, ChatPrompt) else None,
             tenant=caller.tenant,
             cache_namespace=caller.cache_namespace,

@@ -10,7 +10,7 @@ from armature.openai.serving.catalog import ServedModel
 from armature.openai.tenancy.admission import Admission
 from armature.routing.hints import NO_HINTS, Hints
 from armature.runtime.hints import hints_message
-from armature.v1.common_pb2 import SamplingParams
+from armature.v1.common_pb2 import Grammar, SamplingParams
 from armature.v1.router_pb2 import Query
 from armature.v1.worker_pb2 import DecodeRequest, PrefillTarget
 
@@ -38,6 +38,8 @@ class Job:
     chat: ChatPrompt | None = None
     """Of what the prompt was rendered, if its next turn is to be prepared."""
     cache_namespace: str = ""
+    grammar: Grammar | None = None
+    """What the answer must match; None: anything."""
     admission: Admission | None = None
     """Is told what was used."""
 
@@ -83,4 +85,6 @@ class Job:
             timeout_s=timeout_s,
             traceparent=self.traceparent,
             prefill=prefill,
+            grammar=self.grammar,
+            priority=self.hints.priority,
         )

@@ -137,5 +137,6 @@ def _next_job(generation: Generation, now_s: float, timeout_s: float) -> Job | N
         received_s=now_s,
         due_s=now_s + timeout_s,
         hints=HINTS,
+        grammar=None,
         chat=None,
     )
