@@ -1,5 +1,6 @@
 """Between the words of `armature.v1.Inference` and those of the gateway."""
 
+from armature.openai import answers
 from armature.openai.assembler import LENGTH, Piece
 from armature.openai.errors import invalid
 from armature.openai.extensions import check_session
@@ -13,7 +14,6 @@ from armature.openai.rules import (
     check_ranges,
     check_stop,
 )
-from armature.openai.serving.generation import Generation
 from armature.routing.hints import Hints
 from armature.runtime.hints import hints_of
 from armature.v1.common_pb2 import (
@@ -53,14 +53,16 @@ def ask_of(request: GenerateRequest) -> Ask:
         include_info=request.include_info,
         session_id=check_session("session_id", request.session_id),
         hints=_hints(request),
+        num_answers=_num_answers(request.n),
         grammar=_grammar(request),
     )
 
 
-def response_of(generation: Generation, piece: Piece, *, with_info: bool) -> GenerateResponse:
-    """A piece of the answer as it travels."""
+def response_of(request_id: str, piece: Piece, usage: answers.Usage | None) -> GenerateResponse:
+    """A piece of the answer as it travels; the last of all has the usage."""
     response = GenerateResponse(
-        request_id=generation.job.request_id,
+        request_id=request_id,
+        choice_index=piece.index,
         text=piece.text,
         token_ids=piece.token_ids,
         logprobs=[
@@ -68,12 +70,10 @@ def response_of(generation: Generation, piece: Piece, *, with_info: bool) -> Gen
             for token in piece.tokens
         ],
     )
-    if with_info:
-        response.info.CopyFrom(generation.info)
     if piece.finish_reason is not None:
         is_length = piece.finish_reason == LENGTH
         response.finish_reason = FINISH_REASON_LENGTH if is_length else FINISH_REASON_STOP
-        usage = generation.usage
+    if usage is not None:
         response.usage.CopyFrom(
             Usage(
                 prompt_tokens=usage.prompt_tokens,
@@ -89,6 +89,11 @@ def _hints(request: GenerateRequest) -> Hints:
         return hints_of(request.hints)
     except ValueError as error:
         raise invalid("hints", str(error)) from None
+
+
+def _num_answers(n: int) -> int:
+    check_ranges({"n": n or 1})
+    return n or 1
 
 
 def _grammar(request: GenerateRequest) -> Grammar | None:

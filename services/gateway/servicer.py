@@ -47,13 +47,19 @@ class InferenceServicer(Contract):
         with telemetry.span("gateway", traceparent=parent, route=ROUTE) as span, self._core.admitted():
             traceparent = telemetry.traceparent_of(span)
             job = await self._core.prepare(secrets.token_hex(12), ask_of(request), started_s, traceparent)
-            generation = self._core.generation(job)
-            told = -1  # of which number of migrations the client knows
-            async with aclosing(generation.pieces()) as pieces:
+            choices = self._core.choices(job)
+            unfinished = len(choices.generations)
+            told = [-1] * unfinished  # of which number of migrations the client knows
+            async with aclosing(choices.pieces()) as pieces:
                 async for piece in pieces:
-                    tells = job.include_info and bool(piece.text or piece.finish_reason)
-                    yield response_of(generation, piece, with_info=tells and told < generation.migrations)
-                    told = generation.migrations if tells else told
+                    generation = choices.generations[piece.index]
+                    unfinished -= piece.finish_reason is not None
+                    response = response_of(job.request_id, piece, None if unfinished else choices.usage)
+                    if job.include_info and bool(piece.text or piece.finish_reason):
+                        if told[piece.index] < generation.migrations:
+                            response.info.CopyFrom(generation.info)
+                        told[piece.index] = generation.migrations
+                    yield response
 
     async def ListModels(self, request: ListModelsRequest, context: Any) -> ListModelsResponse:
         return ListModelsResponse(models=[card for card, _ in self._core.catalog.served().values()])

@@ -6,7 +6,8 @@ with the usage if asked for, `[DONE]`.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -50,6 +51,9 @@ class Form:
     top_logprobs: int | None = None
     """None: no log probabilities were asked for."""
     include_usage: bool = False
+    echo: str = ""
+    """Stands before every answer: the prompt, if a completion was asked to repeat it."""
+    created_s: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def is_chat(self) -> bool:
@@ -68,21 +72,24 @@ class Form:
 
 
 class ChunkEncoder:
-    """The events of one streamed answer, as bytes to be written."""
+    """The events of one streamed answer, as bytes to be written; `index` is its place among those to a prompt."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, index: int = 0) -> None:
         self._form = form
         kind = "chat.completion.chunk" if form.is_chat else "text_completion"
-        head = {"id": form.answer_id, "object": kind, "created": int(time.time()), "model": form.model}
+        head = {"id": form.answer_id, "object": kind, "created": form.created_s, "model": form.model}
         self._head = b"data: " + _encode(head)[:-1]
-        self._choice = self._head + b',"choices":[{"index":0,' + (b'"delta":' if form.is_chat else b'"text":')
+        place = b"%d" % index
+        self._choice = self._head + b',"choices":[{"index":' + place + (b',"delta":' if form.is_chat else b',"text":')
         self._before = self._choice + (b'{"content":' if form.is_chat else b"")
         self._usage = b',"usage":null' if form.include_usage else b""
         self._after = (b"}" if form.is_chat else b"") + self._tail(b"null", b"null")
 
     def start(self) -> bytes:
-        """Before the first text: chat's role; nothing for completions."""
-        return self._choice + ROLE + self._tail(b"null", b"null") if self._form.is_chat else b""
+        """Before the first text: chat's role, or the prompt that a completion repeats."""
+        if self._form.is_chat:
+            return self._choice + ROLE + self._tail(b"null", b"null")
+        return self._before + _encode(self._form.echo) + self._after if self._form.echo else b""
 
     def piece(self, piece: Piece) -> bytes:
         """A chunk with the piece's text; its finish reason is left to `finish`."""
@@ -110,23 +117,27 @@ def error_event(error: ApiError) -> bytes:
     return b"data: " + error.to_json() + b"\n\n"
 
 
-def whole_answer(form: Form, piece: Piece, usage: Usage, info: ServingInfo | None) -> bytes:
-    """The body of an answer that was not streamed; `piece` is all of it."""
-    shown = {"message": {"role": "assistant", "content": piece.text, "refusal": None}}
-    choice: dict[str, Any] = {"index": 0, **(shown if form.is_chat else {"text": piece.text})}
-    choice["logprobs"] = form.logprobs(piece)
-    choice["finish_reason"] = piece.finish_reason
+def whole_answer(form: Form, answers: Sequence[Piece], usage: Usage, info: ServingInfo | None) -> bytes:
+    """The body of answers that were not streamed; each piece is all of one."""
     body: dict[str, Any] = {
         "id": form.answer_id,
         "object": "chat.completion" if form.is_chat else "text_completion",
-        "created": int(time.time()),
+        "created": form.created_s,
         "model": form.model,
-        "choices": [choice],
+        "choices": [_choice(form, piece) for piece in answers],
         "usage": usage.to_dict(),
     }
     if info is not None:
         body["armature"] = info_dict(info)
     return _encode(body)
+
+
+def _choice(form: Form, piece: Piece) -> dict[str, Any]:
+    shown = {"message": {"role": "assistant", "content": piece.text, "refusal": None}}
+    choice: dict[str, Any] = {"index": piece.index, **(shown if form.is_chat else {"text": form.echo + piece.text})}
+    choice["logprobs"] = form.logprobs(piece)
+    choice["finish_reason"] = piece.finish_reason
+    return choice
 
 
 def info_dict(info: ServingInfo) -> dict[str, Any]:

@@ -38,6 +38,9 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
     only_with_stream(body)
     sampling = sampling_of(body)
     grammar, grammar_field = grammar_of(body)
+    for name, value in (("best_of", body.best_of not in (None, 1)), ("echo", body.echo)):
+        if value:
+            raise unsupported(name, "only /v1/completions knows it")
     check_ranges({"max_completion_tokens": body.max_completion_tokens, "top_logprobs": body.top_logprobs})
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs", 'only possible with "logprobs": true')
@@ -53,6 +56,7 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
         include_info=body.armature is not None and body.armature.include_info,
         session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
         hints=hints_from(body.armature, body.nvext),
+        num_answers=body.n or 1,
         grammar=grammar,
         grammar_field=grammar_field,
     )
@@ -71,8 +75,13 @@ def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
     if body.logprobs is not None:
         if not 0 <= body.logprobs <= MAX_TOP_LOGPROBS:
             raise invalid("logprobs", f"must be between 0 and {MAX_TOP_LOGPROBS}, not {body.logprobs}")
+        if body.echo:
+            raise invalid("echo", "not possible with logprobs: those of a prompt are not computed")
         sampling.logprobs = True
         sampling.top_logprobs = body.logprobs
+    num_answers = _num_answers(body)
+    # The best are told by their tokens' log probabilities.
+    sampling.logprobs = sampling.logprobs or num_answers > (body.n or 1)
     return Ask(
         model=body.model,
         prompt=_prompt(body.prompt),
@@ -83,9 +92,21 @@ def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
         include_info=body.armature is not None and body.armature.include_info,
         session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
         hints=hints_from(body.armature, body.nvext),
+        num_answers=num_answers,
         grammar=grammar,
         grammar_field=grammar_field,
     )
+
+
+def _num_answers(body: CompletionBody) -> int:
+    wanted = body.n or 1
+    if body.best_of is None:
+        return wanted
+    if body.best_of < wanted:
+        raise invalid("best_of", f"must not be below n ({wanted}), is {body.best_of}")
+    if body.best_of > wanted and body.stream:
+        raise invalid("best_of", 'not possible with "stream": true: the best are known when all are complete')
+    return body.best_of
 
 
 def _messages(messages: list[Message]) -> list[dict[str, str]]:

@@ -29,6 +29,19 @@ class Piece:
     token_ids: Sequence[int] = ()
     """Its tokens; without log probabilities those of a character that is not complete yet come first."""
     finish_reason: str | None = None
+    index: int = 0
+    """Which of several answers to a prompt it belongs to."""
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """All pieces of one answer as one."""
+    return Piece(
+        text="".join([piece.text for piece in pieces]),
+        tokens=[token for piece in pieces for token in piece.tokens],
+        offsets=[offset for piece in pieces for offset in piece.offsets],
+        finish_reason=pieces[-1].finish_reason,
+        index=pieces[-1].index,
+    )
 
 
 @dataclass(slots=True)

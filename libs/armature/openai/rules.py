@@ -18,6 +18,7 @@ MAX_STOP_CHARACTERS = 512
 MAX_STOP_TOKENS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_TOP_LOGPROBS = 20
+MAX_CHOICES = 16
 MAX_TOKENS_EVER = 2**31 - 1
 """`max_tokens` travels as 32 bits; beyond this nobody has a context."""
 LEAST_FLOAT = 2.0**-126
@@ -67,6 +68,8 @@ class Ask:
     session_id: str = ""
     """Equal for requests of one conversation; empty: unknown."""
     hints: Hints = NO_HINTS
+    num_answers: int = 1
+    """How many to make, each with a seed of its own."""
     grammar: Grammar | None = None
     """What the answer must match; None: anything."""
     grammar_field: str = "grammar"
@@ -95,13 +98,13 @@ RANGES: Mapping[str, Range] = {
     "top_logprobs": Range(0, MAX_TOP_LOGPROBS, f"must be between 0 and {MAX_TOP_LOGPROBS}"),
     "max_tokens": Range(1, MAX_TOKENS_EVER, f"must be between 1 and {MAX_TOKENS_EVER}"),
     "max_completion_tokens": Range(1, MAX_TOKENS_EVER, f"must be between 1 and {MAX_TOKENS_EVER}"),
+    "n": Range(1, MAX_CHOICES, f"must be between 1 and {MAX_CHOICES}"),
+    "best_of": Range(1, MAX_CHOICES, f"must be between n and {MAX_CHOICES}"),
     "seed": Range(-(2**63), 2**64 - 1, "must be an integer of 64 bits"),
 }
 
 # Field, what leaves the answer's meaning alone, what to do instead.
 _UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    ("n", (1,), "only one choice is made per request; send the request several times with different seeds"),
-    ("best_of", (1,), "send the request several times and choose"),
     ("tools", ([],), "tool calls are not implemented; leave it out"),
     ("tool_choice", ("none", "auto"), "tool calls are not implemented; leave it out"),
     ("functions", ([],), "function calls are not implemented; leave it out"),
@@ -109,7 +112,6 @@ _UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("modalities", ([], ["text"]), 'only ["text"] is implemented'),
     ("audio", (), "audio is not implemented; leave it out"),
     ("web_search_options", (), "there is no web search; leave it out"),
-    ("echo", (False,), "put the prompt in front of the answer yourself"),
     ("suffix", ("",), "insertion is not implemented; leave it out"),
     ("use_beam_search", (False,), "beam search is not implemented; leave it out"),
     ("prompt_logprobs", (0,), "only the answer's log probabilities are reported; leave it out"),
@@ -126,8 +128,6 @@ def refuse_unsupported(body: Body) -> None:
         value = getattr(body, name)
         if value is None or any(type(value) is type(other) and value == other for other in neutral):
             continue
-        if name == "n" and value < 1:
-            raise invalid("n", "must be 1")
         raise unsupported(name, fix)
 
 
@@ -198,7 +198,7 @@ def check_against_model(sampling: SamplingParams, max_tokens: int | None, vocab_
 def sampling_of(body: Body) -> SamplingParams:
     """The body's sampling parameters, ranges checked; `logprobs` are left to the caller, whose shapes differ."""
     check_ranges({name: getattr(body, name) for name in _SAMPLING_FIELDS})
-    check_ranges({"seed": body.seed, "max_tokens": body.max_tokens})
+    check_ranges({"seed": body.seed, "max_tokens": body.max_tokens, "n": body.n, "best_of": body.best_of})
     stop_token_ids = body.stop_token_ids or ()
     if any(not 0 <= token_id < 2**32 for token_id in stop_token_ids):
         raise invalid("stop_token_ids", "token ids must be in the model's vocabulary")

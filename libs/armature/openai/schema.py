@@ -91,7 +91,8 @@ class Body(msgspec.Struct, kw_only=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
 
-    best_of: Any = None
+    best_of: int | None = None
+    echo: bool | None = None
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
@@ -99,7 +100,6 @@ class Body(msgspec.Struct, kw_only=True):
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
-    echo: Any = None
     suffix: Any = None
     use_beam_search: Any = None
     prompt_logprobs: Any = None

@@ -1,5 +1,6 @@
 """What an answer must match: checked at the gateway, sent to every worker that the answer comes from."""
 
+import json
 from typing import Any
 
 import grpc
@@ -54,6 +55,19 @@ async def test_a_grammar_that_cannot_be_followed_is_refused_before_any_work(
     assert (reply.status_code, error["param"], error["code"]) == (400, param, "invalid_grammar")
     assert complaint in error["message"]
     assert not worker.requests
+
+
+async def test_a_response_may_have_a_schema_too() -> None:
+    worker = make_worker()
+    wanted = {"type": "json_schema", "name": "answer", "schema": SCHEMA, "strict": True}
+    async with running_gateway(worker) as gateway:
+        body = {"model": MODEL, "input": "x", "text": {"format": wanted}}
+        reply = await gateway.client.post("/v1/responses", json=body)
+        assert reply.status_code == 200, reply.text
+        assert json.loads(worker.requests[0].grammar.json_schema) == SCHEMA
+        wanted["schema"] = {"type": "objekt"}
+        reply = await gateway.client.post("/v1/responses", json=body)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "text.format.schema")
 
 
 async def test_grpc_clients_may_send_a_grammar_too() -> None:

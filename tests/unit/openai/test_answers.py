@@ -30,7 +30,7 @@ def events(data: bytes) -> list[dict[str, Any]]:
 
 def test_a_whole_chat_answer_is_valid() -> None:
     answer = ChatCompletion.model_validate_json(
-        whole_answer(form("chat"), Piece(NASTY, finish_reason="stop"), USAGE, None), strict=True
+        whole_answer(form("chat"), [Piece(NASTY, finish_reason="stop")], USAGE, None), strict=True
     )
     assert answer.choices[0].message.content == NASTY
     assert (answer.choices[0].finish_reason, answer.choices[0].logprobs) == ("stop", None)
@@ -42,14 +42,14 @@ def test_a_whole_chat_answer_is_valid() -> None:
 
 def test_a_whole_completion_is_valid() -> None:
     answer = Completion.model_validate_json(
-        whole_answer(form("completion"), Piece(NASTY, finish_reason="length"), USAGE, None), strict=True
+        whole_answer(form("completion"), [Piece(NASTY, finish_reason="length")], USAGE, None), strict=True
     )
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == (NASTY, "length")
 
 
 def test_chat_log_probabilities_are_valid() -> None:
     piece = Piece("ab", TOPS, [0, 1], [A, END], "stop")
-    answer = ChatCompletion.model_validate_json(whole_answer(form("chat", 2), piece, USAGE, None), strict=True)
+    answer = ChatCompletion.model_validate_json(whole_answer(form("chat", 2), [piece], USAGE, None), strict=True)
     assert answer.choices[0].logprobs is not None
     first, last = answer.choices[0].logprobs.content or []
     assert (first.token, first.bytes, first.logprob) == ("a", [97], -0.5)
@@ -60,7 +60,7 @@ def test_chat_log_probabilities_are_valid() -> None:
 
 def test_legacy_log_probabilities_are_valid() -> None:
     piece = Piece("ab", TOPS, [0, 1], [A, END], "stop")
-    answer = Completion.model_validate_json(whole_answer(form("completion", 1), piece, USAGE, None), strict=True)
+    answer = Completion.model_validate_json(whole_answer(form("completion", 1), [piece], USAGE, None), strict=True)
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.tokens == ["a", "<|end|>"]

@@ -74,9 +74,10 @@ WRONG_IN_BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
     ({"armature": {"include_info": 1}}, "armature.include_info", "invalid_type"),
     ({"n": 0}, "n", "invalid_value"),
-    ({"n": 2}, "n", "unsupported_parameter"),
-    ({"best_of": 3}, "best_of", "unsupported_parameter"),
-    ({"echo": True}, "echo", "unsupported_parameter"),
+    ({"n": 17}, "n", "invalid_value"),
+    ({"n": "2"}, "n", "invalid_type"),
+    ({"best_of": 0}, "best_of", "invalid_value"),
+    ({"best_of": 17}, "best_of", "invalid_value"),
     ({"suffix": "end"}, "suffix", "unsupported_parameter"),
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
@@ -130,6 +131,8 @@ WRONG_CHATS: list[tuple[dict[str, Any], str, str]] = [
         "unsupported_parameter",
     ),
     ({"max_completion_tokens": 0}, "max_completion_tokens", "invalid_value"),
+    ({"best_of": 3}, "best_of", "unsupported_parameter"),
+    ({"echo": True}, "echo", "unsupported_parameter"),
     ({"logprobs": 2}, "logprobs", "invalid_type"),
     ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
@@ -152,6 +155,9 @@ WRONG_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True}, "logprobs", "invalid_type"),
     ({"logprobs": -1}, "logprobs", "invalid_value"),
     ({"logprobs": 21}, "logprobs", "invalid_value"),
+    ({"echo": True, "logprobs": 0}, "echo", "invalid_value"),
+    ({"n": 3, "best_of": 2}, "best_of", "invalid_value"),
+    ({"best_of": 2, "stream": True}, "best_of", "invalid_value"),
 ]
 
 HARMLESS: list[dict[str, Any]] = [
@@ -294,3 +300,9 @@ SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
 )
 def test_every_way_of_asking_for_structure_ends_in_a_grammar(fields: dict[str, Any], grammar: Grammar | None) -> None:
     assert chat(**fields).grammar == completion(**fields).grammar == grammar
+
+
+def test_so_many_answers_are_made_as_are_wanted_or_as_the_best_are_chosen_from() -> None:
+    assert chat().num_answers == completion(best_of=1).num_answers == 1
+    assert chat(n=3).num_answers == completion(n=3).num_answers == completion(n=2, best_of=3).num_answers == 3
+    assert completion(n=2, best_of=3).sampling.logprobs and not completion(n=3, best_of=3).sampling.logprobs

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from armature.openai.asks import chat_ask
 from armature.openai.errors import invalid, unsupported
 from armature.openai.renaming import renaming
 from armature.openai.responses.items import chat_messages
 from armature.openai.responses.schema import Format, Item, ResponseBody
 from armature.openai.rules import RANGES, Ask
-from armature.openai.schema import ChatBody, Message
+from armature.openai.schema import NOTHING, ChatBody, JsonSchemaFormat, Message, ResponseFormat
 
 LOGPROBS = "message.output_text.logprobs"
 """In `include`: log probabilities are wanted."""
@@ -83,11 +85,11 @@ def response_ask(body: ResponseBody, items: Sequence[Item], session: str = "") -
         return replace(chat_ask(chat, session), prompt_field="input")
 
 
-def _response_format(wanted: Format | None) -> dict[str, Any] | None:
+def _response_format(wanted: Format | None) -> ResponseFormat | None:
     if wanted is None or wanted.type != "json_schema":
-        return None if wanted is None else {"type": wanted.type}
-    schema = {"name": wanted.name, "schema": wanted.schema, "strict": wanted.strict}
-    return {"type": "json_schema", "json_schema": {key: value for key, value in schema.items() if value is not None}}
+        return None if wanted is None else ResponseFormat(wanted.type)
+    schema = NOTHING if wanted.schema is None else msgspec.Raw(msgspec.json.encode(wanted.schema))
+    return ResponseFormat("json_schema", JsonSchemaFormat(wanted.name, schema, wanted.strict))
 
 
 def _tools(body: ResponseBody) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from armature.blocks.hashing import BlockDigest
 from armature.openai.errors import context_exceeded, invalid, no_workers, overloaded
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
+from armature.openai.serving.choices import Choices
 from armature.openai.serving.generation import Generation
 from armature.openai.serving.job import Job
 from armature.openai.serving.local_router import LocalRouter
@@ -132,7 +133,7 @@ class ServingCore:
         room = card.context_length - len(prompt)
         max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
         likely = ask.hints.expected_output_tokens or ASSUMED_ANSWER_TOKENS if ask.max_tokens is None else max_tokens
-        await admission.charge(len(prompt) + min(likely, max_tokens))
+        await admission.charge(len(prompt) + ask.num_answers * min(likely, max_tokens))
         sampling.min_tokens = min(sampling.min_tokens, max_tokens)
         if not sampling.HasField("seed"):
             sampling.seed = secrets.randbits(63)
@@ -147,6 +148,7 @@ class ServingCore:
             include_info=ask.include_info,
             session_id=ask.session_id,
             hints=ask.hints,
+            num_answers=ask.num_answers,
             grammar=ask.grammar,
             chat=ask.prompt if ask.hints.speculative_prefill and isinstance(ask.prompt, ChatPrompt) else None,
             tenant=caller.tenant,
@@ -157,13 +159,18 @@ class ServingCore:
             traceparent=traceparent,
         )
 
+    def choices(self, job: Job) -> Choices:
+        """All answers that the job asks for."""
+        return Choices([self.generation(job.for_answer(index)) for index in range(job.num_answers)])
+
     def generation(self, job: Job) -> Generation:
         return Generation(job, self._router, self._workers, self.options, self._ended)
 
     def _ended(self, generation: Generation) -> None:
         if generation.job.admission is not None:
             usage = generation.usage
-            generation.job.admission.used(usage.prompt_tokens + usage.completion_tokens)
+            prompt_tokens = 0 if generation.job.answer_index else usage.prompt_tokens
+            generation.job.admission.used(prompt_tokens + usage.completion_tokens)
         if not self._is_draining:
             self._next_turns.ended(generation)
         for listener in self.on_end:

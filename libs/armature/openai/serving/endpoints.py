@@ -6,11 +6,12 @@ from typing import Literal
 
 from armature.openai.answers import DONE, ChunkEncoder, Form, whole_answer
 from armature.openai.asks import chat_ask, completion_ask
-from armature.openai.assembler import Piece
-from armature.openai.schema import Body, BodyDecoder, ChatBody, CompletionBody
+from armature.openai.assembler import Piece, joined
+from armature.openai.rules import Ask, TextPrompt
+from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
+from armature.openai.serving.choices import Choices, best
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
-from armature.openai.serving.generation import Generation
 from armature.openai.serving.http_io import Exchange, WriteWatch
 from armature.openai.serving.job import Job
 
@@ -31,50 +32,63 @@ class GenerateEndpoint(Endpoint):
         ask = chat_ask(body, call.session) if self._kind == "chat" else completion_ask(body, call.session)
         async with exchange:
             job = await self._core.prepare(call.request_id, call.with_headers(ask), call.started_s, call.traceparent)
-            return await self._answer(exchange, body, job)
+            return await self._answer(exchange, body, job, _echoed(ask, job) if body.echo else "")
         return CLIENT_LEFT  # the exchange has swallowed the cancellation
 
-    async def _answer(self, exchange: Exchange, body: Body, job: Job) -> int:
+    async def _answer(self, exchange: Exchange, body: ChatBody | CompletionBody, job: Job, echo: str) -> int:
+        # Log probabilities may be there for other reasons; a completion's 0 asks for them, a chat's false does not.
+        shows_logprobs = body.logprobs is not None and body.logprobs is not False
         form = Form(
             kind=self._kind,
             request_id=job.request_id,
             model=job.model.name,
             vocabulary=job.model.tokenizer.vocabulary,
-            top_logprobs=job.sampling.top_logprobs if job.sampling.logprobs else None,
+            top_logprobs=job.sampling.top_logprobs if shows_logprobs else None,
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
+            echo=echo,
         )
-        generation = self._core.generation(job)
-        async with aclosing(generation.pieces()) as pieces:
+        choices = self._core.choices(job)
+        async with aclosing(choices.pieces()) as pieces:
             if body.stream:
-                await self._stream(exchange, form, generation, pieces)
+                await self._stream(exchange, form, choices, pieces)
             else:
-                await self._send_whole(exchange, form, generation, pieces)
+                await self._send_whole(exchange, form, choices, pieces, body.n or 1)
         return 200
 
     async def _stream(
-        self, exchange: Exchange, form: Form, generation: Generation, pieces: AsyncGenerator[Piece, None]
+        self, exchange: Exchange, form: Form, choices: Choices, pieces: AsyncGenerator[Piece, None]
     ) -> None:
-        chunks = ChunkEncoder(form)
-        events = chunks.start()
+        encoders = [ChunkEncoder(form, index) for index in range(len(choices.generations))]
+        events = b"".join([encoder.start() for encoder in encoders])
+        unfinished = len(encoders)
         async for piece in pieces:
+            chunks = encoders[piece.index]
             if piece.text or piece.tokens:
                 events += chunks.piece(piece)
             if piece.finish_reason is not None:
-                info = generation.info if generation.job.include_info else None
-                events += chunks.finish(piece.finish_reason, info) + chunks.usage(generation.usage) + DONE
+                unfinished -= 1
+                generation = choices.generations[piece.index]
+                events += chunks.finish(piece.finish_reason, generation.info if generation.job.include_info else None)
+                if not unfinished:
+                    events += chunks.usage(choices.usage) + DONE
             if events:
-                await exchange.send_events(events, is_last=piece.finish_reason is not None)
+                await exchange.send_events(events, is_last=not unfinished)
                 events = b""
 
     async def _send_whole(
-        self, exchange: Exchange, form: Form, generation: Generation, pieces: AsyncGenerator[Piece, None]
+        self, exchange: Exchange, form: Form, choices: Choices, pieces: AsyncGenerator[Piece, None], wanted: int
     ) -> None:
-        parts = [piece async for piece in pieces]
-        whole = Piece(
-            text="".join([piece.text for piece in parts]),
-            tokens=[token for piece in parts for token in piece.tokens],
-            offsets=[offset for piece in parts for offset in piece.offsets],
-            finish_reason=parts[-1].finish_reason,
+        parts: list[list[Piece]] = [[] for _ in choices.generations]
+        async for piece in pieces:
+            parts[piece.index].append(piece)
+        answers = best([joined(own) for own in parts], wanted)
+        first = choices.generations[0]
+        await exchange.send_json(
+            200, whole_answer(form, answers, choices.usage, first.info if first.job.include_info else None)
         )
-        info = generation.info if generation.job.include_info else None
-        await exchange.send_json(200, whole_answer(form, whole, generation.usage, info))
+
+
+def _echoed(ask: Ask, job: Job) -> str:
+    if isinstance(ask.prompt, TextPrompt):
+        return ask.prompt.text
+    return job.model.tokenizer.vocabulary.tokenizer.decode(job.prompt.tolist(), skip_special_tokens=False)

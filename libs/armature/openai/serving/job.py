@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from armature.blocks.hashing import BlockDigest, pack_hashes
 from armature.openai.rules import ChatPrompt
@@ -13,6 +13,9 @@ from armature.runtime.hints import hints_message
 from armature.v1.common_pb2 import Grammar, SamplingParams
 from armature.v1.router_pb2 import Query
 from armature.v1.worker_pb2 import DecodeRequest, PrefillTarget
+
+SEED_STEP = 0x9E3779B97F4A7C15
+"""Between the seeds of two answers to a prompt; far from any that a client would count with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class Job:
     chat: ChatPrompt | None = None
     """Of what the prompt was rendered, if its next turn is to be prepared."""
     cache_namespace: str = ""
+    num_answers: int = 1
+    answer_index: int = 0
+    """Which of the answers to the prompt this job is for."""
     grammar: Grammar | None = None
     """What the answer must match; None: anything."""
     admission: Admission | None = None
@@ -48,6 +54,16 @@ class Job:
         """Tokens that end the answer without showing in it."""
         eos = frozenset[int]() if self.sampling.ignore_eos else self.model.eos_ids
         return eos.union(self.sampling.stop_token_ids)
+
+    def for_answer(self, index: int) -> "Job":
+        """The job of one of the answers: the first keeps the seed, the others have seeds that follow from it."""
+        if index == 0:
+            return self
+        sampling = SamplingParams()
+        sampling.CopyFrom(self.sampling)
+        sampling.seed = (sampling.seed + index * SEED_STEP) % 2**64
+        request_id = f"{self.request_id}.{index}"
+        return replace(self, request_id=request_id, answer_index=index, sampling=sampling, chat=None)
 
     def query(self, attempt_id: str, output: "array[int]", excluded: Sequence[str]) -> Query:
         """What to ask the router, with the `output` made so far as part of the prompt."""
