@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armature.transfer.leases import LeaseTable
+from armature.blocks.leases import LeaseTable
 
 
 def test_a_lease_ends_at_its_time_and_not_before() -> None:

@@ -1,37 +1,39 @@
-"""Leases on staged blocks: who still needs them, and until when. Pure.
+"""Leases: who still needs blocks, and until when.
 
-A staging is held as long as its call is open; when the call ends, it is put under a lease; when the lease runs out or
-the reader says so, it is over. Keys are whatever names a staging.
+A lease is over when its holder says so or when it runs out, whatever comes first. Keys are whatever names a holder.
 """
 
 import heapq
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", str, int, bytes)
 
 
-class LeaseTable:
+class LeaseTable(Generic[Key]):
     """Keys with an expiry time each."""
 
     def __init__(self) -> None:
-        self._expiries: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []  # may hold entries that `_expiries` no longer confirms
+        self._expiries: dict[Key, float] = {}
+        self._heap: list[tuple[float, Key]] = []  # may hold entries that `_expiries` no longer confirms
 
     def __len__(self) -> int:
         return len(self._expiries)
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: Key) -> bool:
         return key in self._expiries
 
-    def grant(self, key: str, until_s: float) -> None:
+    def grant(self, key: Key, until_s: float) -> None:
         """Start a lease, or move its end."""
         self._expiries[key] = until_s
         heapq.heappush(self._heap, (until_s, key))
 
-    def release(self, key: str) -> bool:
+    def release(self, key: Key) -> bool:
         """End a lease early; False if there was none, because it has run out or never was."""
         return self._expiries.pop(key, None) is not None
 
-    def expire(self, now_s: float) -> list[str]:
+    def expire(self, now_s: float) -> list[Key]:
         """End the leases that have run out, earliest first, and return their keys."""
-        expired: list[str] = []
+        expired: list[Key] = []
         while (next_s := self.next_expiry_s()) is not None and next_s <= now_s:
             _, key = heapq.heappop(self._heap)
             del self._expiries[key]

@@ -1,0 +1,58 @@
+"""One block in one tier, from the moment its room is taken until that room is free again."""
+
+from enum import Enum
+from typing import NamedTuple
+
+from armature.index.tiers import Tier
+
+
+class Place(NamedTuple):
+    """Where a block's bytes are, or shall be."""
+
+    tier: Tier
+    slot: int
+    """Which of the tier's equal parts, from 0."""
+
+
+class CopyState(Enum):
+    WRITING = "writing"
+    """Its bytes are on their way; nobody may read it."""
+    READY = "ready"
+    DOOMED = "doomed"
+    """Nobody finds it any more; its room is free when the last reader has gone."""
+
+
+class Copy:
+    """A block's presence in a tier. Invariant: it may be evicted only if it is ready, unread and not pinned."""
+
+    __slots__ = (
+        "digest",
+        "expires_s",
+        "is_above",
+        "is_pinned",
+        "number",
+        "readers",
+        "slot",
+        "state",
+        "tenant",
+        "ticket",
+    )
+
+    def __init__(self, digest: bytes, slot: int, tenant: str) -> None:
+        self.digest = digest
+        self.slot = slot
+        self.tenant = tenant
+        """Whose quota it counts against: who brought it."""
+        self.state = CopyState.WRITING
+        self.readers = 0
+        self.is_pinned = False
+        self.is_above = False
+        """A device holds it, too: whoever needs room takes it from such a block first."""
+        self.number = 0.0
+        """Of its eviction order; likewise `ticket`, which changes with every touch."""
+        self.ticket = -1
+        self.expires_s = float("inf")
+
+    @property
+    def is_evictable(self) -> bool:
+        return self.state is CopyState.READY and not self.readers and not self.is_pinned

@@ -1,0 +1,181 @@
+"""One tier's room: which block has which slot, who may have one, and who goes for it.
+
+Invariant: every slot is free or has exactly one copy, and a tenant at its quota never costs another one a block.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+
+from armature.index.tiers import Tier
+from armature.offload.copies import Copy, CopyState, Place
+from armature.offload.eviction import EvictionQueue, Touched
+from armature.offload.policy import TierPolicy, TierShape
+
+
+class TierSpace:
+    """Takes copies in and lets them go; decides nothing but who goes."""
+
+    def __init__(self, tier: Tier, shape: TierShape, policy: TierPolicy) -> None:
+        self.tier = tier
+        self.shape = shape
+        self.policy = policy
+        self.inflation = 0.0
+        """The number of the block that was evicted last."""
+        self.max_pinned = int(policy.pinned_share * shape.num_blocks)
+        self.num_pinned = 0
+        self.block_s = shape.read_s(1) - shape.read_latency_s
+        """Time that one more block in a read takes."""
+        # A stack: the slot freed last is the one most likely still in the processor's caches.
+        self._free = list(range(shape.num_blocks - 1, -1, -1))
+        self._copies: dict[bytes, Copy] = {}
+        self._doomed: set[Copy] = set()
+        self._held: Counter[str] = Counter()
+        self._queue = EvictionQueue()
+        self._leaving: dict[Copy, None] = {}
+        """Those that were next to go and are offered to the tier below, in order; they go before all others."""
+        self._queues: dict[str, EvictionQueue] = {}
+        self._has_quotas = policy.tenant_share < 1 or bool(policy.tenants)
+        self._expiries: list[tuple[float, int, Copy]] = []
+        self._last_ticket = 0
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def __iter__(self) -> Iterator[Copy]:
+        """All that can be found, in the order in which they came."""
+        return iter(self._copies.values())
+
+    @property
+    def free_blocks(self) -> int:
+        return len(self._free)
+
+    @property
+    def doomed_blocks(self) -> int:
+        return len(self._doomed)
+
+    def held_by(self, tenant: str) -> int:
+        """Slots that count against a tenant's quota."""
+        return self._held[tenant]
+
+    def get(self, digest: bytes) -> Copy | None:
+        """The copy, ready or being written."""
+        return self._copies.get(digest)
+
+    def ready(self, digest: bytes) -> Copy | None:
+        """The copy, if its bytes are there."""
+        copy = self._copies.get(digest)
+        return copy if copy is not None and copy.state is CopyState.READY else None
+
+    def victim(self, tenant: str) -> Copy | None:
+        """Who would go for a block of this tenant; None: somebody need not, or nobody can."""
+        if self._is_at_quota(tenant):
+            return self._queue_of(tenant).first() or self._first_leaving(tenant)
+        return None if self._free else self._first_leaving() or self._queue.first()
+
+    def can_take(self, tenant: str) -> bool:
+        """Whether there is a slot for this tenant, or a block that may go for it."""
+        is_free = bool(self._free) and not self._is_at_quota(tenant)
+        return is_free or self.victim(tenant) is not None
+
+    @property
+    def leaving_blocks(self) -> int:
+        return len(self._leaving)
+
+    def start_leaving(self) -> Copy | None:
+        """Who goes next, besides those that are leaving: from now on it is one of them, unless it is used again."""
+        copy = self._queue.first()
+        if copy is not None:
+            copy.ticket = -1
+            self._leaving[copy] = None
+        return copy
+
+    def is_leaving(self, copy: Copy) -> bool:
+        return copy in self._leaving
+
+    def add(self, digest: bytes, tenant: str) -> Copy:
+        """Give a block a slot; there is a free one, and the tenant is below its quota."""
+        assert digest not in self._copies, "a block is added twice"
+        copy = Copy(digest, self._free.pop(), tenant)
+        self._copies[digest] = copy
+        self._held[tenant] += 1
+        return copy
+
+    def touch(self, copy: Copy, touched: Touched) -> None:
+        """A block is ready, or was used: it gets a new place in the order."""
+        self._leaving.pop(copy, None)
+        eviction = self.policy.eviction
+        copy.number = eviction.number(touched)
+        copy.expires_s = eviction.expires_s(touched)
+        self._last_ticket += 1
+        copy.ticket = self._last_ticket
+        self.enqueue(copy)
+
+    def enqueue(self, copy: Copy) -> None:
+        """Let a block be evicted, if nothing else keeps it."""
+        if not copy.is_evictable or copy in self._leaving:
+            return
+        self._queue.push(copy, len(self._copies))
+        if copy.expires_s < float("inf"):
+            heapq.heappush(self._expiries, (copy.expires_s, copy.ticket, copy))
+        if self._has_quotas:
+            self._queue_of(copy.tenant).push(copy, self._held[copy.tenant])
+
+    def drop(self, copy: Copy) -> None:
+        """Nobody finds this block here any more; its slot is free as soon as nobody reads it."""
+        assert self._copies.get(copy.digest) is copy, "a block is dropped twice"
+        del self._copies[copy.digest]
+        copy.ticket = -1
+        self._leaving.pop(copy, None)
+        self.num_pinned -= copy.is_pinned
+        copy.is_pinned = False
+        copy.state = CopyState.DOOMED
+        self._doomed.add(copy)
+        self.settle(copy)
+
+    def settle(self, copy: Copy) -> None:
+        """A reader has gone: a doomed block's slot may be free now, another block may be evicted again."""
+        if copy.state is CopyState.DOOMED:
+            if not copy.readers:
+                self._doomed.remove(copy)
+                self._free.append(copy.slot)
+                self._held[copy.tenant] -= 1
+                if not self._held[copy.tenant]:
+                    del self._held[copy.tenant]
+                    self._queues.pop(copy.tenant, None)
+        else:
+            self.enqueue(copy)
+
+    def pop_expired(self, now_s: float) -> Copy | None:
+        """A block whose time is over and that nothing keeps."""
+        while self._expiries and self._expiries[0][0] <= now_s:
+            _, ticket, copy = heapq.heappop(self._expiries)
+            if copy.ticket == ticket and copy.is_evictable:
+                return copy
+        return None
+
+    def place(self, copy: Copy) -> Place:
+        return Place(self.tier, copy.slot)
+
+    def check(self) -> None:
+        """Assert that no slot is lost or in two places. For tests; takes time proportional to the tier."""
+        slots = [*self._free, *[copy.slot for copy in self], *[copy.slot for copy in self._doomed]]
+        assert sorted(slots) == list(range(self.shape.num_blocks)), f"{self.tier.name}: a slot is lost or used twice"
+        held = Counter([copy.tenant for copy in [*self, *self._doomed]])
+        assert held == self._held, f"{self.tier.name}: quotas count something else than there is"
+        assert all(self._copies[copy.digest] is copy for copy in self._leaving), f"{self.tier.name}: a ghost is leaving"
+        assert all(copy.readers for copy in self._doomed), f"{self.tier.name}: an unread block is kept"
+        assert self.num_pinned == sum([copy.is_pinned for copy in self])
+
+    def _first_leaving(self, tenant: str | None = None) -> Copy | None:
+        leaving = (copy for copy in self._leaving if copy.is_evictable and tenant in (None, copy.tenant))
+        return next(leaving, None)
+
+    def _is_at_quota(self, tenant: str) -> bool:
+        return self._has_quotas and self._held[tenant] >= int(self.policy.share_of(tenant) * self.shape.num_blocks)
+
+    def _queue_of(self, tenant: str) -> EvictionQueue:
+        queue = self._queues.get(tenant)
+        if queue is None:
+            queue = self._queues[tenant] = EvictionQueue()
+        return queue

@@ -1,0 +1,251 @@
+"""The lower tiers of a node: what is where, who may read it and until when, what goes where next.
+
+It moves no bytes. A block comes in by `reserve` and `commit` (or `abort`); is found by `find`; is read under a lease of
+`readers`; is copied between tiers by jobs from `take_copies`, each of which ends with `finish_copy`. Requests tell by
+`see` what they ask for, whether or not it is here: that is what admission and eviction go by.
+
+Invariant: every slot is free or has one copy; a copy with readers keeps its slot; every reservation, lease, pin and job
+ends, by its holder or by its deadline.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from armature.blocks.leases import LeaseTable
+from armature.index.tiers import Tier
+from armature.offload.cascade import CopyJob
+from armature.offload.copies import Copy, CopyState, Place
+from armature.offload.ledger import NO_FACTS, Facts
+from armature.offload.policy import OffloadPolicy, TierShape
+from armature.offload.readers import Readers
+from armature.offload.space import TierSpace
+from armature.offload.tiers import Change, TierCounts, Tiers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLimits:
+    """Bounds of what is kept in mind.
+
+    Raises:
+        ValueError: a number is below 1.
+    """
+
+    ledger_blocks: int = 1 << 20
+    """Blocks whose past is remembered, wherever they are; some 200 bytes each."""
+    max_waiting: int = 4096
+    """Copies to each tier that may wait; beyond them the oldest is given up."""
+    reservation_s: float = 30.0
+    """Until a reservation that nobody commits or aborts is aborted."""
+
+    def __post_init__(self) -> None:
+        for name in ("ledger_blocks", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.reservation_s < float("inf"):
+            raise ValueError(f"reservation_s is {self.reservation_s}; it must be above 0")
+
+
+class Reservation(NamedTuple):
+    """Room for blocks."""
+
+    reservation_id: int
+    """0: there is none."""
+    places: Sequence[Place | None]
+    """For each block that was offered; None: it is here already, or not wanted."""
+    held: int
+    """Blocks that are here already, or on their way."""
+    refused: int
+    """By the tier's admission."""
+    crowded: int
+    """For lack of room: everything else is read, pinned or being written, or the tenant is at its quota with such."""
+
+
+class TierStore:
+    """The tiers of `shapes`: any of G2, G3 and G4.
+
+    Raises:
+        ValueError: there is no tier, or one that is not below the device.
+    """
+
+    def __init__(
+        self, policy: OffloadPolicy, shapes: Mapping[Tier, TierShape], limits: StoreLimits | None = None
+    ) -> None:
+        limits = limits or StoreLimits()
+        self._tiers = Tiers(policy, shapes, limits.ledger_blocks, limits.max_waiting)
+        self.readers = Readers(self._tiers)
+        """Leases and pins."""
+        self._reservation_s = limits.reservation_s
+        self._reservations: dict[int, tuple[TierSpace, list[Copy]]] = {}
+        self._ends: LeaseTable[int] = LeaseTable()
+        self._last_id = 0
+
+    @property
+    def spaces(self) -> Mapping[Tier, TierSpace]:
+        return self._tiers.spaces
+
+    @property
+    def counts(self) -> Mapping[Tier, TierCounts]:
+        return self._tiers.counts
+
+    # --- what requests ask for
+
+    def see(self, digests: Sequence[bytes], worth_s: Sequence[float], facts: Facts, now_s: float) -> None:
+        """A request asks for a prompt of these blocks; computing each would take so long. Heads stay longest.
+
+        Raises:
+            ValueError: there are not as many times as blocks.
+        """
+        tiers = self._tiers
+        tiers.ledger.see(digests, worth_s, facts, now_s)
+        for space in tiers.spaces.values():
+            for digest in reversed(digests) if len(space) else ():
+                copy = space.ready(digest)
+                if copy is not None:
+                    tiers.touch(space, copy, now_s)
+
+    def find(self, digests: Sequence[bytes]) -> list[Tier]:
+        """The fastest tier of each block, up to the first that is nowhere."""
+        found: list[Tier] = []
+        for digest in digests:
+            best = self._tiers.best(digest)
+            if best is None:
+                break
+            found.append(best[0].tier)
+        return found
+
+    def onboarded(self, digests: Sequence[bytes]) -> None:
+        """A device holds these too, now. In the fastest tier they go first, until they are offered again."""
+        top = self._tiers.top
+        for digest in digests:
+            copy = top.ready(digest)
+            if copy is not None and not copy.is_above:
+                copy.is_above = True
+                top.enqueue(copy)
+
+    # --- into the fastest tier
+
+    def reserve(
+        self, digests: Sequence[bytes], now_s: float, facts: Facts = NO_FACTS, *, is_above: bool = False
+    ) -> Reservation:
+        """Room in the fastest tier. The last block will stay longest; `is_above`: a device goes on holding them."""
+        tiers, space = self._tiers, self._tiers.top
+        copies: list[Copy] = []
+        places: list[Place | None] = []
+        held = refused = crowded = 0
+        for digest in digests:
+            places.append(None)
+            if (known := space.get(digest)) is not None:
+                held += 1
+                if known.state is CopyState.READY:
+                    known.is_above = is_above
+                    tiers.touch(space, known, now_s)
+            elif not tiers.admits(space, digest):
+                refused += 1
+            elif not tiers.make_room(space, facts.tenant):
+                crowded += 1
+            else:
+                copy = space.add(digest, facts.tenant)
+                copy.is_above = is_above
+                copies.append(copy)
+                places[-1] = space.place(copy)
+        if not copies:
+            return Reservation(0, places, held, refused, crowded)
+        self._last_id += 1
+        self._reservations[self._last_id] = (space, copies)
+        self._ends.grant(self._last_id, now_s + self._reservation_s)
+        return Reservation(self._last_id, places, held, refused, crowded)
+
+    def commit(self, reservation_id: int, now_s: float, is_good: Sequence[bool] | None = None) -> int:
+        """The bytes have come; `is_good` tells of each block that has a place whether they are right (default: all).
+
+        Returns how many blocks can be found now; 0 for a reservation that is over.
+
+        Raises:
+            ValueError: `is_good` is not as long as there are places.
+        """
+        reserved = self._reservations.get(reservation_id)
+        if reserved is None:
+            return 0
+        space, copies = reserved
+        goods = [True] * len(copies) if is_good is None else is_good
+        if len(goods) != len(copies):
+            raise ValueError(f"is_good has {len(goods)} entries; the reservation has {len(copies)} places")
+        del self._reservations[reservation_id]
+        self._ends.release(reservation_id)
+        for copy, good in zip(copies, goods, strict=True):
+            self._tiers.end_write(space, copy, good, now_s)
+        self._tiers.keep_headroom()
+        return sum(goods)
+
+    def abort(self, reservation_id: int, now_s: float) -> bool:
+        """The bytes won't come; False: there is no such reservation."""
+        reserved = self._reservations.get(reservation_id)
+        if reserved is not None:
+            self.commit(reservation_id, now_s, [False] * len(reserved[1]))
+        return reserved is not None
+
+    def evict(self, digests: Sequence[bytes], tier: Tier | None = None) -> int:
+        """Forget blocks, in one tier or in all, pinned or not: they are of no use or damaged. How many copies went."""
+        gone = 0
+        for space in self.spaces.values() if tier is None else [self.spaces[tier]]:
+            for digest in digests:
+                copy = space.ready(digest)
+                if copy is not None:
+                    self._tiers.drop(space, copy)
+                    gone += 1
+        return gone
+
+    # --- between tiers
+
+    def take_copies(self, now_s: float, most: int = 1) -> list[CopyJob]:
+        """Copies to be done now, at most so many; call `finish_copy` for each."""
+        tiers = self._tiers
+        jobs: list[CopyJob] = []
+        while len(jobs) < most and (wanted := tiers.cascade.next(now_s)) is not None:
+            tier, digest, tenant = wanted
+            space = self.spaces[tier]
+            has_room = tiers.make_room(space, tenant)
+            assert has_room, "the cascade has offered a copy that there is no room for"
+            jobs.append(tiers.cascade.start(space, space.add(digest, tenant)))
+        return jobs
+
+    def finish_copy(self, job_id: int, now_s: float, *, is_good: bool = True) -> bool:
+        """A copy is done, or has failed; False: there is no such job."""
+        ended = self._tiers.cascade.finish(job_id)
+        if ended is None:
+            return False
+        source, target, copy = ended
+        self._tiers.end_write(target, copy, is_good, now_s)
+        if is_good:
+            self._tiers.let_leave(source, copy.digest)
+        self._tiers.keep_headroom()
+        return True
+
+    # --- time and news
+
+    def step(self, now_s: float) -> None:
+        """End what has run out: reservations, leases, pins, blocks whose time is over."""
+        for reservation_id in self._ends.expire(now_s):
+            self.abort(reservation_id, now_s)
+        self.readers.step(now_s)
+        for space in self.spaces.values():
+            while (copy := space.pop_expired(now_s)) is not None:
+                self._tiers.drop(space, copy)
+                self.counts[space.tier].expired += 1
+
+    def take_changes(self) -> list[Change]:
+        """What can be found, or no longer can, since the last call."""
+        return self._tiers.take_changes()
+
+    def check(self) -> None:
+        """Assert that no slot, reader or pin is unaccounted for. For tests; takes time proportional to the tiers."""
+        reserved = [copy for _, copies in self._reservations.values() for copy in copies]
+        expected = self.readers.held() + self._tiers.cascade.held()
+        for space in self.spaces.values():
+            space.check()
+            for copy in space:
+                is_writing = copy in reserved or self._tiers.cascade.is_target(copy)
+                assert (copy.state is CopyState.WRITING) == is_writing, "a block is written by nobody, or by two"
+                assert copy.readers == expected[copy], "a reader is lost"
+        assert sum(expected.values()) == sum([copy.readers for copy in expected])

@@ -1,0 +1,157 @@
+"""All lower tiers together: looks blocks up, lets them in, and offers what goes to the tier below."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from armature.index.tiers import Tier
+from armature.offload.appraisal import Appraiser
+from armature.offload.cascade import Cascade
+from armature.offload.copies import Copy, CopyState
+from armature.offload.ledger import Ledger
+from armature.offload.policy import LOWER_TIERS, OffloadPolicy, TierShape
+from armature.offload.space import TierSpace
+
+_HEADROOM = 1 / 64
+"""Of a tier, kept free if the next one wants to look at what goes: so nobody waits for room until it is copied."""
+
+
+class Change(NamedTuple):
+    """What has become findable in a tier, or no longer is."""
+
+    tier: Tier
+    is_stored: bool
+    digests: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class TierCounts:
+    """Since the start, in blocks."""
+
+    stored: int = 0
+    refused: int = 0
+    evicted: int = 0
+    expired: int = 0
+    failed: int = 0
+    """Whose bytes never came, or came wrong."""
+
+
+class Tiers:
+    """The spaces, the ledger and the cascade; counts what happens and remembers what has changed.
+
+    Raises:
+        ValueError: there is no tier, or one that is not below the device.
+    """
+
+    def __init__(
+        self, policy: OffloadPolicy, shapes: Mapping[Tier, TierShape], ledger_blocks: int, max_waiting: int
+    ) -> None:  # fmt: skip
+        if not shapes or any(tier not in LOWER_TIERS for tier in shapes):
+            raise ValueError(f"tiers are {list(shapes)}; at least one of G2, G3 and G4 must be, and no other")
+        ordered = [tier for tier in LOWER_TIERS if tier in shapes]
+        self.spaces = {tier: TierSpace(tier, shapes[tier], policy.of(tier)) for tier in ordered}
+        self.top = self.spaces[ordered[0]]
+        self.counts = {tier: TierCounts() for tier in ordered}
+        self.ledger = Ledger(ledger_blocks)
+        self.cascade = Cascade(self.spaces, max_waiting)
+        self._appraiser = Appraiser(self.spaces, self.ledger)
+        self._below = {tier: self.spaces[low] for tier, low in pairwise(ordered)}
+        self._changes: list[tuple[Tier, bool, bytes]] = []
+
+    def best(self, digest: bytes) -> tuple[TierSpace, Copy] | None:
+        """Where a block is read fastest."""
+        for space in self.spaces.values():
+            copy = space.ready(digest)
+            if copy is not None:
+                return space, copy
+        return None
+
+    def touch(self, space: TierSpace, copy: Copy, now_s: float) -> None:
+        """A block was stored or used."""
+        space.touch(copy, self._appraiser.touched(space, copy, now_s))
+        below = self._below.get(space.tier)
+        if below is not None and below.policy.offered == "used":
+            self._offer(below, copy)
+
+    def admits(self, space: TierSpace, digest: bytes) -> bool:
+        """Whether a block that the tier does not hold may come in; a refusal is counted."""
+        self.ledger.offered((digest,))
+        is_admitted = space.policy.admission.admits(self._appraiser.offer(space, digest))
+        self.counts[space.tier].refused += not is_admitted
+        return is_admitted
+
+    def make_room(self, space: TierSpace, tenant: str) -> bool:
+        """Have a free slot for a tenant, if it may have one and another block can go for it."""
+        while (victim := space.victim(tenant)) is not None:
+            self._evict(space, victim)
+        return space.can_take(tenant)
+
+    def end_write(self, space: TierSpace, copy: Copy, is_good: bool, now_s: float) -> None:
+        """The bytes of a block have come, or won't."""
+        counts = self.counts[space.tier]
+        if not is_good:
+            counts.failed += 1
+            space.drop(copy)
+            return
+        counts.stored += 1
+        copy.state = CopyState.READY
+        self._changes.append((space.tier, True, copy.digest))
+        self.touch(space, copy, now_s)
+
+    def drop(self, space: TierSpace, copy: Copy) -> None:
+        """Nobody finds a ready block any more."""
+        space.drop(copy)
+        self._changes.append((space.tier, False, copy.digest))
+
+    def unread(self, space: TierSpace, copy: Copy) -> None:
+        """A reader has gone."""
+        copy.readers -= 1
+        space.settle(copy)
+
+    def keep_headroom(self) -> None:
+        """Offer what goes next to the tier below, before anybody needs its room."""
+        for tier, below in self._below.items():
+            space = self.spaces[tier]
+            if below.policy.offered == "evicted":
+                wanted = max(int(_HEADROOM * space.shape.num_blocks), 1)
+                while space.free_blocks + space.leaving_blocks < wanted:
+                    copy = space.start_leaving()
+                    if copy is None:
+                        break
+                    if not self._offer(below, copy):
+                        self._evict(space, copy)
+
+    def let_leave(self, space: TierSpace, digest: bytes) -> None:
+        """A block was copied to the tier below; if it was on its way out, it goes."""
+        copy = space.ready(digest)
+        if copy is not None and space.is_leaving(copy) and copy.is_evictable:
+            self._evict(space, copy)
+
+    def take_changes(self) -> list[Change]:
+        """What has changed since the last call; changes of one kind in a row are one."""
+        taken: list[Change] = []
+        run: list[bytes] = []
+        for tier, is_stored, digest in self._changes:
+            if not taken or taken[-1][:2] != (tier, is_stored):
+                run = []
+                taken.append(Change(tier, is_stored, run))
+            run.append(digest)
+        self._changes.clear()
+        return taken
+
+    def _offer(self, below: TierSpace, copy: Copy) -> bool:
+        """Have a block copied to the tier below, if it is wanted there; whether it will be."""
+        digest = copy.digest
+        known = below.get(digest)
+        if known is not None:
+            return known.state is CopyState.WRITING
+        if not self.cascade.is_wanted(digest, below.tier) and not self.admits(below, digest):
+            return False
+        self.cascade.want(digest, below.tier, copy.tenant)
+        return True
+
+    def _evict(self, space: TierSpace, copy: Copy) -> None:
+        space.inflation = max(space.inflation, copy.number)
+        self.drop(space, copy)
+        self.counts[space.tier].evicted += 1
