@@ -75,6 +75,11 @@ class Assembler:
         self._sent_characters = 0
         self.completion_tokens = 0
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that has ended the answer."""
+        return self._stops.hit if self._stops else None
+
     def feed(
         self, token_ids: Sequence[int], logprobs: Sequence[TopTokens] = (), finish_reason: str | None = None
     ) -> Piece:

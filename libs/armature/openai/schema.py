@@ -111,6 +111,7 @@ class Body(msgspec.Struct, kw_only=True):
 
 class ChatBody(Body, kw_only=True):
     messages: list[Message]
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -14,7 +14,12 @@ class StopStrings:
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
-        self.is_hit = False
+        self.hit: str | None = None
+        """The stop string that has ended the answer."""
+
+    @property
+    def is_hit(self) -> bool:
+        return self.hit is not None
 
     @property
     def held(self) -> int:
@@ -28,9 +33,9 @@ class StopStrings:
         window = self._held + text
         cut = self._first_stop(window)
         if cut is not None:
-            self.is_hit = True
+            start, self.hit = cut
             self._held = ""
-            return window[:cut]
+            return window[:start]
         keep = self._possible_beginning(window)
         self._held = window[len(window) - keep :]
         return window[: len(window) - keep]
@@ -40,14 +45,14 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    def _first_stop(self, window: str) -> int | None:
-        """Where the stop string that is complete first begins."""
-        best: tuple[int, int] | None = None
+    def _first_stop(self, window: str) -> tuple[int, str] | None:
+        """Where the stop string that is complete first begins, and which it is."""
+        best: tuple[int, int, str] | None = None
         for stop in self._stops:
             start = window.find(stop)
-            if start >= 0 and (best is None or (start + len(stop), start) < best):
-                best = (start + len(stop), start)
-        return None if best is None else best[1]
+            if start >= 0 and (best is None or (start + len(stop), start) < best[:2]):
+                best = (start + len(stop), start, stop)
+        return None if best is None else best[1:]
 
     def _possible_beginning(self, window: str) -> int:
         """Length of the longest end of `window` with which a stop string begins."""

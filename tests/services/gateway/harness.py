@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from armature.openai.serving.core import ServingCore
@@ -86,6 +87,9 @@ class Gateway:
 
     def openai(self, **options: Any) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"{self.url}/v1", **({"api_key": "none", "max_retries": 0} | options))
+
+    def anthropic(self, **options: Any) -> AsyncAnthropic:
+        return AsyncAnthropic(base_url=self.url, **({"api_key": "none", "max_retries": 0} | options))
 
     def tell(self, kind: Any, member: Member) -> None:
         self.core.member_changed(MemberChange(kind, member))

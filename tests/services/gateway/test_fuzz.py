@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
+from armature.openai.anthropic.schema import Block, MessagesBody
 from armature.openai.responses.schema import ResponseBody
 from armature.openai.schema import ChatBody, CompletionBody
 from armature.openai.serving.core import ServingCore
@@ -105,6 +106,32 @@ def response_bodies(draw: st.DrawFn) -> dict[str, Any]:
     return body | (draw(extras) if wrong == "fields" else {})
 
 
+BLOCKS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "tool_use", "tool_result", "thinking", "image"]) | SCALARS},
+        optional={name: SCALARS | JSON for name in Block.__struct_fields__ if name != "type"},
+    ),
+    max_size=3,
+)
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "x"]), "content": st.text(max_size=9) | BLOCKS}
+    ),
+    max_size=3,
+)
+MESSAGE_FIELDS = sorted({*MessagesBody.__struct_fields__} - {"model", "messages", "max_tokens"})
+
+
+@st.composite
+def message_bodies(draw: st.DrawFn) -> dict[str, Any]:
+    """As `bodies`, for the Messages API."""
+    wrong = draw(st.sampled_from(["", "", "turns", "messages", "fields"]))
+    turns = {"turns": TURNS, "messages": JSON}.get(wrong, st.just([{"role": "user", "content": "x"}]))
+    extras = st.dictionaries(st.sampled_from(MESSAGE_FIELDS), JSON, max_size=3)
+    body = {"model": MODEL, "max_tokens": 9, "messages": draw(turns)} | draw(PLAUSIBLE)
+    return body | (draw(extras) if wrong == "fields" else {})
+
+
 @st.composite
 def broken(draw: st.DrawFn) -> bytes:
     """Valid bodies with bytes cut out, put in or turned over, and bytes that never were one."""
@@ -120,12 +147,15 @@ async def check(core: ServingCore, app: ASGIApp, route: str, content: bytes) -> 
         response = await client.post(route, content=content)
     if response.status_code != 200:
         assert 400 <= response.status_code < 500, response.text
-        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        words = {"message", "type"} if route == "/v1/messages" else {"message", "type", "param", "code"}
+        assert set(response.json()["error"]) == words
     elif response.headers["content-type"].startswith("text/event-stream"):
-        end = "}\n\n" if route == "/v1/responses" else "data: [DONE]\n\n"
+        end = "data: [DONE]\n\n" if "completions" in route else "}\n\n"
         assert response.text.endswith(end), response.text
     elif route == "/v1/responses":
         assert response.json()["status"] in ("completed", "incomplete")
+    elif route == "/v1/messages":
+        assert response.json()["stop_reason"] in ("end_turn", "max_tokens", "stop_sequence")
     else:
         assert response.json()["choices"][0]["finish_reason"] in ("stop", "length")
     assert core.inflight == 0
@@ -160,6 +190,10 @@ async def test_no_completion_body_is_a_server_error() -> None:
 
 async def test_no_response_body_is_a_server_error() -> None:
     await fuzz("/v1/responses", response_bodies().map(json.dumps).map(str.encode))
+
+
+async def test_no_message_body_is_a_server_error() -> None:
+    await fuzz("/v1/messages", message_bodies().map(json.dumps).map(str.encode))
 
 
 async def test_no_broken_body_is_a_server_error() -> None:

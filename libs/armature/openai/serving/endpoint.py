@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from starlette.types import Receive, Scope, Send
 
 from armature.openai.answers import error_event
+from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, internal
 from armature.openai.rules import Ask
 from armature.openai.serving.core import ServingCore
@@ -52,6 +53,9 @@ class Call:
 class Endpoint(ABC):
     """An ASGI application for the POST route at `route`."""
 
+    request_id_header = b"x-request-id"
+    """In which answers say what the request is called in logs."""
+
     def __init__(self, core: ServingCore, writes: WriteWatch, route: str) -> None:
         self.route = route
         self._core = core
@@ -65,13 +69,11 @@ class Endpoint(ABC):
             ApiError: what to tell the client instead.
         """
 
-    def shaped(self, error: ApiError) -> ApiError:
-        """The error in the words of the API that the route belongs to."""
-        return error
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = secrets.token_hex(12)
-        exchange = Exchange(scope, receive, send, self._writes, headers=((b"x-request-id", request_id.encode()),))
+        exchange = Exchange(
+            scope, receive, send, self._writes, headers=((self.request_id_header, request_id.encode()),)
+        )
         started_s = asyncio.get_running_loop().time()
         status = CLIENT_LEFT
         try:
@@ -113,5 +115,5 @@ class Endpoint(ABC):
             if error.status == 413:
                 options = self._core.options
                 await exchange.discard_body(DISCARDED_BODIES * options.max_body_bytes, options.body_timeout_s)
-            await exchange.send_error(self.shaped(error))
+            await exchange.send_error(in_words_of(self.route, error))
         return error.status

@@ -102,6 +102,11 @@ class Generation:
         return "".join(self._text)
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that has ended the answer."""
+        return self._assembler.stop_string
+
+    @property
     def usage(self) -> Usage:
         return Usage(len(self.job.prompt), self._assembler.completion_tokens, self._cached_tokens or 0)
 

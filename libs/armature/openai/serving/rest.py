@@ -11,11 +11,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from armature.openai.answers import model_entry
+from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, internal, model_not_found
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoints import GenerateEndpoint
 from armature.openai.serving.http_io import WriteWatch
 from armature.openai.serving.json_response import JsonResponse
+from armature.openai.serving.messages_endpoint import MessagesEndpoint
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.response_views import ResponseViews
 from armature.openai.serving.responses_endpoint import ResponsesEndpoint
@@ -29,6 +31,7 @@ def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup, responses: Respon
         "/v1/chat/completions": GenerateEndpoint(core, writes, "chat"),
         "/v1/completions": GenerateEndpoint(core, writes, "completion"),
         "/v1/responses": ResponsesEndpoint(core, writes, responses),
+        "/v1/messages": MessagesEndpoint(core, writes),
     }
     views = _Views(core)
     others = Starlette(
@@ -66,7 +69,7 @@ class _Views:
         name = request.path_params["model"]
         served = self._core.catalog.served()
         if name not in served:
-            return _error(model_not_found(name, sorted(served)))
+            return _error(request, model_not_found(name, sorted(served)))
         card, created_s = served[name]
         return JsonResponse(model_entry(name, created_s, card.context_length))
 
@@ -90,25 +93,27 @@ class _Views:
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def _error(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+def _error(request: Request, error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    error = in_words_of(request.url.path, error)
     return Response(error.to_json(), error.status, headers=headers, media_type="application/json")
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _error(error, {"retry-after": str(max(1, round(error.retry_after_s)))} if error.retry_after_s > 0 else None)
+    later = {"retry-after": str(max(1, round(error.retry_after_s)))} if error.retry_after_s > 0 else None
+    return _error(request, error, later)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path, allowed = request.url.path[:200], (error.headers or {}).get("Allow", "")
     if error.status_code == 404:
-        return _error(ApiError(404, f"There is nothing at {path}", code="unknown_url"))
+        return _error(request, ApiError(404, f"There is nothing at {path}", code="unknown_url"))
     if error.status_code == 405:
         message = f"{request.method} is not possible at {path}, only {allowed}"
-        return _error(ApiError(405, message, code="method_not_allowed"), {"allow": allowed})
-    return _error(ApiError(error.status_code, str(error.detail)))
+        return _error(request, ApiError(405, message, code="method_not_allowed"), {"allow": allowed})
+    return _error(request, ApiError(error.status_code, str(error.detail)))
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    return _error(internal())
+    return _error(request, internal())

@@ -6,9 +6,9 @@ What is not named here as open to everybody takes a key. So a route that is adde
 import datetime
 from collections.abc import Iterable
 
-import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, blamed
 from armature.openai.tenancy.admission import current_admission
 from armature.openai.tenancy.caller import ANYBODY, Caller, found_caller, set_caller
@@ -116,17 +116,9 @@ def _with_limits(send: Send) -> Send:
 
 
 async def _refuse(scope: Scope, send: Send, error: ApiError) -> None:
-    body = body_for(scope["path"], error)
+    body = in_words_of(scope["path"], error).to_json()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.status == 401:
         headers.append(_CHALLENGE)
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def body_for(path: str, error: ApiError) -> bytes:
-    """An error in the words of the API that a path belongs to."""
-    if path.startswith("/v1/messages"):
-        kind = {401: "authentication_error", 403: "permission_error"}.get(error.status, "invalid_request_error")
-        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": error.message}})
-    return error.to_json()
