@@ -12,15 +12,20 @@ from typing import Any, Literal
 
 import msgspec
 
+from armature.openai.answer_reader import AnswerMessage
 from armature.openai.assembler import Piece
 from armature.openai.errors import ApiError
 from armature.openai.logprobs import chat_logprobs, legacy_logprobs
+from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
 from armature.openai.vocabulary import Vocabulary
 from armature.v1.common_pb2 import ServingInfo
 
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"data: [DONE]\n\n"
+
+REASONING = "reasoning_content"
+"""What messages and deltas call the model's reasoning: DeepSeek's name, which clients know best."""
 
 ROLE = b'{"role":"assistant","content":""}'
 
@@ -30,14 +35,19 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int | None = None
+    """None: reasoning is not told apart."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        usage: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+        if self.reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +102,23 @@ class ChunkEncoder:
         return self._before + _encode(self._form.echo) + self._after if self._form.echo else b""
 
     def piece(self, piece: Piece) -> bytes:
-        """A chunk with the piece's text; its finish reason is left to `finish`."""
+        """A chunk with the piece's text, or one for each thing that it says; its finish reason is left to `finish`."""
+        if piece.events is not None:
+            return self._told(piece, piece.events)
         if piece.tokens and (logprobs := self._form.logprobs(piece)) is not None:
             close = b"}" if self._form.is_chat else b""
             return self._before + _encode(piece.text) + close + self._tail(_encode(logprobs), b"null")
         return self._before + _encode(piece.text) + self._after
+
+    def _told(self, piece: Piece, events: Sequence[AnswerEvent]) -> bytes:
+        """The first chunk has the log probabilities of all."""
+        logprobs, after = self._form.logprobs(piece), self._tail(b"null", b"null")
+        deltas = [_encode(_delta(event)) for event in events]
+        if logprobs is None:
+            return b"".join([self._choice + delta + after for delta in deltas])
+        first, *others = deltas or [b'{"content":""}']
+        shown = self._choice + first + self._tail(_encode(logprobs), b"null")
+        return shown + b"".join([self._choice + delta + after for delta in others])
 
     def finish(self, reason: str, info: ServingInfo | None) -> bytes:
         extra = b',"armature":' + _encode(info_dict(info)) if info is not None else b""
@@ -110,6 +132,36 @@ class ChunkEncoder:
 
     def _tail(self, logprobs: bytes, reason: bytes, extra: bytes = b"") -> bytes:
         return b',"logprobs":' + logprobs + b',"finish_reason":' + reason + b"}]" + self._usage + extra + b"}\n\n"
+
+
+def _delta(event: AnswerEvent) -> dict[str, Any]:
+    match event:
+        case Content(text):
+            return {"content": text}
+        case Reasoning(text):
+            return {REASONING: text}
+        case ToolCallStart(index, name, call_id):
+            function = {"name": name, "arguments": ""}
+            return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
+        case ToolCallArguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
+def _message(piece: Piece) -> dict[str, Any]:
+    """Chat's message; content is null where there are calls only."""
+    if piece.events is None:
+        return {"role": "assistant", "content": piece.text, "refusal": None}
+    answer = AnswerMessage(piece.events)
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+    if answer.reasoning:
+        message[REASONING] = answer.reasoning
+    if answer.calls:
+        message["content"] = answer.content or None
+        message["tool_calls"] = [
+            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in answer.calls
+        ]
+    return message
 
 
 def error_event(error: ApiError) -> bytes:
@@ -133,8 +185,8 @@ def whole_answer(form: Form, answers: Sequence[Piece], usage: Usage, info: Servi
 
 
 def _choice(form: Form, piece: Piece) -> dict[str, Any]:
-    shown = {"message": {"role": "assistant", "content": piece.text, "refusal": None}}
-    choice: dict[str, Any] = {"index": piece.index, **(shown if form.is_chat else {"text": form.echo + piece.text})}
+    shown = {"message": _message(piece)} if form.is_chat else {"text": form.echo + piece.text}
+    choice: dict[str, Any] = {"index": piece.index, **shown}
     choice["logprobs"] = form.logprobs(piece)
     choice["finish_reason"] = piece.finish_reason
     return choice

@@ -19,12 +19,13 @@ from armature.openai.rules import (
 )
 from armature.openai.schema import ChatBody, CompletionBody, ContentPart, Message
 from armature.openai.structured import grammar_of
+from armature.openai.tools import ToolUse, rendered_call, tools_of
 
 DEFAULT_COMPLETION_TOKENS = 16
 """What the OpenAI API gives to /v1/completions without `max_tokens`."""
 
 # Templates know `system`; `developer` is OpenAI's newer word for it.
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _TEMPLATE_OWN = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 
 
@@ -46,9 +47,10 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
         raise invalid("top_logprobs", 'only possible with "logprobs": true')
     sampling.logprobs = bool(body.logprobs)
     sampling.top_logprobs = body.top_logprobs or 0
+    tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls)
     return Ask(
         model=body.model,
-        prompt=ChatPrompt(_messages(body.messages), _template_variables(body)),
+        prompt=ChatPrompt(_messages(body.messages), _template_variables(body, tools)),
         prompt_field="messages",
         sampling=sampling,
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
@@ -59,6 +61,7 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
         num_answers=body.n or 1,
         grammar=grammar,
         grammar_field=grammar_field,
+        tools=tools,
     )
 
 
@@ -69,6 +72,9 @@ def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
         ApiError: 400 that names the field.
     """
     refuse_unsupported(body)
+    for name, value in (("tools", body.tools), ("tool_choice", body.tool_choice)):
+        if value not in (None, [], "none", "auto"):
+            raise unsupported(name, "only chats have tools; use /v1/chat/completions")
     only_with_stream(body)
     sampling = sampling_of(body)
     grammar, grammar_field = grammar_of(body)
@@ -109,30 +115,58 @@ def _num_answers(body: CompletionBody) -> int:
     return body.best_of
 
 
-def _messages(messages: list[Message]) -> list[dict[str, str]]:
+def _messages(messages: list[Message]) -> list[dict[str, Any]]:
     if not messages:
         raise invalid("messages", "at least one message is needed")
-    return [_message(f"messages[{index}]", message) for index, message in enumerate(messages)]
+    called: dict[str, str] = {}
+    return [_message(f"messages[{index}]", message, called) for index, message in enumerate(messages)]
 
 
-def _message(where: str, message: Message) -> dict[str, str]:
-    if message.role in ("tool", "function"):
-        raise unsupported(f"{where}.role", "tool calls are not implemented; send its result as a user message")
+def _message(where: str, message: Message, called: dict[str, str]) -> dict[str, Any]:
+    """A message as templates expect it. `called` has the functions of earlier calls by call id, and gets new ones."""
+    if message.role == "function":
+        raise unsupported(f"{where}.role", "send the result as a message with role tool and the call's tool_call_id")
     role = _ROLES.get(message.role)
     if role is None:
         raise invalid(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not '{message.role[:40]}'")
-    for name in ("tool_calls", "function_call", "tool_call_id", "audio"):
-        if getattr(message, name):
-            raise unsupported(f"{where}.{name}", "not implemented; leave it out")
-    rendered = {"role": role, "content": _content(where, message.content)}
-    if message.name is not None:
-        rendered["name"] = message.name
+    if message.function_call:
+        raise unsupported(f"{where}.function_call", "use tool_calls instead")
+    if message.audio:
+        raise unsupported(f"{where}.audio", "not implemented; leave it out")
+    may_be_empty = role == "assistant" and bool(message.tool_calls)
+    rendered: dict[str, Any] = {"role": role, "content": _content(where, message.content, may_be_empty)}
+    name = message.name
+    if role == "tool":
+        if not message.tool_call_id:
+            raise invalid(f"{where}.tool_call_id", "must be the id of the call that this is the result of")
+        rendered["tool_call_id"] = message.tool_call_id
+        name = name or called.get(message.tool_call_id)
+    if name is not None:
+        rendered["name"] = name
+    if role == "assistant":
+        rendered |= _said_otherwise(where, message, called)
     return rendered
 
 
-def _content(where: str, content: str | list[ContentPart] | None) -> str:
+def _said_otherwise(where: str, message: Message, called: dict[str, str]) -> dict[str, Any]:
+    """What an assistant's message has besides its content; templates ask whether the keys are there."""
+    rendered: dict[str, Any] = {}
+    if message.reasoning_content:
+        rendered["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        rendered["tool_calls"] = [
+            rendered_call(call.id, call.function.name, call.function.arguments, f"{where}.tool_calls[{index}]")
+            for index, call in enumerate(message.tool_calls)
+        ]
+        called.update({call.id: call.function.name for call in message.tool_calls})
+    return rendered
+
+
+def _content(where: str, content: str | list[ContentPart] | None, may_be_empty: bool) -> str:
     if isinstance(content, str):
         return content
+    if not content and may_be_empty:
+        return ""
     if not content:
         raise invalid(f"{where}.content", "must be a string or a list of text parts")
     texts: list[str] = []
@@ -147,13 +181,15 @@ def _content(where: str, content: str | list[ContentPart] | None) -> str:
     return "\n".join(texts)
 
 
-def _template_variables(body: ChatBody) -> dict[str, Any]:
+def _template_variables(body: ChatBody, tools: ToolUse) -> dict[str, Any]:
     variables = dict(body.chat_template_kwargs or {})
     for name in variables:
         if name in _TEMPLATE_OWN or not name.isidentifier():
             raise invalid("chat_template_kwargs", f"'{name[:40]}' is not a variable that a request may set")
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
+    if tools.definitions:
+        variables["tools"] = tools.definitions
     return variables
 
 

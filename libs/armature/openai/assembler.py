@@ -7,7 +7,10 @@ into batches.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from armature.openai.answer_reader import TOOL_CALLS, AnswerReader
 from armature.openai.detokenizer import detokenizer
+from armature.openai.parsers.events import AnswerEvent, Content, merged
+from armature.openai.parsers.families import Reading
 from armature.openai.stops import StopStrings
 from armature.openai.vocabulary import Vocabulary
 
@@ -15,6 +18,8 @@ TopTokens = Sequence[tuple[int, float]]
 """(token id, log probability): the chosen token first, then the likeliest ones in falling order."""
 
 STOP, LENGTH = "stop", "length"
+
+_NOTHING = frozenset[str]()
 
 
 @dataclass(slots=True)
@@ -31,16 +36,27 @@ class Piece:
     finish_reason: str | None = None
     index: int = 0
     """Which of several answers to a prompt it belongs to."""
+    events: Sequence[AnswerEvent] | None = None
+    """What the text says, if the request has it told apart."""
+
+    @property
+    def said(self) -> Sequence[AnswerEvent]:
+        """What the text says; without `events` all of it is content."""
+        if self.events is not None:
+            return self.events
+        return (Content(self.text),) if self.text else ()
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
-    """All pieces of one answer as one."""
+    """Pieces of one answer that follow one another as one."""
     return Piece(
         text="".join([piece.text for piece in pieces]),
         tokens=[token for piece in pieces for token in piece.tokens],
         offsets=[offset for piece in pieces for offset in piece.offsets],
+        token_ids=[token_id for piece in pieces for token_id in piece.token_ids],
         finish_reason=pieces[-1].finish_reason,
         index=pieces[-1].index,
+        events=None if pieces[-1].events is None else merged(event for piece in pieces for event in piece.said),
     )
 
 
@@ -55,7 +71,8 @@ class _Pending:
 class Assembler:
     """Feeds on tokens, yields pieces.
 
-    `end_ids` are tokens that end the answer and do not show in it, if the worker says that it ended with one.
+    `end_ids` are tokens that end the answer and do not show in it, if the worker says that it ended with one. With a
+    `reading` each piece tells what its text says.
     """
 
     def __init__(
@@ -65,8 +82,10 @@ class Assembler:
         stop: Sequence[str] = (),
         end_ids: frozenset[int] = frozenset(),
         prompt: Sequence[int] = (),
+        reading: Reading | None = None,
     ) -> None:
-        self._detokenizer = detokenizer(vocabulary, prompt)
+        self._detokenizer = detokenizer(vocabulary, prompt, reading.markers if reading else _NOTHING)
+        self._reader = AnswerReader(reading) if reading else None
         self._stops = StopStrings(stop) if stop else None
         self._end_ids = end_ids
         self._pending = _Pending()
@@ -87,10 +106,38 @@ class Assembler:
 
         A stop string may end it before the worker does: the caller then cancels the work.
         """
+        if self._reader is not None and self._reader.counts and len(token_ids) > 1:
+            return self._feed_one_by_one(token_ids, logprobs, finish_reason)
         self._has_logprobs = self._has_logprobs or bool(logprobs)
         if self._stops is None and not self._has_logprobs:
-            return self._feed_plainly(token_ids, finish_reason)
-        return self._feed_singly(token_ids, logprobs, finish_reason)
+            piece = self._feed_plainly(token_ids, finish_reason)
+        else:
+            piece = self._feed_singly(token_ids, logprobs, finish_reason)
+        return piece if self._reader is None else self._told(piece, self._reader, len(token_ids))
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """As many of the tokens are reasoning; None if that is not told apart."""
+        return None if self._reader is None else self._reader.reasoning_tokens
+
+    def _feed_one_by_one(
+        self, token_ids: Sequence[int], logprobs: Sequence[TopTokens], finish_reason: str | None
+    ) -> Piece:
+        """So that it does not depend on batches with which token reasoning ends."""
+        pieces: list[Piece] = []
+        for position in range(len(token_ids)):
+            is_last = position == len(token_ids) - 1
+            here = slice(position, position + 1)
+            pieces.append(self.feed(token_ids[here], logprobs[here], finish_reason if is_last else None))
+            if pieces[-1].finish_reason is not None:
+                break
+        return joined(pieces)
+
+    def _told(self, piece: Piece, reader: AnswerReader, tokens: int) -> Piece:
+        piece.events = reader.read(piece.text, tokens, is_last=piece.finish_reason is not None)
+        if piece.finish_reason == STOP and reader.has_calls:
+            piece.finish_reason = TOOL_CALLS
+        return piece
 
     def _feed_plainly(self, token_ids: Sequence[int], finish_reason: str | None) -> Piece:
         self.completion_tokens += len(token_ids)

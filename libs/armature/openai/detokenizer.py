@@ -2,11 +2,12 @@
 
 Invariant: however the tokens are cut into batches, the concatenation of what `feed` returns and of `finish` is the
 same. A character that spans tokens comes with the last of them; bytes that can't become a character any more are
-U+FFFD, as in a whole decode. Special tokens add nothing. The text continues the prompt: a leading space is kept.
+U+FFFD, as in a whole decode. Special tokens add nothing, unless a parser looks for them. The text continues the prompt:
+a leading space is kept.
 """
 
 from codecs import utf_8_decode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from armature.openai.vocabulary import Vocabulary
@@ -29,16 +30,16 @@ class Detokenizer(Protocol):
         ...
 
 
-def detokenizer(vocabulary: Vocabulary, prompt: Sequence[int] = ()) -> Detokenizer:
-    """A detokenizer for an answer to `prompt`."""
+def detokenizer(vocabulary: Vocabulary, prompt: Sequence[int] = (), shown: frozenset[str] = frozenset()) -> Detokenizer:
+    """A detokenizer for an answer to `prompt`; special tokens with the names `shown` show in the text."""
     if vocabulary.is_concatenative:
-        return _ByteDetokenizer(vocabulary)
-    return _WindowDetokenizer(vocabulary, prompt)
+        return _ByteDetokenizer(vocabulary.showing(shown) if shown else vocabulary.visible)
+    return _WindowDetokenizer(vocabulary, prompt, shown)
 
 
 class _ByteDetokenizer:
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._visible = vocabulary.visible
+    def __init__(self, visible: Callable[[int], bytes]) -> None:
+        self._visible = visible
         self._rest = b""
 
     def feed(self, token_ids: Sequence[int]) -> str:
@@ -56,8 +57,9 @@ class _ByteDetokenizer:
 class _WindowDetokenizer:
     """Decodes a window twice, with and without the new token; the difference is new text."""
 
-    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], shown: frozenset[str]) -> None:
         self._tokenizer = vocabulary.tokenizer
+        self._hidden = vocabulary.special_ids - vocabulary.ids_of(shown)
         self._window = list(prompt[-_CONTEXT_TOKENS:])
         self._known = len(self._window)
         self._known_text = self._decode(self._window)
@@ -87,4 +89,5 @@ class _WindowDetokenizer:
         self._known_text = self._decode(self._window)
 
     def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        token_ids = [token_id for token_id in token_ids if token_id not in self._hidden]
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from armature.openai.errors import ApiError, invalid, unsupported
 from armature.openai.schema import Body
+from armature.openai.tools import NO_TOOLS, ToolUse
 from armature.routing.hints import NO_HINTS, Hints
 from armature.v1.common_pb2 import Grammar, SamplingParams
 
@@ -36,9 +37,9 @@ class TextPrompt:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """Rendered with the model's chat template; `messages` hold role and content strings."""
+    """Rendered with the model's chat template; `messages` hold role and content strings, and tool calls."""
 
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -74,6 +75,7 @@ class Ask:
     """What the answer must match; None: anything."""
     grammar_field: str = "grammar"
     """What the client calls it, for errors about it."""
+    tools: ToolUse = NO_TOOLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,8 @@ RANGES: Mapping[str, Range] = {
 
 # Field, what leaves the answer's meaning alone, what to do instead.
 _UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    ("tools", ([],), "tool calls are not implemented; leave it out"),
-    ("tool_choice", ("none", "auto"), "tool calls are not implemented; leave it out"),
-    ("functions", ([],), "function calls are not implemented; leave it out"),
-    ("function_call", ("none", "auto"), "function calls are not implemented; leave it out"),
+    ("functions", ([],), 'send {"type": "function", "function": ...} in tools instead'),
+    ("function_call", ("none", "auto"), "use tools and tool_choice instead"),
     ("modalities", ([], ["text"]), 'only ["text"] is implemented'),
     ("audio", (), "audio is not implemented; leave it out"),
     ("web_search_options", (), "there is no web search; leave it out"),

@@ -17,6 +17,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from armature.openai.errors import ApiError, unsupported
+from armature.openai.tools import with_text_arguments
+
+_ABSENT: dict[str, Any] = {"tools": None, "documents": None}
+"""Templates may ask whether these are none without asking whether they are defined."""
 
 
 class ChatTemplate:
@@ -32,19 +36,33 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template does not compile: {error}") from error
         self._names = dict(names)
+        self.source = source
 
-    def render(self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
         """The prompt for the assistant's next turn.
+
+        The arguments of tool calls are objects; where that fails they are tried as text, which some templates want.
 
         Raises:
             ApiError: 400, if the template refuses the messages (roles must alternate, say) or fails on them.
         """
-        values = {**self._names, **(variables or {}), "messages": messages, "add_generation_prompt": True}
+        values = {**self._names, **_ABSENT, **(variables or {}), "messages": messages, "add_generation_prompt": True}
         try:
             return self._template.render(values)
+        except TypeError as error:
+            if not any("tool_calls" in message for message in messages):
+                raise _refusal(error) from None
         except Exception as error:  # a template is foreign code and may raise anything
-            message = f"The model's chat template refuses these messages: {str(error) or type(error).__name__}"
-            raise ApiError(400, message[:500], param="messages", code="invalid_value") from None
+            raise _refusal(error) from None
+        try:
+            return self._template.render({**values, "messages": with_text_arguments(messages)})
+        except Exception as error:  # a template is foreign code and may raise anything
+            raise _refusal(error) from None
+
+
+def _refusal(error: Exception) -> ApiError:
+    message = f"The model's chat template refuses these messages: {str(error) or type(error).__name__}"
+    return ApiError(400, message[:500], param="messages", code="invalid_value")
 
 
 def load_chat_template(directory: Path) -> ChatTemplate | None:

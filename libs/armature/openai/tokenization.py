@@ -2,8 +2,9 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -11,6 +12,7 @@ from armature.openai.encoder import choose_encoder, seconds_per_character
 from armature.openai.rules import ChatPrompt, TextPrompt
 from armature.openai.template import ChatTemplate, load_chat_template, no_chat_template
 from armature.openai.token_bounds import max_bytes_per_token
+from armature.openai.tools import reply_to
 from armature.openai.vocabulary import Vocabulary
 
 
@@ -56,14 +58,20 @@ class ModelTokenizer:
             raise no_chat_template(model)
         return self._template.render(prompt.messages, prompt.variables)
 
+    @property
+    def template_source(self) -> str:
+        """The chat template; empty if there is none."""
+        return self._template.source if self._template else ""
+
     def least_tokens(self, text: str) -> int:
         """As many tokens `text` has at least, by its length alone; 0 if that tells nothing."""
         return int(len(text.encode(errors="surrogatepass")) / self._bytes_per_token)
 
-    def next_turn(self, prompt: ChatPrompt, answer: str) -> Sequence[int]:
+    def next_turn(self, prompt: ChatPrompt, answer: Mapping[str, Any]) -> Sequence[int]:
         """With which token ids the prompt of the next turn begins: what two different next turns have in common.
 
-        So it is the template that says what the next turn keeps of this one.
+        So it is the template that says what the next turn keeps of this one. After a message `answer` with calls the
+        next turn has the first one's result, else something that the user says.
 
         Raises:
             ApiError: there is no chat template, or it refuses such messages.
@@ -72,8 +80,7 @@ class ModelTokenizer:
             raise no_chat_template("")
         turns: list[Sequence[int]] = []
         for question in ("0", "1"):
-            added = [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
-            text = self._template.render([*prompt.messages, *added], prompt.variables)
+            text = self._template.render([*prompt.messages, answer, reply_to(answer, question)], prompt.variables)
             turns.append(self.encoder.encode(text))
         shared = zip(*turns, strict=False)
         return turns[0][: sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], shared))]

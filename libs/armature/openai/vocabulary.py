@@ -6,6 +6,7 @@ decoders (WordPiece, CTC) look at neighbours: `is_concatenative` is false and th
 """
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ class Vocabulary:
         self._special_contents = frozenset(token.content for token in added.values() if token.special)
         self._to_bytes = _bytes_of_token(decoder)
         self._table: dict[int, bytes] = {}
+        self._showing: dict[frozenset[str], Callable[[int], bytes]] = {}
 
     @property
     def is_concatenative(self) -> bool:
@@ -41,6 +43,19 @@ class Vocabulary:
             piece = self._table[token_id] = b"" if self._is_hidden(token_id) else self.token_bytes(token_id)
         return piece
 
+    def showing(self, names: frozenset[str]) -> Callable[[int], bytes]:
+        """Like `visible`, but special tokens with these names are visible too."""
+        visible = self._showing.get(names)
+        if visible is None:
+            shown = {token_id: self.token_bytes(token_id) for token_id in self.ids_of(names)}
+            visible = self._showing[names] = _Overlay(shown, self.visible).__getitem__
+        return visible
+
+    def ids_of(self, names: Iterable[str]) -> frozenset[int]:
+        """The tokens with these names, as far as there are any."""
+        ids = (self.tokenizer.token_to_id(name) for name in names)
+        return frozenset(token_id for token_id in ids if token_id is not None)
+
     def token_bytes(self, token_id: int) -> bytes:
         """The token by itself, special ones by their name; empty if there is no such token."""
         token = self.tokenizer.id_to_token(token_id)
@@ -52,6 +67,18 @@ class Vocabulary:
 
     def _is_hidden(self, token_id: int) -> bool:
         return token_id in self.special_ids or self.tokenizer.id_to_token(token_id) in self._special_contents
+
+
+class _Overlay(dict[int, bytes]):
+    """Bytes by token id; those that are not there yet are asked for once."""
+
+    def __init__(self, known: dict[int, bytes], ask: Callable[[int], bytes]) -> None:
+        super().__init__(known)
+        self._ask = ask
+
+    def __missing__(self, token_id: int) -> bytes:
+        piece = self[token_id] = self._ask(token_id)
+        return piece
 
 
 def _bytes_of_token(decoder: dict[str, Any] | None) -> "_ToBytes | None":

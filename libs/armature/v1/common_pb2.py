@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61rmature/v1/common.proto\x12\x0b\x61rmature.v1\"\xba\x01\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.armature.v1.MemberState\x12\x17\n\x0fmetrics_address\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x03\x12\'\n\x06worker\x18\x08 \x01(\x0b\x32\x17.armature.v1.WorkerInfo\"\x9a\x02\n\nWorkerInfo\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.armature.v1.Role\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.armature.v1.ModelCard\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x04 \x01(\r\x12\x1e\n\x16max_num_batched_tokens\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12%\n\x07handoff\x18\x07 \x01(\x0e\x32\x14.armature.v1.Handoff\x12\x12\n\ntransports\x18\x08 \x03(\t\x12\x16\n\x0ekv_fingerprint\x18\t \x01(\x0c\x12\x17\n\x0flacks_kv_events\x18\n \x01(\x08\"\x93\x01\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x13\n\x0b\x62lock_bytes\x18\x07 \x01(\x04\"\xd9\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12>\n\nlogit_bias\x18\t \x03(\x0b\x32*.armature.v1.SamplingParams.LogitBiasEntry\x12\x10\n\x08logprobs\x18\n \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nmin_tokens\x18\x0e \x01(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x8b\x01\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x65\x62nf\x18\x04 \x01(\tH\x00\x12)\n\x06\x63hoice\x18\x05 \x01(\x0b\x32\x17.armature.v1.TextChoiceH\x00\x42\x06\n\x04kind\"\x1b\n\nTextChoice\x12\r\n\x05texts\x18\x01 \x03(\t\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"5\n\x08Logprobs\x12)\n\x06tokens\x18\x01 \x03(\x0b\x32\x19.armature.v1.TokenLogprob\"\x84\x02\n\x0bServingInfo\x12\x15\n\rdecode_worker\x18\x01 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x02 \x01(\t\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x1a\n\x12transferred_tokens\x18\x04 \x01(\r\x12\x19\n\x11transferred_bytes\x18\x05 \x01(\x04\x12\x11\n\ttransport\x18\x06 \x01(\t\x12\x12\n\ntransfer_s\x18\x07 \x01(\x01\x12\x1d\n\x15prefill_cached_tokens\x18\x08 \x01(\r\x12\x0e\n\x06ttft_s\x18\t \x01(\x01\x12\x12\n\nmigrations\x18\n \x01(\r\x12\x0e\n\x06reason\x18\x0b \x01(\t*T\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROLE_AGGREGATED\x10\x01\x12\x10\n\x0cROLE_PREFILL\x10\x02\x12\x0f\n\x0bROLE_DECODE\x10\x03*P\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0b\n\x07TIER_G1\x10\x01\x12\x0b\n\x07TIER_G2\x10\x02\x12\x0b\n\x07TIER_G3\x10\x03\x12\x0b\n\x07TIER_G4\x10\x04*^\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_STATE_READY\x10\x01\x12\x19\n\x15MEMBER_STATE_DRAINING\x10\x02*j\n\x07Handoff\x12\x17\n\x13HANDOFF_UNSPECIFIED\x10\x00\x12\x10\n\x0cHANDOFF_PULL\x10\x01\x12\x1c\n\x18HANDOFF_PULL_FIRST_TOKEN\x10\x02\x12\x16\n\x12HANDOFF_RENDEZVOUS\x10\x03*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61rmature/v1/common.proto\x12\x0b\x61rmature.v1\"\xba\x01\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.armature.v1.MemberState\x12\x17\n\x0fmetrics_address\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x03\x12\'\n\x06worker\x18\x08 \x01(\x0b\x32\x17.armature.v1.WorkerInfo\"\x9a\x02\n\nWorkerInfo\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.armature.v1.Role\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.armature.v1.ModelCard\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x04 \x01(\r\x12\x1e\n\x16max_num_batched_tokens\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12%\n\x07handoff\x18\x07 \x01(\x0e\x32\x14.armature.v1.Handoff\x12\x12\n\ntransports\x18\x08 \x03(\t\x12\x16\n\x0ekv_fingerprint\x18\t \x01(\x0c\x12\x17\n\x0flacks_kv_events\x18\n \x01(\x08\"\xc7\x01\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x13\n\x0b\x62lock_bytes\x18\x07 \x01(\x04\x12\x18\n\x10tool_call_parser\x18\t \x01(\t\x12\x18\n\x10reasoning_parser\x18\n \x01(\t\"\xd9\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12>\n\nlogit_bias\x18\t \x03(\x0b\x32*.armature.v1.SamplingParams.LogitBiasEntry\x12\x10\n\x08logprobs\x18\n \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nmin_tokens\x18\x0e \x01(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x8b\x01\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x65\x62nf\x18\x04 \x01(\tH\x00\x12)\n\x06\x63hoice\x18\x05 \x01(\x0b\x32\x17.armature.v1.TextChoiceH\x00\x42\x06\n\x04kind\"\x1b\n\nTextChoice\x12\r\n\x05texts\x18\x01 \x03(\t\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"5\n\x08Logprobs\x12)\n\x06tokens\x18\x01 \x03(\x0b\x32\x19.armature.v1.TokenLogprob\"\x84\x02\n\x0bServingInfo\x12\x15\n\rdecode_worker\x18\x01 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x02 \x01(\t\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x1a\n\x12transferred_tokens\x18\x04 \x01(\r\x12\x19\n\x11transferred_bytes\x18\x05 \x01(\x04\x12\x11\n\ttransport\x18\x06 \x01(\t\x12\x12\n\ntransfer_s\x18\x07 \x01(\x01\x12\x1d\n\x15prefill_cached_tokens\x18\x08 \x01(\r\x12\x0e\n\x06ttft_s\x18\t \x01(\x01\x12\x12\n\nmigrations\x18\n \x01(\r\x12\x0e\n\x06reason\x18\x0b \x01(\t*T\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROLE_AGGREGATED\x10\x01\x12\x10\n\x0cROLE_PREFILL\x10\x02\x12\x0f\n\x0bROLE_DECODE\x10\x03*P\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0b\n\x07TIER_G1\x10\x01\x12\x0b\n\x07TIER_G2\x10\x02\x12\x0b\n\x07TIER_G3\x10\x03\x12\x0b\n\x07TIER_G4\x10\x04*^\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_STATE_READY\x10\x01\x12\x19\n\x15MEMBER_STATE_DRAINING\x10\x02*j\n\x07Handoff\x12\x17\n\x13HANDOFF_UNSPECIFIED\x10\x00\x12\x10\n\x0cHANDOFF_PULL\x10\x01\x12\x1c\n\x18HANDOFF_PULL_FIRST_TOKEN\x10\x02\x12\x16\n\x12HANDOFF_RENDEZVOUS\x10\x03*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +33,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=1681
-  _globals['_ROLE']._serialized_end=1765
-  _globals['_TIER']._serialized_start=1767
-  _globals['_TIER']._serialized_end=1847
-  _globals['_MEMBERSTATE']._serialized_start=1849
-  _globals['_MEMBERSTATE']._serialized_end=1943
-  _globals['_HANDOFF']._serialized_start=1945
-  _globals['_HANDOFF']._serialized_end=2051
-  _globals['_FINISHREASON']._serialized_start=2054
-  _globals['_FINISHREASON']._serialized_end=2203
+  _globals['_ROLE']._serialized_start=1733
+  _globals['_ROLE']._serialized_end=1817
+  _globals['_TIER']._serialized_start=1819
+  _globals['_TIER']._serialized_end=1899
+  _globals['_MEMBERSTATE']._serialized_start=1901
+  _globals['_MEMBERSTATE']._serialized_end=1995
+  _globals['_HANDOFF']._serialized_start=1997
+  _globals['_HANDOFF']._serialized_end=2103
+  _globals['_FINISHREASON']._serialized_start=2106
+  _globals['_FINISHREASON']._serialized_end=2255
   _globals['_MEMBER']._serialized_start=42
   _globals['_MEMBER']._serialized_end=228
   _globals['_WORKERINFO']._serialized_start=231
   _globals['_WORKERINFO']._serialized_end=513
   _globals['_MODELCARD']._serialized_start=516
-  _globals['_MODELCARD']._serialized_end=663
-  _globals['_SAMPLINGPARAMS']._serialized_start=666
-  _globals['_SAMPLINGPARAMS']._serialized_end=1139
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1033
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1081
-  _globals['_GRAMMAR']._serialized_start=1142
-  _globals['_GRAMMAR']._serialized_end=1281
-  _globals['_TEXTCHOICE']._serialized_start=1283
-  _globals['_TEXTCHOICE']._serialized_end=1310
-  _globals['_TOKENLOGPROB']._serialized_start=1312
-  _globals['_TOKENLOGPROB']._serialized_end=1361
-  _globals['_LOGPROBS']._serialized_start=1363
-  _globals['_LOGPROBS']._serialized_end=1416
-  _globals['_SERVINGINFO']._serialized_start=1419
-  _globals['_SERVINGINFO']._serialized_end=1679
+  _globals['_MODELCARD']._serialized_end=715
+  _globals['_SAMPLINGPARAMS']._serialized_start=718
+  _globals['_SAMPLINGPARAMS']._serialized_end=1191
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1085
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1133
+  _globals['_GRAMMAR']._serialized_start=1194
+  _globals['_GRAMMAR']._serialized_end=1333
+  _globals['_TEXTCHOICE']._serialized_start=1335
+  _globals['_TEXTCHOICE']._serialized_end=1362
+  _globals['_TOKENLOGPROB']._serialized_start=1364
+  _globals['_TOKENLOGPROB']._serialized_end=1413
+  _globals['_LOGPROBS']._serialized_start=1415
+  _globals['_LOGPROBS']._serialized_end=1468
+  _globals['_SERVINGINFO']._serialized_start=1471
+  _globals['_SERVINGINFO']._serialized_end=1731
 # @@protoc_insertion_point(module_scope)

@@ -9,11 +9,19 @@ from armature.openai.asks import chat_ask, completion_ask
 from armature.openai.errors import ApiError
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model
 from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
+from armature.openai.tools import ToolUse
 from armature.v1.common_pb2 import Grammar, TextChoice
 
 CHAT = BodyDecoder(ChatBody)
 COMPLETION = BodyDecoder(CompletionBody)
 USER = {"role": "user", "content": "hi"}
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS, "strict": True}}
+
+
+def called(arguments: str, **fields: Any) -> dict[str, Any]:
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]} | fields
 
 
 def chat(**fields: Any) -> Ask:
@@ -79,8 +87,6 @@ WRONG_IN_BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"best_of": 0}, "best_of", "invalid_value"),
     ({"best_of": 17}, "best_of", "invalid_value"),
     ({"suffix": "end"}, "suffix", "unsupported_parameter"),
-    ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-    ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
     ({"functions": [{}]}, "functions", "unsupported_parameter"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
     ({"response_format": {}}, "response_format.type", "missing_required_parameter"),
@@ -110,7 +116,8 @@ WRONG_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": ["hi"]}, "messages[0]", "invalid_type"),
     ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
     ({"messages": [USER, {"role": "robot", "content": "x"}]}, "messages[1].role", "invalid_value"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_parameter"),
+    ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "unsupported_parameter"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "invalid_value"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_value"),
     ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "invalid_value"),
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
@@ -127,9 +134,38 @@ WRONG_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
-        "messages[0].tool_calls",
-        "unsupported_parameter",
+        "messages[0].tool_calls[0].id",
+        "missing_required_parameter",
     ),
+    ({"messages": [called("[1]")]}, "messages[0].tool_calls[0].function.arguments", "invalid_value"),
+    ({"messages": [called('{"a"')]}, "messages[0].tool_calls[0].function.arguments", "invalid_value"),
+    ({"messages": [{**USER, "function_call": {"name": "f"}}]}, "messages[0].function_call", "unsupported_parameter"),
+    ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+    ({"function_call": "f"}, "function_call", "unsupported_parameter"),
+    ({"tools": {}, "tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"tools": {"type": "function"}}, "tools", "invalid_value"),
+    ({"tools": [WEATHER] * 257}, "tools", "invalid_value"),
+    ({"tools": [{"type": "retrieval"}]}, "tools[0].type", "invalid_value"),
+    ({"tools": ["f"]}, "tools[0].type", "invalid_value"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
+    ({"tools": [WEATHER, WEATHER]}, "tools[1].function.name", "invalid_value"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+        "tools[0].function.parameters",
+        "invalid_value",
+    ),
+    ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice", "invalid_value"),
+    ({"tools": [WEATHER], "tool_choice": 7}, "tool_choice", "invalid_value"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice", "invalid_value"),
+    (
+        {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice",
+        "invalid_value",
+    ),
+    ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "invalid_type"),
     ({"max_completion_tokens": 0}, "max_completion_tokens", "invalid_value"),
     ({"best_of": 3}, "best_of", "unsupported_parameter"),
     ({"echo": True}, "echo", "unsupported_parameter"),
@@ -158,6 +194,8 @@ WRONG_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"echo": True, "logprobs": 0}, "echo", "invalid_value"),
     ({"n": 3, "best_of": 2}, "best_of", "invalid_value"),
     ({"best_of": 2, "stream": True}, "best_of", "invalid_value"),
+    ({"tools": [WEATHER]}, "tools", "unsupported_parameter"),
+    ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
 ]
 
 HARMLESS: list[dict[str, Any]] = [
@@ -264,6 +302,49 @@ def test_messages_are_rendered_as_role_and_text() -> None:
         [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a\nb", "name": "Ann"}],
         {"enable_thinking": False, "reasoning_effort": "low"},
     )
+
+
+def test_calls_and_their_results_are_rendered_as_templates_expect_them() -> None:
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "22 °C"}
+    ask = chat(messages=[USER, called('{"city": "Paris"}', reasoning_content="Hm."), result], tools=[WEATHER])
+    assert isinstance(ask.prompt, ChatPrompt)
+    assert ask.prompt.messages[1:] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "Hm.",
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "get_weather", "arguments": {"city": "Paris"}},
+                }
+            ],
+        },
+        {**result, "name": "get_weather"},
+    ]
+    assert ask.prompt.variables == {"tools": [WEATHER]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ToolUse()),
+        ({"tools": None, "tool_choice": "auto"}, ToolUse()),
+        ({"tools": [WEATHER], "tool_choice": "none"}, ToolUse()),
+        ({"tools": [WEATHER]}, ToolUse([WEATHER], {"get_weather": PARAMETERS})),
+        (
+            {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False},
+            ToolUse([WEATHER], {"get_weather": PARAMETERS}, ("get_weather",), is_parallel=False),
+        ),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
+            ToolUse([WEATHER], {"get_weather": PARAMETERS}, ("get_weather",)),
+        ),
+    ],
+)
+def test_the_choice_says_whether_functions_may_or_must_be_called(fields: dict[str, Any], expected: ToolUse) -> None:
+    assert chat(**fields).tools == expected
 
 
 def test_stop_strings_are_told_once() -> None:

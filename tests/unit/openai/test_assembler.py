@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armature.openai.assembler import LENGTH, STOP, Assembler, Piece
+from armature.openai.assembler import LENGTH, STOP, Assembler, Piece, joined
+from armature.openai.parsers.events import Content, Reasoning, ToolCallArguments, ToolCallStart
+from armature.openai.parsers.families import AnswerFormat
 from tests.unit.openai.vocabularies import vocabulary
 
 VOCABULARY = vocabulary("byte_level")
@@ -96,6 +98,35 @@ def test_log_probabilities_come_with_the_text_of_their_tokens() -> None:
             break
     assert sent == "The quick brown fox 🙂🚀"
     assert VOCABULARY.tokenizer.decode(TOKENS[:shown]) == sent
+
+
+THOUGHT = "<think>\nHm 🙂\n</think>\n\nSo: a < b <tool_call>\n" + '{"name": "f", "arguments": {"a": "é"}}\n</tool_call>'
+
+
+@given(cuts=st.lists(st.integers(1, 200), max_size=8), has_logprobs=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_what_an_answer_says_does_not_depend_on_batches(cuts: list[int], has_logprobs: bool) -> None:
+    words = vocabulary("byte_level")
+    token_ids = words.tokenizer.encode(THOUGHT, add_special_tokens=False).ids
+    reading = AnswerFormat("hermes", "think").reading({"f": {}}, "prompt")
+    assembler = Assembler(words, reading=reading)
+    edges = [0, *sorted({cut % len(token_ids) for cut in cuts} - {0}), len(token_ids)]
+    pieces: list[Piece] = []
+    for start, end in pairwise(edges):
+        logprobs = [[(token_id, -1.0)] for token_id in token_ids[start:end]] if has_logprobs else []
+        pieces.append(assembler.feed(token_ids[start:end], logprobs, STOP if end == len(token_ids) else None))
+    whole = joined(pieces)
+    assert whole.finish_reason == "tool_calls"
+    assert len(whole.tokens) == (len(token_ids) if has_logprobs else 0)
+    reasoning, content, call, arguments = whole.said
+    assert (reasoning, content, arguments) == (
+        Reasoning("Hm 🙂"),
+        Content("So: a < b"),
+        ToolCallArguments(0, '{"a": "é"}'),
+    )
+    assert isinstance(call, ToolCallStart) and call.name == "f" and call.call_id is not None
+    thought = words.tokenizer.encode("<think>\nHm 🙂", add_special_tokens=False).ids
+    assert assembler.reasoning_tokens == len(thought)
 
 
 def test_the_end_tokens_log_probability_is_reported() -> None:

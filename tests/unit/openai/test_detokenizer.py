@@ -88,3 +88,23 @@ def test_the_leading_space_of_a_continuation_is_kept() -> None:
     tokenizer = vocabulary("sentence_piece").tokenizer
     prompt = tokenizer.encode("The quick", add_special_tokens=False).ids
     assert text_of("sentence_piece", [tokenizer.encode("brown", add_special_tokens=False).ids], prompt) == " brown"
+
+
+@pytest.mark.parametrize(("family", "names"), [("byte_level", ["<|end|>"]), ("sentence_piece", ["</s>"])])
+def test_special_tokens_that_a_parser_looks_for_show_and_others_do_not(family: str, names: list[str]) -> None:
+    words = vocabulary(family)
+    inner = words.tokenizer.encode("a b", add_special_tokens=False).ids
+    shown = words.tokenizer.token_to_id(names[0])
+    hidden = next(token_id for token_id in words.special_ids if token_id != shown)
+    stream = detokenizer(words, shown=frozenset([*names, "<no such token>"]))
+    assert stream.feed([shown, hidden, *inner, shown]) == names[0] + detokenizer(words).feed(inner) + names[0]
+    assert detokenizer(words).feed([shown]) == ""
+
+
+def test_decoders_that_look_at_neighbours_show_them_too() -> None:
+    words = vocabulary("word_piece")
+    special = next(iter(sorted(words.special_ids)))
+    name = words.tokenizer.id_to_token(special)
+    inner = words.tokenizer.encode("quick", add_special_tokens=False).ids
+    stream = detokenizer(words, shown=frozenset([name]))
+    assert stream.feed([special, *inner]) + stream.finish() == f"{name} quick"

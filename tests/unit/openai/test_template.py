@@ -80,3 +80,27 @@ def test_the_template_is_found_wherever_it_lies(place: str, tmp_path: Path) -> N
 
 def test_a_model_may_have_no_template(tmp_path: Path) -> None:
     assert load_chat_template(tmp_path) is None
+
+
+CALLED = [
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "x", "function": {"name": "f", "arguments": {"a": "é"}}}],
+    }
+]
+
+
+def test_arguments_are_objects_or_text_as_the_template_wants_them() -> None:
+    source = "{% for m in messages %}{% for c in m.tool_calls %}{{ ARGUMENTS }}{% endfor %}{% endfor %}"
+    for arguments in ("c.function.arguments | tojson", "'' + c.function.arguments"):
+        template = ChatTemplate(source.replace("ARGUMENTS", arguments), {})
+        assert template.render(CALLED) == '{"a": "é"}'
+    with pytest.raises(ApiError, match="refuses these messages"):
+        ChatTemplate(source.replace("ARGUMENTS", "1 + c.function.arguments"), {}).render(CALLED)
+
+
+def test_tools_are_none_where_a_request_has_none() -> None:
+    source = "{% if tools is not none %}{{ tools | tojson }}{% endif %}"
+    assert render(source) == ""
+    assert ChatTemplate(source, {}).render(MESSAGES, {"tools": [{"a": 1}]}) == '[{"a": 1}]'

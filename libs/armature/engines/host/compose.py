@@ -40,7 +40,7 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
     host = WorkerHost(
         engine,
         transports,
-        identity=Identity(runtime.member_id, runtime.epoch, role),
+        identity=Identity(runtime.member_id, runtime.epoch, role, settings.tool_call_parser, settings.reasoning_parser),
         cluster_secret=settings.cluster_secret.encode(),
         channels=runtime.channels,
         spawn=runtime.tasks.create_task,

@@ -37,11 +37,13 @@ class HostLimits:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this worker is in its cell."""
+    """Who this worker is in its cell, and what it was told of its model."""
 
     member_id: str
     epoch: int
     role: "common.Role.ValueType"
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
 
 
 class WorkerHost:
@@ -131,6 +133,8 @@ class WorkerHost:
                 vocab_size=info.vocab_size,
                 eos_token_ids=info.eos_token_ids,
                 block_bytes=info.block_bytes,
+                tool_call_parser=self._identity.tool_call_parser,
+                reasoning_parser=self._identity.reasoning_parser,
             ),
             num_blocks=info.num_blocks,
             max_num_seqs=info.max_num_seqs,

@@ -17,6 +17,12 @@ class WorkerSettings(CommonSettings):
         DEMO_MODEL_PATH, help="directory with config, tokenizer and weights; all workers of a model alike"
     )
     model_name: str = option(DEMO_MODEL_NAME, help="name that clients ask for")
+    tool_call_parser: Literal["auto", "none", "hermes", "qwen3_coder", "llama3", "mistral", "deepseek", "harmony"] = (
+        option("auto", help="how the model writes tool calls; auto: as its chat template tells, which rarely errs")
+    )
+    reasoning_parser: Literal["auto", "none", "think", "mistral", "granite", "harmony"] = option(
+        "auto", help="how the model writes its reasoning; none leaves it in the answers"
+    )
     engine: Literal["torch", "simulated"] = option(
         "torch", help="simulated makes up tokens, to try a cell without compute"
     )

@@ -50,12 +50,13 @@ class AnswerFormat:
     def has_tools(self) -> bool:
         return self.tools != NONE
 
-    def reading(self, tools: Tools, prompt: str) -> "Reading | None":
+    def reading(self, tools: Tools, prompt: str, *, is_parallel: bool = True) -> "Reading | None":
         """How to read an answer to `prompt`, which offers these functions; None: all of it is content."""
         tags = REASONING_FAMILIES.get(self.reasoning)
         if self.tools != HARMONY and tags is None and not (tools and self.has_tools):
             return None
-        return Reading(self, tools, is_inside=tags is not None and tags.are_open(prompt))
+        is_inside = tags is not None and tags.are_open(prompt)
+        return Reading(self, tools, is_inside=is_inside, is_parallel=is_parallel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,17 @@ class Reading:
     tools: Tools
     is_inside: bool
     """The prompt ends inside reasoning."""
+    is_parallel: bool = True
+    """Otherwise only the first call counts."""
+
+    @property
+    def has_reasoning(self) -> bool:
+        return self.format.reasoning != NONE
+
+    @property
+    def reasons_again(self) -> bool:
+        """Reasoning may come after content."""
+        return self.format.reasoning == HARMONY
 
     @property
     def markers(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from armature.openai.responses.schema import (
     known_item,
     text_of,
 )
-from armature.openai.schema import Message
+from armature.openai.schema import CalledFunction, Message, ToolCall
 
 MAX_ITEMS = 4096
 """In one request."""
@@ -72,10 +72,8 @@ def chat_messages(items: Sequence[Item]) -> list[Message]:
                 message = messages[-1] if messages and messages[-1].role == "assistant" else None
                 if message is None:
                     messages.append(message := Message("assistant", ""))
-                function = {"name": call.name, "arguments": call.arguments}
-                message.tool_calls = [
-                    *(message.tool_calls or ()), {"id": call.call_id, "type": "function", "function": function},
-                ]  # fmt: skip
+                made = ToolCall(call.call_id, CalledFunction(call.name, call.arguments))
+                message.tool_calls = [*(message.tool_calls or ()), made]
             case FunctionCallOutputItem() as output:
                 messages.append(Message("tool", text_of(where, output.output), tool_call_id=output.call_id))
             case ReasoningItem():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest, BlockHasher
 from armature.openai.errors import ApiError, model_not_found, no_workers
+from armature.openai.parsers.families import AnswerFormat, chosen
 from armature.openai.prompt_cache import PromptCache
 from armature.openai.serving.options import ServingOptions
 from armature.openai.tokenization import ModelTokenizer
@@ -34,6 +35,8 @@ class ServedModel:
     root: BlockDigest
     """Parent of every prompt's first block, in one cache namespace."""
     eos_ids: frozenset[int]
+    format: AnswerFormat
+    """How it writes reasoning and tool calls."""
 
     @property
     def name(self) -> str:
@@ -158,6 +161,7 @@ class ModelCatalog:
                 prompts=PromptCache(tokenizer.encoder, hasher, tokenizer.cut),
                 root=hasher.root(card.name),
                 eos_ids=frozenset(card.eos_token_ids),
+                format=chosen(card.tool_call_parser, card.reasoning_parser, tokenizer.template_source),
             )
             log.info("model %s is tokenized by %s", card.name, tokenizer.encoder.name)
         except Exception as error:  # a model's directory is foreign: whatever is wrong with it must not end the process

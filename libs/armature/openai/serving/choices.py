@@ -31,7 +31,13 @@ class Choices:
     def usage(self) -> Usage:
         """Of all answers together; the prompt counts once."""
         usages = [generation.usage for generation in self.generations]
-        return replace(usages[0], completion_tokens=sum(usage.completion_tokens for usage in usages))
+        return replace(
+            usages[0],
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+            reasoning_tokens=None
+            if usages[0].reasoning_tokens is None
+            else sum(usage.reasoning_tokens or 0 for usage in usages),
+        )
 
     def pieces(self) -> AsyncGenerator[Piece, None]:
         """All answers, `index` saying whose a piece is; each one's last piece, and no other, has a finish reason.

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest
-from armature.openai.errors import context_exceeded, invalid, no_workers, overloaded
+from armature.openai.errors import context_exceeded, invalid, no_workers, overloaded, unsupported
+from armature.openai.parsers.families import Reading
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
 from armature.openai.serving.choices import Choices
@@ -26,6 +27,7 @@ from armature.openai.structured import check_grammar
 from armature.openai.tenancy.admission import ASSUMED_ANSWER_TOKENS, Admission, begin, current_admission
 from armature.openai.tenancy.doorkeeper import Doorkeeper
 from armature.openai.tenancy.quotas import Quotas
+from armature.openai.tools import no_tool_format
 from armature.runtime.channels import ChannelPool
 from armature.runtime.roster import MemberChange
 
@@ -124,11 +126,12 @@ class ServingCore:
         check_against_model(sampling, ask.max_tokens, card.vocab_size)
         if ask.grammar is not None:
             await check_grammar(ask.grammar, ask.grammar_field)
+        _check_tools(model, ask)
         started_s = self._now_s()
         if _characters(ask) * model.tokenizer.seconds_per_character > self.options.inline_tokenize_s:
-            prompt, digests = await asyncio.to_thread(_tokenize, model, ask)
+            prompt, digests, reading = await asyncio.to_thread(_tokenize, model, ask)
         else:
-            prompt, digests = _tokenize(model, ask)
+            prompt, digests, reading = _tokenize(model, ask)
         PREPARE_S.observe(self._now_s() - started_s)
         room = card.context_length - len(prompt)
         max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
@@ -142,6 +145,7 @@ class ServingCore:
             model=model,
             prompt=prompt,
             digests=digests,
+            reading=reading,
             sampling=sampling,
             max_tokens=max_tokens,
             stop=ask.stop,
@@ -193,6 +197,16 @@ class ServingCore:
             raise no_workers(f"The tokenizer of the model '{name}' is still being loaded", retry_after_s=5.0) from None
 
 
+def _check_tools(model: ServedModel, ask: Ask) -> None:
+    """Raise unless the model can call functions, if there are any."""
+    if ask.tools.parameters and not model.format.has_tools:
+        raise no_tool_format(model.name)
+    if ask.tools.parameters and ask.grammar is not None:
+        raise invalid(ask.grammar_field, "an answer that must match it can't call tools; give one of the two")
+    if ask.tools.must_call:
+        raise unsupported("tool_choice", 'calls can\'t be enforced yet; use "auto"')
+
+
 def _characters(ask: Ask) -> int:
     """About how much there is to tokenize."""
     prompt = ask.prompt
@@ -203,10 +217,11 @@ def _characters(ask: Ask) -> int:
     return sum(len(message["content"]) for message in prompt.messages)
 
 
-def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest]]":
-    """The prompt's tokens and the digests of its whole blocks. May run on a thread."""
+def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest], Reading | None]":
+    """The prompt's tokens, the digests of its whole blocks, and how to read its answer. May run on a thread."""
     prompt, card, name = ask.prompt, model.card, ask.prompt_field
     digests: list[BlockDigest] | None = None
+    reading: Reading | None = None
     if isinstance(prompt, TokenPrompt):
         if len(prompt.token_ids) >= card.context_length:
             raise context_exceeded(name, len(prompt.token_ids), card.context_length)
@@ -215,6 +230,8 @@ def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDige
     else:
         assert isinstance(prompt, (TextPrompt, ChatPrompt))
         text = model.tokenizer.text_of(card.name, prompt)
+        if isinstance(prompt, ChatPrompt) and ask.grammar is None:  # which all of the text matches
+            reading = model.format.reading(ask.tools.parameters, text, is_parallel=ask.tools.is_parallel)
         # Tokenizing megabytes takes seconds and a hundred times the memory, to no end if the context can't hold them.
         if len(text) > card.context_length and (least := model.tokenizer.least_tokens(text)) >= card.context_length:
             raise context_exceeded(name, least, card.context_length, at_least=True)
@@ -228,4 +245,4 @@ def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDige
         raise invalid(name, "it has no tokens")
     if len(token_ids) >= card.context_length:
         raise context_exceeded(name, len(token_ids), card.context_length)
-    return token_ids, model.hasher.extend(model.root, token_ids) if digests is None else digests
+    return token_ids, model.hasher.extend(model.root, token_ids) if digests is None else digests, reading

@@ -63,7 +63,7 @@ class GenerateEndpoint(Endpoint):
         unfinished = len(encoders)
         async for piece in pieces:
             chunks = encoders[piece.index]
-            if piece.text or piece.tokens:
+            if piece.text or piece.tokens or piece.events:
                 events += chunks.piece(piece)
             if piece.finish_reason is not None:
                 unfinished -= 1

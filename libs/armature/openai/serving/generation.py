@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from armature.openai.answers import Usage
 from armature.openai.assembler import LENGTH, STOP, Assembler, Piece, TopTokens
 from armature.openai.errors import ApiError, deadline_exceeded, no_workers, overloaded
+from armature.openai.parsers.events import AnswerEvent
 from armature.openai.serving.decode_call import (
     ClientTooSlowError,
     DeadlinePassedError,
@@ -84,11 +85,11 @@ class Generation:
         self._cached_tokens: int | None = None
         self._worker_cached_tokens = 0
         """Of the prompt that the worker was sent, which has our own output in it after a move."""
-        self._text: list[str] = []
+        self._said: list[AnswerEvent] = []
         self._last_s = 0.0
         self._now_s = asyncio.get_running_loop().time
         self._assembler = Assembler(
-            job.model.tokenizer.vocabulary, stop=job.stop, end_ids=job.end_ids, prompt=job.prompt
+            job.model.tokenizer.vocabulary, stop=job.stop, end_ids=job.end_ids, prompt=job.prompt, reading=job.reading
         )
 
     @property
@@ -97,9 +98,9 @@ class Generation:
         return self._output
 
     @property
-    def text(self) -> str:
+    def said(self) -> Sequence[AnswerEvent]:
         """The answer so far; kept for chats whose next turn is to be prepared, empty for others."""
-        return "".join(self._text)
+        return self._said
 
     @property
     def stop_string(self) -> str | None:
@@ -108,7 +109,10 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self.job.prompt), self._assembler.completion_tokens, self._cached_tokens or 0)
+        assembler = self._assembler
+        return Usage(
+            len(self.job.prompt), assembler.completion_tokens, self._cached_tokens or 0, assembler.reasoning_tokens
+        )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The answer; its last piece, and no other, has a finish reason. Pieces may be empty.
@@ -132,7 +136,7 @@ class Generation:
                             ledger.first_token(attempt_id, self._worker_cached_tokens)
                         if piece.token_ids or piece.finish_reason is not None:
                             if self.job.chat is not None:
-                                self._text.append(piece.text)
+                                self._said += piece.said
                             yield piece
                         if piece.finish_reason is not None:
                             self.finish_reason = piece.finish_reason

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from armature.blocks.hashing import BlockDigest, pack_hashes
+from armature.openai.parsers.families import Reading
 from armature.openai.rules import ChatPrompt
 from armature.openai.serving.catalog import ServedModel
 from armature.openai.tenancy.admission import Admission
@@ -38,6 +39,8 @@ class Job:
     session_id: str = ""
     hints: Hints = NO_HINTS
     tenant: str = ""
+    reading: Reading | None = None
+    """How to tell apart what its answers say; None: all is content."""
     chat: ChatPrompt | None = None
     """Of what the prompt was rendered, if its next turn is to be prepared."""
     cache_namespace: str = ""

@@ -11,10 +11,14 @@ does nothing while queries wait or enough of this is under way, and never tries 
 import asyncio
 import logging
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from armature.openai.answer_reader import TOOL_CALLS, AnswerMessage
 from armature.openai.assembler import LENGTH, STOP
 from armature.openai.errors import ApiError
+from armature.openai.parsers.events import AnswerEvent
 from armature.openai.serving.decode_call import DeadlinePassedError, DecodeCall, Limits, WorkerFailedError
 from armature.openai.serving.generation import Generation
 from armature.openai.serving.job import Job
@@ -22,6 +26,7 @@ from armature.openai.serving.metrics import NEXT_TURN_TOKENS, NEXT_TURNS
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import RouterClient
 from armature.openai.serving.worker_streams import WorkerStreams
+from armature.openai.tools import rendered_call
 from armature.routing.hints import Hints
 from armature.v1.common_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, SamplingParams
 from armature.v1.router_pb2 import Assignment
@@ -55,7 +60,7 @@ class NextTurns:
     def ended(self, generation: Generation) -> None:
         """Prepare for the next turn, if there will be one and this is the moment."""
         limit = self._options.max_speculative_prefills
-        if generation.job.chat is None or generation.finish_reason not in (STOP, LENGTH) or not limit:
+        if generation.job.chat is None or generation.finish_reason not in (STOP, LENGTH, TOOL_CALLS) or not limit:
             return
         if self._under_way >= limit:
             NEXT_TURNS.labels(BUSY).inc()
@@ -120,7 +125,7 @@ def _next_job(generation: Generation, now_s: float, timeout_s: float) -> Job | N
     job, model = generation.job, generation.job.model
     assert job.chat is not None
     block_size = model.hasher.block_size
-    token_ids = array("I", model.tokenizer.next_turn(job.chat, generation.text))
+    token_ids = array("I", model.tokenizer.next_turn(job.chat, _message(generation.said)))
     token_ids = token_ids[: len(token_ids) // block_size * block_size]
     held = job.prompt + generation.output[:-1]  # the last token has been sampled, not computed
     if token_ids == held[: len(token_ids)] or len(token_ids) >= model.card.context_length:
@@ -140,3 +145,16 @@ def _next_job(generation: Generation, now_s: float, timeout_s: float) -> Job | N
         grammar=None,
         chat=None,
     )
+
+
+def _message(said: Sequence[AnswerEvent]) -> dict[str, Any]:
+    """The answer as the client sends it back, which is without its reasoning.
+
+    Raises:
+        ApiError: it has a call that is none, and no client can send it back.
+    """
+    answer = AnswerMessage(said)
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content}
+    if answer.calls:
+        message["tool_calls"] = [rendered_call(call.call_id, call.name, call.arguments) for call in answer.calls]
+    return message

@@ -7,7 +7,6 @@ import msgspec
 
 from armature.openai.errors import invalid
 from armature.openai.logprobs import chat_logprobs
-from armature.openai.parsers.events import PlainText
 from armature.openai.renaming import renaming
 from armature.openai.responses.answer import ResponseAnswer, response_id_of
 from armature.openai.responses.asks import NAMES, check_body, response_ask
@@ -61,14 +60,13 @@ class ResponsesEndpoint(Endpoint):
 
     async def _make(self, generation: Generation, answer: ResponseAnswer, stream: Exchange | None) -> None:
         """All of the answer but the last events, which are told once it has been kept."""
-        job, parser = generation.job, PlainText()
+        job = generation.job
         vocabulary, top = job.model.tokenizer.vocabulary, job.sampling.top_logprobs
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
                 logprobs = chat_logprobs(vocabulary, piece, top)["content"] if piece.tokens else ()
-                answer.feed(parser.feed(piece.text), logprobs)
+                answer.feed(piece.said, logprobs)
                 if piece.finish_reason is not None:
-                    answer.feed(parser.finish())
                     info = generation.info if job.include_info else None
                     answer.finish(piece.finish_reason, generation.usage, int(time.time()), info)
                 elif stream is not None and (events := answer.take_events()):

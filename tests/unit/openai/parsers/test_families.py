@@ -1,13 +1,23 @@
 """Every family's parser against recorded answers, and against itself under every way of splitting a text."""
 
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from armature.engines.host.settings import WorkerSettings
 from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart, merged
-from armature.openai.parsers.families import TOOL_FAMILIES, AnswerFormat, Reading, chosen, detect
+from armature.openai.parsers.families import (
+    REASONING_PARSERS,
+    TOOL_FAMILIES,
+    TOOL_PARSERS,
+    AnswerFormat,
+    Reading,
+    chosen,
+    detect,
+)
 from tests.support.answer_streams import TOOLS, recorded
 
 FORMATS = {
@@ -148,3 +158,9 @@ def test_nothing_is_parsed_where_nothing_is_to_be_found() -> None:
         ["reasoning", "so"], ["content", "a <tool_call>{}"],
     ]  # fmt: skip
     assert reading.markers == {"<think>", "</think>"}
+
+
+def test_workers_can_be_told_of_every_parser() -> None:
+    kinds = {field.name: field.type for field in fields(WorkerSettings)}
+    assert get_args(kinds["tool_call_parser"]) == TOOL_PARSERS
+    assert get_args(kinds["reasoning_parser"]) == REASONING_PARSERS
