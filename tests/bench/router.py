@@ -24,16 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from armature.index.packing import pack_hashes
 from armature.openai.serving.frames import FrameStream
+from armature.openai.serving.router_client import ROUTE
+from armature.runtime.channels import ChannelPool
 from armature.runtime.processes import start_etcd
 from armature.v1.router_pb2 import Progress, Query, RouteRequest, RouteResponse
-from armature.v1.router_pb2_grpc import RouterStub
 from tests.bench.gateway import cpu_s
 from tests.support.cell import Service
 from tests.support.eventually import eventually
@@ -65,9 +65,10 @@ class Client:
     async def run(self, address: str, rate: float, seconds: float) -> None:
         """Ask at random times, `rate` a second on average, and wait for all answers."""
         loop = asyncio.get_running_loop()
-        async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as tasks:
-            stub: Any = RouterStub(channel)
-            frames = FrameStream[RouteRequest, RouteResponse](stub.Route, self._take, self._on_frame)
+        async with asyncio.TaskGroup() as tasks:
+            frames = FrameStream[RouteRequest, RouteResponse](
+                ChannelPool().method(address, ROUTE), RouteResponse.FromString, self._take, self._on_frame
+            )
             running = tasks.create_task(frames.run())
             due_s, number = loop.time(), 0
             end_s = due_s + seconds

@@ -8,6 +8,7 @@ import asyncio
 
 import grpc
 
+from armature.runtime.lean_call import Method
 from armature.runtime.tls import TlsFiles
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -36,6 +37,7 @@ class ChannelPool:
     def __init__(self, tls: TlsFiles | None = None) -> None:
         self._tls = tls
         self._credentials = tls.channel_credentials() if tls else None
+        self._context = tls.client_context() if tls else None
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def get(self, address: str) -> grpc.aio.Channel:
@@ -44,6 +46,11 @@ class ChannelPool:
         if channel is None:
             channel = self._channels[address] = self._open(address)
         return channel
+
+    def method(self, address: str, path: str) -> Method:
+        """A method to be called without a channel, see `armature.runtime.lean_call`."""
+        name = self._tls.name if self._tls else ""
+        return Method(address, path, MAX_MESSAGE_BYTES, tls=self._context, tls_name=name)
 
     async def discard(self, address: str) -> None:
         """Close the channel to a member that is gone; calls on it are cancelled."""

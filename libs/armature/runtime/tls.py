@@ -1,5 +1,6 @@
 """Mutual TLS between the members of a cell: the same three files make a process both server and client."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,20 @@ class TlsFiles:
             StartError: a file can't be read.
         """
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+
+    def client_context(self) -> ssl.SSLContext:
+        """The same for connections that are no channels.
+
+        Raises:
+            StartError: a file can't be read or holds something else.
+        """
+        try:
+            context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=self.ca)
+            context.load_cert_chain(self.cert, self.key)
+        except OSError as error:  # ssl's errors are among them
+            raise StartError(f"can't use the TLS files {self.cert}, {self.key}, {self.ca}: {error}") from error
+        context.set_alpn_protocols(["h2"])
+        return context
 
     def channel_options(self) -> list[tuple[str, str]]:
         """What a channel needs besides the credentials."""

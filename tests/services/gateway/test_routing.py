@@ -1,11 +1,14 @@
 """Asking routers: coalesced, bounded in time, with the next one or the gateway itself where one fails."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from armature.blocks.hashing import BlockHasher, pack_hashes
 from armature.openai.serving.options import ServingOptions
-from armature.openai.serving.router_client import _RouterStream
+from armature.openai.serving.router_client import ROUTE, _RouterStream
+from armature.runtime.channels import ChannelPool
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, ROLE_DECODE, ROLE_PREFILL
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
 from tests.services.gateway.fakes import FakeRouter, breaking_after, listen, listening, token_array
@@ -75,21 +78,18 @@ async def test_queries_of_one_moment_share_a_message_and_a_stream() -> None:
 
 
 async def test_progress_waits_for_more_of_it_and_a_query_takes_it_along() -> None:
-    route = ScriptedRoute()
-    stream = _RouterStream("router-a", lambda: route)
-    running = asyncio.create_task(stream.run())
-    for number in range(40):
-        stream.first_token(f"a{number}", 0)
-        await asyncio.sleep(0)  # the writer would have its turn here
-    asking = asyncio.create_task(stream.ask(Query(request_id="b"), lambda _: None))
-    await eventually(lambda: any(told.queries for told in route.told))
-    assert sum(len(told.progress) for told in route.told) == 40
-    assert len(route.told) < 10  # one, unless the machine is so busy that the pause is over in between
-    stream.finished("a0", 1)
-    await eventually(lambda: sum(len(told.progress) for told in route.told) == 41, what="by itself, without a query")
-    asking.cancel()
-    stream.stop()
-    await asyncio.gather(running, asking, return_exceptions=True)
+    async with scripted_route() as (route, stream):
+        for number in range(40):
+            stream.first_token(f"a{number}", 0)
+            await asyncio.sleep(0)  # the writer would have its turn here
+        asking = asyncio.create_task(stream.ask(Query(request_id="b"), lambda _: None))
+        await eventually(lambda: any(told.queries for told in route.told))
+        assert sum(len(told.progress) for told in route.told) == 40
+        assert len(route.told) < 10  # one, unless the machine is so busy that the pause is over in between
+        stream.finished("a0", 1)
+        await eventually(lambda: sum(len(told.progress) for told in route.told) == 41, what="without a query too")
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_without_routers_the_gateway_decides_and_spreads() -> None:
@@ -275,39 +275,44 @@ async def test_a_worker_that_leaves_keeps_its_stream_until_its_answers_are_compl
         await eventually(lambda: worker.open_streams == 0, what="the stream is closed")
 
 
-class ScriptedRoute:
-    """A call to a router that never answers by itself, and keeps what it is told."""
+class ScriptedRoute(FakeRouter):
+    """A router that never answers by itself, and keeps what it is told."""
 
     def __init__(self) -> None:
+        super().__init__([])
         self.told: list[RouteRequest] = []
 
-    async def write(self, request: RouteRequest) -> None:
-        self.told.append(request)
+    async def Route(self, request_iterator: Any, context: Any) -> AsyncIterator[RouteResponse]:
+        async for request in request_iterator:
+            self.told.append(request)
+            if not self.told:
+                yield RouteResponse()
 
-    async def read(self) -> None:
-        await asyncio.Event().wait()
 
-    def cancel(self) -> None:
-        pass
-
-    def cancelled(self) -> bool:
-        return False
+@asynccontextmanager
+async def scripted_route() -> AsyncIterator[tuple[ScriptedRoute, _RouterStream]]:
+    """Such a router and an open stream to it."""
+    route = ScriptedRoute()
+    async with listening(route):
+        stream = _RouterStream("router-a", ChannelPool().method(route.address, ROUTE))
+        running = asyncio.create_task(stream.run())
+        try:
+            yield route, stream
+        finally:
+            stream.stop()
+            await running
 
 
 async def test_an_answer_in_the_moment_in_which_its_client_leaves_is_given_back() -> None:
-    route = ScriptedRoute()
-    stream = _RouterStream("router-a", lambda: route)
-    running = asyncio.create_task(stream.run())
-    asking = asyncio.create_task(stream.ask(Query(request_id="leaver"), lambda _: None))
-    await eventually(lambda: route.told)
-    query_id = route.told[0].queries[0].query_id
-    placement = Placement(query_id=query_id)
-    placement.assigned.worker_id = "worker-a"
-    asking.cancel()  # the task has not run since when the answer comes
-    stream._on_frame(RouteResponse(placements=[placement]))
-    await asyncio.gather(asking, return_exceptions=True)
-    await eventually(lambda: len(route.told) == 2, what="the router is told")
-    (progress,) = route.told[1].progress
-    assert (progress.request_id, progress.kind) == ("leaver", Progress.KIND_FINISHED)
-    stream.stop()
-    await running
+    async with scripted_route() as (route, stream):
+        asking = asyncio.create_task(stream.ask(Query(request_id="leaver"), lambda _: None))
+        await eventually(lambda: route.told)
+        query_id = route.told[0].queries[0].query_id
+        placement = Placement(query_id=query_id)
+        placement.assigned.worker_id = "worker-a"
+        asking.cancel()  # the task has not run since when the answer comes
+        stream._on_frame(RouteResponse(placements=[placement]))
+        await asyncio.gather(asking, return_exceptions=True)
+        await eventually(lambda: len(route.told) == 2, what="the router is told")
+        (progress,) = route.told[1].progress
+        assert (progress.request_id, progress.kind) == ("leaver", Progress.KIND_FINISHED)

@@ -1,15 +1,22 @@
-"""A bidirectional stream that many requests share: one writer, one reader, one frame per wake-up.
+"""A bidirectional stream that many requests share: one frame per turn of the event loop.
 
-A gRPC message costs the same whatever its size, so everything that is waiting when the writer wakes goes out together.
+A message costs the same whatever its size, so everything that is waiting goes out together.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import grpc
+from armature.runtime.lean_call import LeanCall, Method, open_call
 
-Out = TypeVar("Out")
+
+class Message(Protocol):
+    """A protobuf message, as far as sending goes."""
+
+    def SerializeToString(self) -> bytes: ...
+
+
+Out = TypeVar("Out", bound=Message)
 In = TypeVar("In")
 
 
@@ -19,45 +26,47 @@ class FrameStream(Generic[Out, In]):
     The waiting list is the owner's, and bounded by the owner.
     """
 
-    def __init__(self, open_call: Callable[[], Any], take: Callable[[], Out], on_frame: Callable[[In], None]) -> None:
-        self._open_call = open_call
+    def __init__(
+        self, method: Method, read: Callable[[bytes], In], take: Callable[[], Out], on_frame: Callable[[In], None]
+    ) -> None:
+        self._method = method
+        self._read = read
         self._take = take
         self._on_frame = on_frame
-        self._waiting = asyncio.Event()
+        self._call: LeanCall | None = None
+        self._is_waiting = False
+        """Whether there is something to take."""
+        self._is_due = False
+        self._soon = asyncio.get_running_loop().call_soon
 
     def wake(self) -> None:
         """There is something to take."""
-        self._waiting.set()
+        self._is_waiting = True
+        self.on_writable()
 
     async def run(self) -> str:
         """Until the stream ends; why it did. Raises only CancelledError."""
-        call = self._open_call()
-        async with asyncio.TaskGroup() as tasks:
-            writer = tasks.create_task(self._write(call))
-            try:
-                return await self._read(call)
-            finally:
-                writer.cancel()
-                call.cancel()
-
-    async def _write(self, call: Any) -> None:
         try:
-            while True:
-                await self._waiting.wait()
-                self._waiting.clear()
-                await call.write(self._take())
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # the reader sees the same end, with its reason
-
-    async def _read(self, call: Any) -> str:
+            self._call = await open_call(self._method, self)
+        except (OSError, TimeoutError) as error:
+            return f"UNAVAILABLE: {error or 'it does not answer'}"
         try:
-            while (frame := await call.read()) is not grpc.aio.EOF:
-                self._on_frame(frame)
-        except grpc.aio.AioRpcError as error:
-            return f"{error.code().name}: {error.details()}"
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if call.cancelled() and not (task and task.cancelling()):
-                return "CANCELLED: the channel was closed"
-            raise
-        return "the stream was ended by its server"
+            self.on_writable()
+            return await self._call.ended
+        finally:
+            self._call.close()
+            self._call = None
+
+    def on_message(self, data: bytes) -> None:
+        self._on_frame(self._read(data))
+
+    def on_writable(self) -> None:
+        if self._is_waiting and not self._is_due and self._call is not None and self._call.is_writable:
+            self._is_due = True
+            self._soon(self._write)
+
+    def _write(self) -> None:
+        self._is_due = False
+        if self._call is not None and self._call.is_writable:
+            self._is_waiting = False
+            self._call.send(self._take().SerializeToString())

@@ -11,20 +11,21 @@ import logging
 import math
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from armature.openai.serving.frames import FrameStream
 from armature.openai.serving.local_router import LocalRouter
 from armature.openai.serving.metrics import ROUTED_LOCALLY
 from armature.openai.serving.options import ServingOptions
 from armature.runtime.channels import ChannelPool
+from armature.runtime.lean_call import Method
 from armature.runtime.roster import MemberChange
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
-from armature.v1.router_pb2_grpc import RouterStub
 
 log = logging.getLogger(__name__)
 
+ROUTE = "/armature.v1.Router/Route"
 PROGRESS_PAUSE_S = 0.005
 """Progress waits so long for more of it, or for a query, to share a message with; a plan is no worse for it.
 
@@ -105,8 +106,7 @@ class RouterClient:
     def _stream(self, router: Member) -> "_RouterStream":
         stream = self._streams.get(router.id)
         if stream is None or stream.has_ended:
-            stub: Any = RouterStub(self._channels.get(router.address))
-            stream = self._streams[router.id] = _RouterStream(router.id, stub.Route)
+            stream = self._streams[router.id] = _RouterStream(router.id, self._channels.method(router.address, ROUTE))
             self._tasks.create_task(self._run(stream, router), name=f"route stream {router.id}")
         return stream
 
@@ -126,9 +126,11 @@ class _Expected(NamedTuple):
 class _RouterStream:
     """Queries wait here for their answers. What waits to be written is bounded by the requests that are admitted."""
 
-    def __init__(self, router_id: str, open_call: Callable[[], Any]) -> None:
+    def __init__(self, router_id: str, method: Method) -> None:
         self._router_id = router_id
-        self._frames = FrameStream[RouteRequest, RouteResponse](open_call, self._take, self._on_frame)
+        self._frames = FrameStream[RouteRequest, RouteResponse](
+            method, RouteResponse.FromString, self._take, self._on_frame
+        )
         self._ids = itertools.count(1)
         self._queries: dict[int, Query] = {}
         self._progress: list[Progress] = []

@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
 
 import grpc
 
@@ -17,11 +16,12 @@ from armature.openai.serving.decode_call import DecodeCall, Limits, WorkerFailed
 from armature.openai.serving.frames import FrameStream
 from armature.openai.serving.options import ServingOptions
 from armature.runtime.channels import ChannelPool
+from armature.runtime.lean_call import Method
 from armature.v1.worker_pb2 import DecodeFrame, DecodeRequest, TokenFrame
-from armature.v1.worker_pb2_grpc import DecodeStub
 
 log = logging.getLogger(__name__)
 
+DECODE_STREAM = "/armature.v1.Decode/Stream"
 MAX_WATCH_INTERVAL_S = 0.5
 CONNECT_TIMEOUT_S = 1.0
 """How long one look takes at whether a worker whose stream has broken can be reached again."""
@@ -46,8 +46,8 @@ class WorkerStreams:
         """Send `request`, whose `stream_id` is set here."""
         stream = self._streams.get(worker_id)
         if stream is None or stream.has_ended:
-            stub: Any = DecodeStub(self._channels.get(address))
-            stream = self._streams[worker_id] = _WorkerStream(worker_id, stub.Stream, self._interval_s)
+            method = self._channels.method(address, DECODE_STREAM)
+            stream = self._streams[worker_id] = _WorkerStream(worker_id, method, self._interval_s)
             self._tasks.create_task(self._run(worker_id, stream, address), name=f"decode stream {worker_id}")
         return stream.begin(request, limits)
 
@@ -77,10 +77,10 @@ class WorkerStreams:
 
 
 class _WorkerStream:
-    def __init__(self, worker_id: str, open_call: Callable[[], Any], watch_interval_s: float) -> None:
+    def __init__(self, worker_id: str, method: Method, watch_interval_s: float) -> None:
         self._worker_id = worker_id
         self._interval_s = watch_interval_s
-        self._frames = FrameStream[DecodeFrame, TokenFrame](open_call, self._take, self._on_frame)
+        self._frames = FrameStream[DecodeFrame, TokenFrame](method, TokenFrame.FromString, self._take, self._on_frame)
         self._ids = itertools.count(1)
         self._calls: dict[int, DecodeCall] = {}
         self._requests: dict[int, DecodeRequest] = {}

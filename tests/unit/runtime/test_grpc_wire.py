@@ -1,0 +1,177 @@
+"""The bytes of one gRPC call, however they are cut and whatever the peer does."""
+
+import struct
+from itertools import pairwise
+
+import hpack
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from armature.runtime.grpc_wire import DEFAULT_WINDOW_BYTES, PREFACE, WINDOW_BYTES, Flag, Frame, GrpcCall, Setting
+
+MAX_MESSAGE_BYTES = 100_000
+TRAILERS = [("grpc-status", "14"), ("grpc-message", "it dies%21")]
+
+
+def call() -> GrpcCall:
+    """One whose opening has been written."""
+    made = GrpcCall("/t.Test/Stream", "host:1", max_message_bytes=MAX_MESSAGE_BYTES)
+    made.take_output()
+    return made
+
+
+def frame(kind: Frame, payload: bytes, flags: int = 0, stream_id: int = 1) -> bytes:
+    return struct.pack(">HBBBL", len(payload) >> 8, len(payload) & 255, kind, flags, stream_id) + payload
+
+
+def message(data: bytes) -> bytes:
+    return b"\0" + len(data).to_bytes(4, "big") + data
+
+
+def headers(encoder: hpack.Encoder, entries: list[tuple[str, str]], flags: int = Flag.END_HEADERS) -> bytes:
+    return frame(Frame.HEADERS, encoder.encode(entries), flags)
+
+
+def frames_of(output: bytes) -> list[tuple[int, int, int, bytes]]:
+    """(type, flags, stream, payload) of what was written."""
+    found: list[tuple[int, int, int, bytes]] = []
+    while output:
+        high, low, kind, flags, stream_id = struct.unpack_from(">HBBBL", output)
+        size = high << 8 | low
+        found.append((kind, flags, stream_id, output[9 : 9 + size]))
+        output = output[9 + size :]
+    return found
+
+
+def data_bytes(output: bytes) -> int:
+    return sum(len(payload) for kind, _, _, payload in frames_of(output) if kind == Frame.DATA)
+
+
+def test_the_opening_is_what_http2_and_grpc_ask_for() -> None:
+    opening = GrpcCall("/t.Test/Stream", "host:1", max_message_bytes=1).take_output()
+    assert opening.startswith(PREFACE)
+    kinds = [kind for kind, _, _, _ in frames_of(opening.removeprefix(PREFACE))]
+    assert kinds == [Frame.SETTINGS, Frame.WINDOW_UPDATE, Frame.HEADERS]
+    said = dict(hpack.Decoder().decode(frames_of(opening.removeprefix(PREFACE))[-1][3]))
+    assert (said[":method"], said[":path"], said[":authority"]) == ("POST", "/t.Test/Stream", "host:1")
+    assert (said["te"], said["content-type"]) == ("trailers", "application/grpc")
+
+
+@given(
+    sizes=st.lists(st.integers(0, 20_000), max_size=12),
+    cuts=st.lists(st.integers(0, 10**6), max_size=30),
+    frame_bytes=st.integers(1, 16_000),
+    pads=st.integers(0, 20),
+)
+@settings(max_examples=120, deadline=None)
+def test_messages_do_not_depend_on_how_their_bytes_are_cut(
+    sizes: list[int], cuts: list[int], frame_bytes: int, pads: int
+) -> None:
+    sent = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+    body = b"".join(map(message, sent))
+    encoder = hpack.Encoder()
+    parts = [frame(Frame.SETTINGS, b"", stream_id=0), headers(encoder, [(":status", "200")])]
+    for start in range(0, len(body), max(frame_bytes, len(body) // 300)):
+        payload = body[start : start + max(frame_bytes, len(body) // 300)]
+        padded = bytes([pads]) + payload + bytes(pads) if pads and len(payload) < 16_000 - pads else payload
+        parts.append(frame(Frame.DATA, padded, Flag.PADDED if padded is not payload else 0))
+    trailers = encoder.encode(TRAILERS)
+    parts += [
+        frame(Frame.HEADERS, trailers[:3], Flag.END_STREAM), frame(Frame.CONTINUATION, trailers[3:], Flag.END_HEADERS),
+    ]  # fmt: skip
+    stream = b"".join(parts)
+    reader, got = call(), list[bytes]()
+    for start, end in pairwise(sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})):
+        got += reader.feed(stream[start:end])
+    assert got == sent
+    assert reader.ended == "UNAVAILABLE: it dies!"
+
+
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("send"), st.integers(0, 60_000)),
+            st.tuples(st.sampled_from(["stream", "connection"]), st.integers(1, 50_000)),
+            st.tuples(st.just("initial"), st.integers(0, 100_000)),
+        ),
+        max_size=25,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_no_more_is_sent_than_both_windows_allow_and_all_that_they_do(steps: list[tuple[str, int]]) -> None:
+    writer = call()
+    stream = connection = initial = DEFAULT_WINDOW_BYTES
+    waiting = 0
+    for kind, number in steps:
+        if kind == "send":
+            writer.send(bytes(number))
+            waiting += number + 5
+        elif kind == "initial":
+            writer.feed(frame(Frame.SETTINGS, struct.pack(">HL", Setting.INITIAL_WINDOW_SIZE, number), stream_id=0))
+            stream, initial = stream + number - initial, number
+        else:
+            writer.feed(frame(Frame.WINDOW_UPDATE, number.to_bytes(4, "big"), stream_id=kind == "stream"))
+            stream, connection = stream + number * (kind == "stream"), connection + number * (kind == "connection")
+        sent = data_bytes(writer.take_output())
+        assert sent == max(0, min(waiting, stream, connection))
+        waiting, stream, connection = waiting - sent, stream - sent, connection - sent
+        assert writer.is_blocked == (waiting > 0)
+
+
+def test_the_peer_may_go_on_sending_after_a_window_full() -> None:
+    reader, told = call(), {0: 0, 1: 0}
+    data = frame(Frame.DATA, message(bytes(16_000)))
+    for _ in range(3 * WINDOW_BYTES // 16_000):
+        reader.feed(data)
+        for kind, _, stream_id, payload in frames_of(reader.take_output()):
+            assert kind == Frame.WINDOW_UPDATE
+            told[stream_id] += int.from_bytes(payload, "big")
+    assert told[0] == told[1] >= 2 * WINDOW_BYTES
+
+
+def test_pings_are_answered_and_settings_acknowledged() -> None:
+    reader = call()
+    reader.feed(frame(Frame.PING, b"12345678", stream_id=0) + frame(Frame.SETTINGS, b"", stream_id=0))
+    reader.feed(frame(Frame.PING, b"87654321", Flag.ACK, 0) + frame(Frame.SETTINGS, b"", Flag.ACK, 0))
+    assert frames_of(reader.take_output()) == [
+        (Frame.PING, Flag.ACK, 0, b"12345678"), (Frame.SETTINGS, Flag.ACK, 0, b""),
+    ]  # fmt: skip
+
+
+def test_a_draining_server_may_finish_and_a_failing_one_has_ended() -> None:
+    reader = call()
+    reader.feed(frame(Frame.GOAWAY, (1).to_bytes(4, "big") + bytes(4), stream_id=0))
+    assert reader.ended is None
+    assert reader.feed(frame(Frame.DATA, message(b"more"))) == [b"more"]
+    reader.feed(frame(Frame.GOAWAY, bytes(4) + (11).to_bytes(4, "big") + b"too_many_pings", stream_id=0))
+    assert reader.ended is not None
+    assert "too_many_pings" in reader.ended
+
+
+def test_whoever_breaks_the_protocol_is_told_and_left() -> None:
+    encoder = hpack.Encoder()
+    for broken, why in {
+        frame(Frame.DATA, b"\1" + bytes(4)): "compressed",
+        frame(Frame.DATA, b"\0" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big")): "too large",
+        frame(Frame.DATA, b"", stream_id=3): "stream 3",
+        frame(Frame.DATA, b"\5abc", Flag.PADDED): "padding",
+        frame(Frame.PUSH_PROMISE, b""): "pushes",
+        frame(Frame.CONTINUATION, b""): "not begun",
+        frame(Frame.SETTINGS, b"12345", stream_id=0): "cut off",
+        headers(encoder, [(":status", "200")], 0) + frame(Frame.PING, bytes(8), stream_id=0): "interrupted",
+        headers(hpack.Encoder(), [(":status", "503")]): "503",
+        struct.pack(">HBBBL", 65_535, 255, Frame.DATA, 0, 1): "larger than allowed",
+    }.items():
+        reader = call()
+        reader.feed(broken)
+        assert reader.ended is not None
+        assert why in reader.ended
+        assert frames_of(reader.take_output())[-1][0] == Frame.RST_STREAM
+
+
+@given(noise=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 255), st.integers(0, 3), st.binary(max_size=40))))
+@settings(max_examples=200, deadline=None)
+def test_no_bytes_make_it_raise(noise: list[tuple[int, int, int, bytes]]) -> None:
+    reader = call()
+    for kind, flags, stream_id, payload in noise:
+        reader.feed(struct.pack(">HBBBL", 0, len(payload), kind, flags, stream_id) + payload)
