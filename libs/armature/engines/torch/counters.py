@@ -24,13 +24,18 @@ def counters(seeds: Sequence[int], positions: Sequence[int]) -> NDArray[np.int64
     return _mix(_mix(seed + GAMMA) + GAMMA * (position + np.uint64(1))).view(np.int64)
 
 
-def exponentials(counters: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """A number from the exponential distribution of mean 1 for each token of each row, `[rows, vocab]` float32.
+def token_steps(tokens: torch.Tensor) -> torch.Tensor:
+    """How far the generator's state is advanced for each of the tokens (int64, any shape)."""
+    return (tokens + 1).mul_(_signed(GAMMA))  # int64 wraps, so it counts modulo 2**64 as the rest does
 
-    `counters` is `[rows, 1]` int64.
+
+def exponentials(counters: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """A number from the exponential distribution of mean 1 for each token, `[rows, tokens]` float32.
+
+    `counters` is `[rows, 1]` int64, `steps` `[tokens]` or `[rows, tokens]`; a token has the same number whichever
+    others are asked for.
     """
-    tokens = torch.arange(1, vocab_size + 1, device=counters.device)
-    bits = tokens.mul_(_signed(GAMMA)) + counters  # int64 wraps, so it counts modulo 2**64 as the rest does
+    bits = steps + counters
     bits = _fold(bits, 30).mul_(_signed(MIX_1))
     bits = _fold(bits, 27).mul_(_signed(MIX_2))
     # 52 bits and a half: neither 0 nor 1, so that the logarithm is finite and not 0.

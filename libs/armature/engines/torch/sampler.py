@@ -1,8 +1,7 @@
 """Chooses the next token of every slice that samples, all rows of a step together.
 
 A row's choice depends on its logits, its parameters and the counter-based numbers of (seed, output position, token),
-never on the other rows. Top-k, top-p and min-p each come down to a smallest logit that is kept, so ties at the edge are
-all kept and no order among equals matters. Only rows with top-k or top-p pay for finding the largest logits.
+never on the other rows.
 
 Every token has a random number of its own, and the largest ratio of probability to number wins (the Gumbel-max trick).
 Logits differ in their last digits with the shape of the step that computed them; the winner then changes only if two
@@ -15,7 +14,8 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from armature.engines.torch.counters import counters, exponentials
+from armature.engines.torch.counters import counters, exponentials, token_steps
+from armature.engines.torch.filters import edge_among, has_filter
 from armature.engines.torch.grammar_masks import GrammarMasks
 from armature.engines.torch.penalties import LogitAdjuster, needs_adjusting, output_index
 from armature.scheduling.plan import SampledToken, Slice
@@ -24,8 +24,9 @@ from armature.scheduling.request import Sampling, TokenLogprobs
 GREEDY_BELOW = 1e-5
 """Temperatures under this would overflow float32 logits; they mean greedy."""
 
-NUCLEUS = 1024
-"""Largest logits looked at first for top-p; only rows whose share is not reached among them are sorted whole."""
+LOOK_AT = (64, 1024)
+"""So many of the largest logits are looked at, one after the other, before all are sorted. Most filters keep fewer
+than the first, and only what is kept needs random numbers."""
 
 NUMBERS_AT_A_TIME = 1 << 23
 """Bounds the memory for random numbers, which are wider than logits."""
@@ -42,6 +43,7 @@ class Sampler:
         self._device = device
         numbers = CPU_NUMBERS_AT_A_TIME if device.type == "cpu" else NUMBERS_AT_A_TIME
         self._rows_at_a_time = max(1, numbers // vocab_size)
+        self._all_steps = token_steps(torch.arange(vocab_size, device=device))
 
     def forget(self, request_id: str) -> None:
         self._adjuster.forget(request_id)
@@ -91,68 +93,20 @@ class Sampler:
         """Tokens `[rows]` drawn from logits `[rows, vocab]` of rows with a temperature."""
         samplings = [one.sequence.request.sampling for one in rows]
         scaled = logits / self._column([sampling.temperature for sampling in samplings])
-        smallest = self._smallest_kept(scaled, samplings)
-        if smallest is not None:
-            scaled.masked_fill_(scaled < smallest, -math.inf)
         count = counters([sampling.seed for sampling in samplings], [output_index(one) for one in rows])
-        parts = zip(
-            scaled.softmax(-1).split(self._rows_at_a_time),
-            torch.from_numpy(count[:, None]).to(self._device).split(self._rows_at_a_time),
-            strict=True,
-        )
-        best = [(shares / exponentials(own, scaled.shape[-1])).max(-1) for shares, own in parts]
-        _refuse_nan(torch.cat([ratio for ratio, _ in best]))
-        return torch.cat([token for _, token in best])
-
-    def _smallest_kept(self, scaled: torch.Tensor, samplings: Items[Sampling]) -> torch.Tensor | None:
-        """The smallest logit that each row keeps `[rows, 1]`; None if no row drops any."""
+        draw = _Draw(scaled, torch.from_numpy(count[:, None]).to(self._device), samplings)
         vocab_size = scaled.shape[-1]
-        has_top_k = [0 < sampling.top_k < vocab_size for sampling in samplings]
-        has_top_p = [sampling.top_p < 1.0 for sampling in samplings]
-        has_min_p = [sampling.min_p > 0.0 for sampling in samplings]
-        if not any(has_top_k + has_top_p + has_min_p):
-            return None
-        smallest = torch.full((len(samplings), 1), -math.inf, device=self._device)
-        largest_first = [at for at, top_k in enumerate(has_top_k) if top_k]
-        if largest_first:
-            self._apply_top_k(scaled, samplings, largest_first, smallest)
-        nucleus = [at for at, top_p in enumerate(has_top_p) if top_p and not has_top_k[at]]
-        if nucleus:
-            self._apply_top_p(scaled, samplings, nucleus, smallest)
-        if any(has_min_p):
-            # The likeliest token is never dropped, so its share is the same before and after top-k and top-p.
-            share = self._column([sampling.min_p for sampling in samplings])
-            smallest = torch.maximum(smallest, scaled.amax(-1, keepdim=True) + share.log())
-        return smallest
-
-    def _apply_top_k(
-        self, scaled: torch.Tensor, samplings: Items[Sampling], at: Items[int], smallest: torch.Tensor
-    ) -> None:
-        index = torch.tensor(at, device=self._device)
-        chosen = [samplings[row] for row in at]
-        part = scaled[index]
-        largest = part.topk(max(sampling.top_k for sampling in chosen), dim=-1).values
-        last = torch.tensor([[sampling.top_k - 1] for sampling in chosen], device=self._device)
-        edge = largest.gather(-1, last)
-        if any(sampling.top_p < 1.0 for sampling in chosen):
-            weight = part.masked_fill_(part < edge, -math.inf).logsumexp(-1, keepdim=True)
-            share = self._column([sampling.top_p for sampling in chosen])
-            edge = torch.maximum(edge, _nucleus_edge(largest, weight, share)[0])
-        smallest[index] = edge
-
-    def _apply_top_p(
-        self, scaled: torch.Tensor, samplings: Items[Sampling], at: Items[int], smallest: torch.Tensor
-    ) -> None:
-        index = torch.tensor(at, device=self._device)
-        part = scaled[index]
-        weight = part.logsumexp(-1, keepdim=True)
-        share = self._column([samplings[row].top_p for row in at])
-        edge, is_inside = _nucleus_edge(part.topk(min(NUCLEUS, part.shape[-1]), dim=-1).values, weight, share)
-        smallest[index] = edge
-        if part.shape[-1] > NUCLEUS and not bool(is_inside.all()):
-            wide = (~is_inside[:, 0]).nonzero()[:, 0]
-            ordered = part[wide].sort(dim=-1, descending=True).values
-            smallest[index[wide]] = _nucleus_edge(ordered, weight[wide], share[wide])[0]
+        filtered = [at for at, sampling in enumerate(samplings) if has_filter(sampling, vocab_size)]
+        bound = [at for at, one in enumerate(rows) if one.sequence.request.grammar is not None]
+        # A grammar may leave a few tokens too; where it leaves many, it does not pay to look further.
+        left = draw.among_largest(min(LOOK_AT[0], vocab_size), sorted({*filtered, *bound}))
+        left = draw.among_largest(min(LOOK_AT[1], vocab_size), [at for at in left if at in filtered])
+        draw.drop_small(left)
+        others = draw.open_rows
+        for first in range(0, len(others), self._rows_at_a_time):
+            draw.among_all(others[first : first + self._rows_at_a_time], self._all_steps)
+        _refuse_nan(draw.ratios)
+        return draw.tokens
 
     def _with_logprobs(self, raw: torch.Tensor, tokens: torch.Tensor, rows: Items[Slice]) -> list[SampledToken]:
         wanted = [one.sequence.request.sampling.top_logprobs for one in rows]
@@ -173,22 +127,75 @@ class Sampler:
         return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
 
 
+class _Draw:
+    """The choice of one token for each row, by the largest ratio of probability to number; rows may come in parts.
+
+    Probabilities are relative to the row's likeliest token: the same whatever else is looked at.
+    """
+
+    def __init__(self, scaled: torch.Tensor, counters: torch.Tensor, samplings: Items[Sampling]) -> None:
+        self._scaled = scaled
+        self._counters = counters
+        self._samplings = samplings
+        self.tokens = torch.zeros(len(samplings), dtype=torch.int64, device=scaled.device)
+        self.ratios = torch.zeros(len(samplings), device=scaled.device)
+        self.open_rows = list(range(len(samplings)))
+        """For which nothing has been drawn yet."""
+
+    def among_largest(self, width: int, at: list[int]) -> list[int]:
+        """Draw for those of the rows that keep none but their `width` largest logits; the others."""
+        if not at:
+            return []
+        part = self._part(at)
+        largest, tokens = part.topk(width, dim=-1)
+        edge = edge_among(largest, part, [self._samplings[row] for row in at])
+        last = largest[:, -1:]
+        is_known = (last < edge) | last.isneginf() | largest[:, :1].isnan() | (width == part.shape[-1])
+        known: list[bool] = is_known[:, 0].tolist()
+        chosen = [place for place, is_known in enumerate(known) if is_known]
+        if chosen:
+            index = torch.tensor(chosen, device=part.device)
+            kept, steps = largest[index], token_steps(tokens[index])
+            # Never the likeliest, whose edge may be off by a rounding.
+            kept[:, 1:].masked_fill_(kept[:, 1:] < edge[index], -math.inf)
+            rows = [at[place] for place in chosen]
+            self._choose(rows, kept, kept[:, :1], steps, tokens[index])
+            self.open_rows = sorted({*self.open_rows}.difference(rows))
+        return [row for row, is_known in zip(at, known, strict=True) if not is_known]
+
+    def drop_small(self, at: list[int]) -> None:
+        """Sort rows whole to find what they keep, and give everything else no chance."""
+        for row in at:
+            scaled = self._scaled[row : row + 1]
+            edge = edge_among(scaled.sort(dim=-1, descending=True).values, scaled, [self._samplings[row]])
+            scaled.masked_fill_(scaled < edge, -math.inf)
+
+    def among_all(self, at: list[int], steps: torch.Tensor) -> None:
+        """Draw for rows that keep everything; `steps` `[vocab]` are those of all tokens."""
+        part = self._part(at)
+        self._choose(at, part, part.amax(-1, keepdim=True), steps, None)
+
+    def _choose(
+        self,
+        at: list[int],
+        logits: torch.Tensor,
+        largest: torch.Tensor,
+        steps: torch.Tensor,
+        tokens: torch.Tensor | None,
+    ) -> None:
+        index = torch.tensor(at, device=logits.device)
+        ratios, places = ((logits - largest).exp_() / exponentials(self._counters[index], steps)).max(-1)
+        self.ratios[index] = ratios
+        self.tokens[index] = places if tokens is None else tokens.gather(-1, places[:, None])[:, 0]
+
+    def _part(self, at: list[int]) -> torch.Tensor:
+        """Some rows of the logits; not a copy if they follow one another."""
+        if at[-1] - at[0] == len(at) - 1:
+            return self._scaled[at[0] : at[-1] + 1]
+        return self._scaled[torch.tensor(at, device=self._scaled.device)]
+
+
 def _refuse_nan(values: torch.Tensor) -> None:
     """A token chosen from NaN would be a wrong answer that looks like one; the step fails instead."""
     if bool(values.isnan().any()):
         raise FloatingPointError("the model's logits are not numbers")
-
-
-def _nucleus_edge(
-    largest: torch.Tensor, weight: torch.Tensor, share: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smallest logit of the likeliest tokens that together hold `share`, and whether they are all among `largest`.
-
-    `largest` `[rows, n]` falls along its rows, `weight` is the log of the sum of exponentials of all logits; both
-    results are `[rows, 1]`.
-    """
-    running = (largest - weight).exp().cumsum(-1)
-    # A token is kept if those before it do not hold the share yet; the first one always is.
-    kept = (running < share).sum(-1, keepdim=True)
-    is_inside = kept < largest.shape[-1]
-    return largest.gather(-1, kept.clamp(max=largest.shape[-1] - 1)), is_inside

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from armature.blocks.hashing import BlockDigest
-from armature.engines.torch.counters import counters, exponentials
-from armature.engines.torch.sampler import NUCLEUS, Sampler
+from armature.engines.torch.counters import counters, exponentials, token_steps
+from armature.engines.torch.filters import edge_among
+from armature.engines.torch.sampler import LOOK_AT, Sampler
 from armature.scheduling.plan import SampledToken, Sequence, Slice
 from armature.scheduling.request import Request, Sampling
 
@@ -78,7 +79,7 @@ def softmax(values: np.ndarray) -> np.ndarray:
 def numbers_of(one: Slice, vocab: int = VOCAB) -> np.ndarray:
     """What the tokens of this slice are weighed with."""
     count = counters([one.sequence.request.sampling.seed], [one.sequence.output_tokens])
-    return exponentials(torch.from_numpy(count[:, None]), vocab)[0].numpy()
+    return exponentials(torch.from_numpy(count[:, None]), token_steps(torch.arange(vocab)))[0].numpy()
 
 
 def random_sampling(numbers: np.random.Generator) -> Sampling:
@@ -179,18 +180,49 @@ def test_tokens_come_as_often_as_their_probability_says(sampling: Sampling) -> N
     assert statistic < freedom + 5 * math.sqrt(2 * freedom)
 
 
-def test_a_wide_nucleus_is_found_beyond_the_first_look() -> None:
-    vocab = 5 * NUCLEUS
+def test_a_wide_nucleus_is_found_beyond_the_first_looks() -> None:
+    vocab = 5 * LOOK_AT[-1]
     logits = random_logits(3, vocab, seed=7, spread=0.1)
     rows = [row(Sampling(top_p=top_p, seed=1), name=str(top_p)) for top_p in (0.05, 0.9, 0.999)]
-    sampler = Sampler(vocab, EOS, CPU)
-    smallest = sampler._smallest_kept(logits, [one.sequence.request.sampling for one in rows])
-    assert smallest is not None
+    ordered = logits.sort(dim=-1, descending=True).values
+    smallest = edge_among(ordered, logits, [one.sequence.request.sampling for one in rows])
     for at, one in enumerate(rows):
         kept = kept_probabilities(logits[at].numpy(), one) > 0
         found = (logits[at] >= smallest[at]).numpy()
         # Sums in float32 and float64 may differ about the last token or two.
         assert abs(int(kept.sum()) - int(found.sum())) <= 2
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_a_token_is_the_same_whether_few_or_all_are_looked_at(spread: float) -> None:
+    """The reference sees every token; what is looked at here is a few of them, a thousand, or all."""
+    vocab, numbers = 3 * LOOK_AT[-1], np.random.default_rng(11)
+    rows = [
+        row(
+            Sampling(
+                temperature=float(numbers.uniform(0.5, 1.5)),
+                top_k=int(numbers.choice([0, 1, 40, LOOK_AT[0], 300, 2000])),
+                top_p=float(numbers.choice([1.0, 0.5, 0.95])),
+                min_p=float(numbers.choice([0.0, 0.05])),
+                seed=index,
+            ),
+            name=f"r{index}",
+        )
+        for index in range(150)
+    ]
+    logits = random_logits(len(rows), vocab, seed=12, spread=spread)
+    tokens = [one.token_id for one in sample(logits, rows)]
+    for at, one in enumerate(rows):
+        ratios = kept_probabilities(logits[at].numpy(), one) / numbers_of(one, vocab)
+        # Whether the last token of a nucleus is in it may hang on the rounding of a sum.
+        assert ratios[tokens[at]] >= (1 - 1e-4) * ratios.max(), one.sequence.request.sampling
+
+
+def test_ties_at_the_edge_are_all_kept() -> None:
+    logits = torch.zeros(1, 4 * LOOK_AT[0])
+    rows = [row(Sampling(top_k=3, seed=seed), name=f"{seed}") for seed in range(200)]
+    tokens = {one.token_id for one in sample(logits.expand(200, -1), rows)}
+    assert max(tokens) > LOOK_AT[0] and len(tokens) > 50
 
 
 def test_log_probabilities_are_those_of_the_bare_logits() -> None:
@@ -284,7 +316,7 @@ def test_random_numbers_are_exponential_and_do_not_repeat_between_neighbours() -
     seeds, positions = np.divmod(np.arange(side * side), side)
     count = counters(seeds.tolist(), positions.tolist())
     assert len(set(count.tolist())) == side * side
-    found = exponentials(torch.from_numpy(count[:, None]), side).double().numpy()
+    found = exponentials(torch.from_numpy(count[:, None]), token_steps(torch.arange(side))).double().numpy()
     assert found.min() > 0
     counts = np.histogram(np.exp(-found), bins=100, range=(0, 1))[0]
     expected = found.size / 100
@@ -299,3 +331,10 @@ def test_random_numbers_are_exponential_and_do_not_repeat_between_neighbours() -
 def test_seeds_of_64_bits_are_all_different() -> None:
     found = counters([0, 1, (1 << 64) - 1, 1 << 63, 1 << 32], [0] * 5)
     assert len(set(found.tolist())) == 5
+
+
+def test_a_token_has_the_same_number_whichever_others_are_asked_for() -> None:
+    count = torch.from_numpy(counters([1, 2, 3], [7, 8, 9])[:, None])
+    every = exponentials(count, token_steps(torch.arange(50_000)))
+    some = torch.tensor([[0, 49_999, 5], [16_384, 16_383, 1], [32_767, 32_768, 9]])
+    assert torch.equal(exponentials(count, token_steps(some)), every.gather(-1, some))
