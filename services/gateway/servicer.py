@@ -44,7 +44,8 @@ class InferenceServicer(Contract):
         self, request: GenerateRequest, context: Any, started_s: float
     ) -> AsyncGenerator[GenerateResponse, None]:
         parent = str(dict(context.invocation_metadata() or ()).get(telemetry.TRACEPARENT, ""))
-        with telemetry.span("gateway", traceparent=parent, route=ROUTE) as span, self._core.admitted():
+        admitted = self._core.admitted(context.time_remaining())
+        with telemetry.span("gateway", traceparent=parent, route=ROUTE) as span, admitted:
             traceparent = telemetry.traceparent_of(span)
             job = await self._core.prepare(secrets.token_hex(12), ask_of(request), started_s, traceparent)
             choices = self._core.choices(job)

@@ -58,6 +58,10 @@ class GatewaySettings(RedisSettings):
         _ = self.serving, self.store
 
     @property
+    def max_request_bytes(self) -> int:
+        return self.max_body_bytes
+
+    @property
     def serving(self) -> ServingOptions:
         """The bounds and times, checked."""
         return ServingOptions(**{field.name: getattr(self, field.name) for field in fields(ServingOptions)})

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MAX_TTFT_TARGET_S = 86_400
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
@@ -27,7 +29,7 @@ class Hints:
         for name, low, high in (
             ("priority", -10, 10),
             ("latency_sensitivity", 0, 10),
-            ("ttft_target_s", 0, 86_400),
+            ("ttft_target_s", 0, MAX_TTFT_TARGET_S),
             ("expected_output_tokens", 0, 1 << 31),
             ("cache_ttl_s", 0, 30 * 86_400),
         ):

@@ -46,7 +46,13 @@ class Runtime(Generic[S]):
         """Owns every task of the process; one that fails ends the process."""
         self.channels = ChannelPool(settings.tls)
         self._host = reachable_host(settings.host, settings.advertise_host, settings.etcd_endpoints[0])
-        self.server = RpcServer(settings.host, settings.port, tls=settings.tls, advertise_host=self._host)
+        self.server = RpcServer(
+            settings.host,
+            settings.port,
+            tls=settings.tls,
+            advertise_host=self._host,
+            max_request_bytes=settings.max_request_bytes,
+        )
         self.was_hurried = False
         """Whether requests were given up because of a second signal."""
         self._presence = Presence(settings, tasks)

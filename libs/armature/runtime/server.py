@@ -22,7 +22,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Without this a second server binds a taken port silently and gets every other connection.
     ("grpc.so_reuseport", 0),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # Notice clients that are gone without a word, and so cancel their calls.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 3_000),
@@ -41,14 +40,24 @@ STOP_GRACE_S = 0.25
 class RpcServer:
     """Add services, start, stop. Health says NOT_SERVING until `set_serving(True)`."""
 
-    def __init__(self, host: str, port: int = 0, *, tls: TlsFiles | None = None, advertise_host: str = "") -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int = 0,
+        *,
+        tls: TlsFiles | None = None,
+        advertise_host: str = "",
+        max_request_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
         self._host = host
         self._wanted_port = port
         self._tls = tls
         self._advertise_host = advertise_host or host
         self._boundary = Boundary()
         self._server = grpc.aio.server(
-            interceptors=[self._boundary], options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
+            interceptors=[self._boundary],
+            options=[*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes)],
+            maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
         self._health = Health()
         self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from armature.runtime.addresses import is_loopback
+from armature.runtime.channels import MAX_MESSAGE_BYTES
 from armature.runtime.tls import TlsFiles
 from armature.runtime.values import Kind, kind_of
 
@@ -259,6 +260,11 @@ class CommonSettings:
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca, self.tls_name)
+
+    @property
+    def max_request_bytes(self) -> int:
+        """The largest gRPC message that this process takes."""
+        return MAX_MESSAGE_BYTES
 
     @property
     def risks(self) -> list[str]:

@@ -166,7 +166,7 @@ async def test_a_draining_gateway_finishes_what_it_has_and_takes_nothing_new() -
         assert (await gateway.client.get("/live")).status_code == 200
         refused = await gateway.chat()
         assert refused.status_code == 503
-        assert told(refused)["code"] == "no_workers"
+        assert told(refused)["code"] == "draining"
         assert not draining.done()
         worker.step.set()
         assert (await running).status_code == 200

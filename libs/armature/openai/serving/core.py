@@ -2,15 +2,25 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from array import array
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest
-from armature.openai.errors import context_exceeded, invalid, no_workers, overloaded, unsupported
+from armature.openai.errors import (
+    ApiError,
+    context_exceeded,
+    deadline_exceeded,
+    invalid,
+    no_workers,
+    overloaded,
+    unsupported,
+)
 from armature.openai.parsers.families import Reading
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
@@ -28,6 +38,7 @@ from armature.openai.tenancy.admission import ASSUMED_ANSWER_TOKENS, Admission, 
 from armature.openai.tenancy.doorkeeper import Doorkeeper
 from armature.openai.tenancy.quotas import Quotas
 from armature.openai.tools import no_tool_format
+from armature.routing.hints import MAX_TTFT_TARGET_S, Hints
 from armature.runtime.channels import ChannelPool
 from armature.runtime.roster import MemberChange
 
@@ -83,18 +94,21 @@ class ServingCore:
             self._workers.release(change.member.id)
 
     @contextmanager
-    def admitted(self) -> Generator[None, None, None]:
+    def admitted(self, timeout_s: float | None = None) -> Generator[None, None, None]:
         """A place among the requests that are served at the same time, to be taken before anything costly.
+
+        `timeout_s` is how long the client waits for its answer, if it says so.
 
         Raises:
             ApiError: 429 if all are taken or the tenant can't send requests now, 503 if the gateway is draining.
             LookupError: nobody has found out who is calling.
         """
         if self._is_draining:
-            raise no_workers("This gateway is shutting down; try again", retry_after_s=1.0)
+            raise ApiError(503, "This gateway is shutting down; try again", code="draining", retry_after_s=1.0)
         if self._inflight >= self.options.max_concurrent_requests:
             raise overloaded(f"{self._inflight} requests are being served already; try again later")
-        admission = begin(self.doorkeeper.caller(), self.quotas)
+        patience_s = math.inf if timeout_s is None else timeout_s
+        admission = begin(self.doorkeeper.caller(), self.quotas, patience_s)
         self._inflight += 1
         INFLIGHT.inc()
         self._idle.clear()
@@ -121,22 +135,17 @@ class ServingCore:
         """
         admission = self._admission()
         caller = admission.caller
-        model = (await self._model(ask.model)).within(caller.cache_namespace)
-        card, sampling = model.card, ask.sampling
-        check_against_model(sampling, ask.max_tokens, card.vocab_size)
-        if ask.grammar is not None:
-            await check_grammar(ask.grammar, ask.grammar_field)
-        _check_tools(model, ask)
-        started_s = self._now_s()
-        if _characters(ask) * model.tokenizer.seconds_per_character > self.options.inline_tokenize_s:
-            prompt, digests, reading = await asyncio.to_thread(_tokenize, model, ask)
-        else:
-            prompt, digests, reading = _tokenize(model, ask)
-        PREPARE_S.observe(self._now_s() - started_s)
-        room = card.context_length - len(prompt)
-        max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
-        likely = ask.hints.expected_output_tokens or ASSUMED_ANSWER_TOKENS if ask.max_tokens is None else max_tokens
-        await admission.charge(len(prompt) + ask.num_answers * min(likely, max_tokens))
+        sampling, budget_s = ask.sampling, min(self.options.request_timeout_s, admission.timeout_s)
+        due_s = received_s + budget_s
+        try:
+            async with asyncio.timeout_at(due_s):
+                model = (await self._model(ask.model)).within(caller.cache_namespace)
+                prompt, digests, reading = await self._encoded(model, ask)
+                room = model.card.context_length - len(prompt)
+                max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
+                await admission.charge(len(prompt) + ask.num_answers * _likely_tokens(ask, max_tokens))
+        except TimeoutError:
+            raise deadline_exceeded(f"The request was not even read within {budget_s:g} s") from None
         sampling.min_tokens = min(sampling.min_tokens, max_tokens)
         if not sampling.HasField("seed"):
             sampling.seed = secrets.randbits(63)
@@ -151,7 +160,7 @@ class ServingCore:
             stop=ask.stop,
             include_info=ask.include_info,
             session_id=ask.session_id,
-            hints=ask.hints,
+            hints=_in_time(ask.hints, admission.timeout_s),
             num_answers=ask.num_answers,
             grammar=ask.grammar,
             chat=ask.prompt if ask.hints.speculative_prefill and isinstance(ask.prompt, ChatPrompt) else None,
@@ -159,9 +168,22 @@ class ServingCore:
             cache_namespace=caller.cache_namespace,
             admission=admission,
             received_s=received_s,
-            due_s=received_s + self.options.request_timeout_s,
+            due_s=due_s,
             traceparent=traceparent,
         )
+
+    async def _encoded(self, model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest], Reading]":
+        check_against_model(ask.sampling, ask.max_tokens, model.card.vocab_size)
+        if ask.grammar is not None:
+            await check_grammar(ask.grammar, ask.grammar_field)
+        _check_tools(model, ask)
+        started_s = self._now_s()
+        if _characters(ask) * model.tokenizer.seconds_per_character > self.options.inline_tokenize_s:
+            encoded = await asyncio.to_thread(_tokenize, model, ask)
+        else:
+            encoded = _tokenize(model, ask)
+        PREPARE_S.observe(self._now_s() - started_s)
+        return encoded
 
     def choices(self, job: Job) -> Choices:
         """All answers that the job asks for."""
@@ -205,6 +227,20 @@ def _check_tools(model: ServedModel, ask: Ask) -> None:
         raise invalid(ask.grammar_field, "an answer that must match it can't call tools; give one of the two")
     if ask.tools.must_call:
         raise unsupported("tool_choice", 'calls can\'t be enforced yet; use "auto"')
+
+
+def _likely_tokens(ask: Ask, max_tokens: int) -> int:
+    """How long the answer will be, before anybody knows."""
+    if ask.max_tokens is not None:
+        return max_tokens
+    return min(max_tokens, ask.hints.expected_output_tokens or ASSUMED_ANSWER_TOKENS)
+
+
+def _in_time(hints: Hints, timeout_s: float) -> Hints:
+    """A first token that comes when the client has given up is of no use: the router need not wait so long."""
+    if not 0 < timeout_s < (hints.ttft_target_s or MAX_TTFT_TARGET_S):
+        return hints
+    return replace(hints, ttft_target_s=timeout_s)
 
 
 def _characters(ask: Ask) -> int:

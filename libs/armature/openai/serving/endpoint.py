@@ -15,7 +15,14 @@ from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, internal
 from armature.openai.rules import Ask
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_io import ClientLeftError, Exchange, WriteWatch, check_headers, header
+from armature.openai.serving.http_io import (
+    ClientLeftError,
+    Exchange,
+    WriteWatch,
+    check_headers,
+    header,
+    requested_timeout_s,
+)
 from armature.openai.serving.metrics import CANCELLATIONS, REQUEST_S, REQUESTS
 from armature.runtime import telemetry
 
@@ -90,7 +97,7 @@ class Endpoint(ABC):
         """The status that the client got, whatever happened."""
         options = self._core.options
         try:
-            with self._core.admitted():
+            with self._core.admitted(requested_timeout_s(call.exchange.scope)):
                 check_headers(call.exchange.scope, options.max_body_bytes)
                 data = await call.exchange.read_body(options.max_body_bytes, options.body_timeout_s)
                 return await self.answer(call, data)

@@ -276,7 +276,8 @@ class Generation:
         options = self._options
         if before_first_token:
             return deadline_exceeded(f"No token was produced within {options.first_token_timeout_s:g} s")
-        return deadline_exceeded(f"The answer was not complete within {options.request_timeout_s:g} s")
+        budget_s = self.job.due_s - self.job.received_s
+        return deadline_exceeded(f"The answer was not complete within {budget_s:g} s")
 
 
 def _top_tokens(delta: TokenDelta) -> list[TopTokens]:

@@ -5,6 +5,7 @@ Plain ASGI, since a streamed answer passes here once per token.
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
-from armature.openai.errors import ApiError
+from armature.openai.errors import ApiError, invalid
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ EVENT_STREAM: Headers = (
 )
 
 
+_TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|ms)?", re.ASCII)
+
+
 class ClientLeftError(Exception):
     """The client closed the connection before its request was complete."""
 
@@ -36,6 +40,24 @@ def header(scope: Scope, name: bytes) -> str:
         if key == name:
             return value.decode("latin-1")
     return ""
+
+
+def requested_timeout_s(scope: Scope) -> float | None:
+    """How long the client waits for its answer, by its header `x-request-timeout` (`30`, `30s`, `1500ms`) or `timeout`.
+
+    Raises:
+        ApiError: 400, it is no time.
+    """
+    for name in ("x-request-timeout", "timeout"):
+        text = header(scope, name.encode()).strip()
+        if not text:
+            continue
+        said = _TIME.fullmatch(text)
+        timeout_s = float(said[1]) * (0.001 if said[2] == "ms" else 1.0) if said else 0.0
+        if timeout_s <= 0:
+            raise invalid(name, "must be seconds above 0, like 30, 30s or 1500ms")
+        return timeout_s
+    return None
 
 
 def check_headers(scope: Scope, max_body_bytes: int) -> None:

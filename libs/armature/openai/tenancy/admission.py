@@ -20,10 +20,12 @@ _current: "ContextVar[Admission]" = ContextVar("admission")
 class Admission:
     """`close` it in any case. Made by `begin`, which makes it the current task's."""
 
-    __slots__ = ("_charged", "_is_charged", "_quotas", "_used", "_verdict", "caller")
+    __slots__ = ("_charged", "_is_charged", "_quotas", "_used", "_verdict", "caller", "timeout_s")
 
-    def __init__(self, caller: Caller, quotas: Quotas) -> None:
+    def __init__(self, caller: Caller, quotas: Quotas, timeout_s: float = math.inf) -> None:
         self.caller = caller
+        self.timeout_s = timeout_s
+        """How long the client waits for the whole answer, as it says itself."""
         self._quotas = quotas
         self._verdict: Verdict | None = None
         self._is_charged = False
@@ -73,13 +75,13 @@ class Admission:
         return [(name.encode(), value.encode()) for name, value in made]
 
 
-def begin(caller: Caller, quotas: Quotas) -> Admission:
-    """The current task begins to serve a request.
+def begin(caller: Caller, quotas: Quotas, timeout_s: float = math.inf) -> Admission:
+    """The current task begins to serve a request, for whose answer the client waits so long.
 
     Raises:
         ApiError: 429, the tenant can't send requests now; found out here without asking anybody.
     """
-    admission = Admission(caller, quotas)
+    admission = Admission(caller, quotas, timeout_s)
     _current.set(admission)
     if caller.limits and (wait_s := quotas.wait_s(caller)) > 0:
         raise rate_limited(caller, "requests_per_min", wait_s)
