@@ -17,6 +17,7 @@ NAMES = (
     "engine",
     "scheduling",
     "queue",
+    "fairness",
     "recovery",
     "fidelity",
     "index",

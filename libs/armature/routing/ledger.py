@@ -25,6 +25,12 @@ class Entry(NamedTuple):
     has_tail: bool = False
     predicted_tokens: int = 0
     """Prompt tokens that the index says the decoding worker holds, whatever is thought of the index."""
+    tenant: str = ""
+
+    @property
+    def compute_s(self) -> float:
+        """Computing the prompt, wherever that is."""
+        return (self.prefill_share or self.share).prefill_s
 
 
 class _Open:
@@ -53,6 +59,8 @@ class Ledger:
         self._active = active
         self._entries: dict[Key, _Open] = {}
         self._turn = 0
+        self.unstarted: dict[str, tuple[int, float]] = {}
+        """Requests without a token yet and seconds of their prompts, by tenant."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -72,6 +80,7 @@ class Ledger:
             prefill.column[at.TURN] = self._turn
         opened.computes.column[at.PREFILL_TOKENS] += entry.uncached_tokens
         self._turn += 1
+        self._count(entry, 1)
 
     def first_token(self, key: Key) -> Entry | None:
         """A request's prompt is computed: it decodes, and its prefill worker is done. None: unknown, or known."""
@@ -80,6 +89,7 @@ class Ledger:
             return None
         opened.computes.column[at.PREFILL_TOKENS] -= opened.entry.uncached_tokens
         opened.is_decoding = True
+        self._count(opened.entry, -1)
         opened.decode.first_token(key)
         if opened.prefill is not None:
             opened.prefill.close(key, was_decoding=False, has_computed=True)
@@ -93,6 +103,7 @@ class Ledger:
             return
         if not opened.is_decoding:
             opened.computes.column[at.PREFILL_TOKENS] -= opened.entry.uncached_tokens
+            self._count(opened.entry, -1)
         decode, entry = opened.decode, opened.entry
         decode.close(key, was_decoding=opened.is_decoding, has_computed=opened.is_decoding)
         if self._active is not None and not decode.is_gone:
@@ -107,6 +118,13 @@ class Ledger:
         for key in keys:
             self.finish(key)
         return [request_id for _, request_id in keys]
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        requests, seconds = self.unstarted.get(entry.tenant, (0, 0.0))
+        if requests + sign:
+            self.unstarted[entry.tenant] = requests + sign, seconds + sign * entry.compute_s
+        else:
+            self.unstarted.pop(entry.tenant, None)
 
     def _expire(self, now_s: float) -> None:
         while self._entries:

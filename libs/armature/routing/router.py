@@ -4,7 +4,7 @@ It holds who is there, what they have to do and what they hold, and answers one 
 no clock. Invariant: the ledger has one entry for every placement that has not ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -63,6 +63,11 @@ class RoutingCore:
     @property
     def requests_in_flight(self) -> int:
         return len(self._ledger)
+
+    @property
+    def unstarted(self) -> Mapping[str, tuple[int, float]]:
+        """Placed requests without a token yet and seconds of their prompts, by tenant."""
+        return self._ledger.unstarted
 
     @property
     def workers(self) -> list[Worker]:
@@ -279,10 +284,13 @@ def entry_of(judgement: Judgement) -> Entry:
             uncached_tokens=uncached,
             has_tail=has_tail,
             predicted_tokens=predicted,
+            tenant=query.tenant,
         )
     assert ways.prefill_s is not None and ways.prefill_overlap is not None
     held = int(ways.prefill_overlap[way])
     missing = (query.prompt_tokens - 1) // block_size - held
     remote = Share(now_s, float(ways.prefill_s[way]), missing * block_size, held * block_size, missing)
     own = Share(now_s, 0.0, 0, 0, blocks)
-    return Entry(decode_id, own, roster.worker_ids[helper], remote, query.hashes, uncached, has_tail, predicted)
+    return Entry(
+        decode_id, own, roster.worker_ids[helper], remote, query.hashes, uncached, has_tail, predicted, query.tenant
+    )

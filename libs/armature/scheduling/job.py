@@ -9,6 +9,12 @@ from armature.scheduling.limits import Limits
 from armature.scheduling.plan import Sequence
 from armature.scheduling.request import Request, Work
 
+Rank = tuple[int, float, int]
+"""The order in which requests are served, lowest first: priority, negated; turn of the tenant; position among all that
+ever came."""
+LAST: Rank = (11, 0.0, 0)
+"""After everybody."""
+
 
 @dataclass(slots=True, eq=False)
 class Job(Sequence):
@@ -17,9 +23,7 @@ class Job(Sequence):
     request_id: str
     prompt_tokens: int
     is_prefill: bool
-    rank: tuple[int, int]
-    """The order in which requests are served, lowest first: priority, negated, then the position among all that ever
-    came."""
+    rank: Rank
     end: int
     """GENERATE: tokens in all at which it ends for lack of room. PREFILL: tokens to compute."""
     stop_ids: frozenset[int]
@@ -55,7 +59,7 @@ class Job(Sequence):
         self.state = advance(self.state, event)
 
 
-def open_job(request: Request, arrival: int, limits: Limits, block_size: int, pool_tokens: int) -> Job:
+def open_job(request: Request, rank: Rank, limits: Limits, block_size: int, pool_tokens: int) -> Job:
     """The job of a request that is not refused."""
     prompt = request.prompt_tokens
     sampling = request.sampling
@@ -74,7 +78,7 @@ def open_job(request: Request, arrival: int, limits: Limits, block_size: int, po
         request_id=request.request_id,
         prompt_tokens=prompt,
         is_prefill=is_prefill,
-        rank=(-request.priority, arrival),
+        rank=rank,
         end=end,
         stop_ids=sampling.stop_token_ids.union(eos),
         stop_after=prompt + sampling.min_tokens,

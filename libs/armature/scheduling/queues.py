@@ -1,31 +1,49 @@
 """The three places where requests stand in line: waiting, prefilling, decoding.
 
-Each is in order of rank: the higher priority first, and among equals whoever came first.
+Each is in order of rank: the higher priority first, among equals tenants take turns, and those of one tenant go in the
+order in which they came.
 """
 
 from bisect import insort
 from collections import deque
 from operator import attrgetter
 
-from armature.scheduling.job import Job
+from armature.scheduling.job import Job, Rank
 from armature.scheduling.lifecycle import Event, State
+from armature.scheduling.request import Request
+from armature.scheduling.turns import Turns
 
 by_rank = attrgetter("rank")
+CREDIT_STEPS = 16
+"""A tenant that has had less than others goes before them by up to what so many steps compute."""
 
 
 class Queues:
     """Moves jobs between the lines and keeps the sum of prompt tokens that are still to be computed."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, step_tokens: int = 0) -> None:
         self._block_size = block_size
         self.waiting: deque[Job] = deque()
         self.prefilling: list[Job] = []
         self.decoding: list[Job] = []
         self.backlog = 0
+        self._turns = Turns(CREDIT_STEPS * step_tokens)
+        self._arrivals = 0
 
     @property
     def num_running(self) -> int:
         return len(self.prefilling) + len(self.decoding)
+
+    def rank_of(self, request: Request) -> Rank:
+        """The place in line of a request that comes now."""
+        self._arrivals += 1
+        # Of a prompt that is computed elsewhere only the tail is work here.
+        tokens = self._block_size if request.remote else len(request.token_ids)
+        return -request.priority, self._turns.take(request.tenant, tokens), self._arrivals
+
+    def note_cached(self, job: Job) -> None:
+        """It is known how much of a job's prompt need not be computed."""
+        self._turns.save(job.request.tenant, job.cached_tokens)
 
     def enqueue(self, job: Job) -> None:
         """Let a WAITING job wait, in its place: one that comes back may stand near the front."""
@@ -38,6 +56,9 @@ class Queues:
     def start(self, job: Job) -> None:
         """From waiting to prefilling."""
         self.leave(job)
+        self._turns.begin(job.rank[1])
+        if not self.waiting:
+            self._turns.rest()
         job.advance(Event.ADMIT)
         insort(self.prefilling, job, key=by_rank)
 

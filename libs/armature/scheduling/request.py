@@ -69,6 +69,8 @@ class Request:
     """The prompt's whole blocks come from another worker: reserve room for them and wait (see `Reserved`)."""
     first_block: int = 0
     """For PREFILL: blocks before this index need not be announced."""
+    tenant: str = ""
+    """Tenants that wait take turns."""
     priority: int = 0
     """Higher goes first, and gives way last."""
     grammar: object | None = None

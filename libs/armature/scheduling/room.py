@@ -46,6 +46,7 @@ class Room:
         job.computed = (held + len(found)) * block_size
         if job.cached_tokens < 0:
             job.cached_tokens = min(job.computed, job.prompt_tokens)
+            self._queues.note_cached(job)
         return True
 
     def grow(self, job: Job) -> bool:

@@ -2,9 +2,9 @@
 
 Pure bookkeeping: it computes no token and moves no byte. Commands (`submit`, `abort`, ...) and steps (`schedule`, then
 `complete` or `fail`) come one after another from one owner, who takes the news with `take`. Requests are served by
-priority, among equals first come, first served. A block enters the prefix cache only when the KV of all its tokens has
-been computed. A token once told is never told again: a preempted request computes its tokens anew, as if they were a
-prompt.
+priority; among equals tenants take turns, each first come, first served. A block enters the prefix cache only when the
+KV of all its tokens has been computed. A token once told is never told again: a preempted request computes its tokens
+anew, as if they were a prompt.
 
 When a step fails nobody knows whose fault it was, so each of its requests is tried alone, and ends with an error only
 if it fails again.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.performance.fit import StepFit
-from armature.scheduling.job import Job, open_job
+from armature.scheduling.job import LAST, Job, Rank, open_job
 from armature.scheduling.lifecycle import Event, State
 from armature.scheduling.limits import Limits, refusal
 from armature.scheduling.outbox import Outbox
@@ -37,7 +37,7 @@ class Scheduler:
         self._block_size = hasher.block_size
         self._pool_tokens = pool.total_blocks * hasher.block_size
         self._outbox = Outbox()
-        self._queues = Queues(hasher.block_size)
+        self._queues = Queues(hasher.block_size, limits.max_num_batched_tokens)
         self._room = Room(pool, hasher, self._queues)
         self._reservations = Reservations(pool, self._outbox, hasher.block_size, limits.max_num_seqs)
         self._staging = Staging(pool, self._outbox, hasher.block_size)
@@ -47,7 +47,6 @@ class Scheduler:
         self._computed_prefill_tokens = 0
         self._refused: Job | None = None
         self._refused_room = 0
-        self._arrivals = 0
 
     # --- commands
 
@@ -57,8 +56,8 @@ class Scheduler:
         if reason:
             self._outbox.refuse(request, reason)
             return
-        self._arrivals += 1
-        job = open_job(request, self._arrivals, self._limits, self._block_size, self._pool_tokens)
+        rank = self._queues.rank_of(request)
+        job = open_job(request, rank, self._limits, self._block_size, self._pool_tokens)
         self._jobs[job.request_id] = job
         self._queues.enqueue(job)
         finish_reason = self._finish_reason(job)
@@ -227,11 +226,13 @@ class Scheduler:
         self._plan_decodes(queues.decoding, slices)
         num_decodes = len(slices)
         budget = self._limits.max_num_batched_tokens - num_decodes
-        for job in queues.prefilling:
+        for job in queues.prefilling[:]:
+            # Nobody is let in by the step that had to put somebody out.
+            if queues.waiting and queues.waiting[0].rank < job.rank and preemptions == room.preemptions:
+                budget = self._admit(slices, budget, job.rank)
             if not budget:
                 break
             budget -= self._plan_chunk(job, slices, budget)
-        # Nobody is let in by the step that had to put somebody out.
         if queues.waiting and preemptions == room.preemptions:
             self._admit(slices, budget)
         return num_decodes
@@ -266,10 +267,10 @@ class Scheduler:
         self._planned.append(job)
         return count
 
-    def _admit(self, slices: list[Slice], budget: int) -> None:
-        """Let in whom there is room for, strictly in order."""
+    def _admit(self, slices: list[Slice], budget: int, before: Rank = LAST) -> int:
+        """Let in whom there is room for, strictly in order, as far as they rank before `before`; the budget left."""
         queues = self._queues
-        while queues.waiting:
+        while queues.waiting and queues.waiting[0].rank < before:
             job = queues.waiting[0]
             if self._is_hopeless(job):
                 break
@@ -292,6 +293,7 @@ class Scheduler:
             if job.is_prefill:
                 self._staging.announce(job)
             budget -= self._plan_chunk(job, slices, budget)
+        return budget
 
     def _is_hopeless(self, job: Job) -> bool:
         """Whether there is no more room than when the job was refused, which is worth not searching its prefix for.

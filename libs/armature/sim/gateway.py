@@ -193,6 +193,7 @@ class Gateway:
             self._root,
             Sampling(seed=FIRST_ANSWER + flight.position, ignore_eos=True),
             remote=is_remote,
+            tenant=asked.tenant,
         )
         self._flights[flight.attempt_id] = flight
         site.requests += 1

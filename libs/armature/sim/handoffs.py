@@ -149,6 +149,7 @@ class Handoffs:
             Sampling(seed=request.sampling.seed),
             Work.PREFILL,
             first_block=handoff.reserved.first_block,
+            tenant=request.tenant,
         )
         prefill.submit(asked, now_s)
 

@@ -65,6 +65,7 @@ class DecodeRequest(_message.Message):
     PREFILL_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.int
     """Chosen by the client, unique on its stream while the request lives."""
     request_id: _builtins.str
@@ -83,6 +84,8 @@ class DecodeRequest(_message.Message):
     """W3C trace context of the caller's span, since the shared stream has none."""
     priority: _builtins.int
     """Higher goes first among those that wait for the engine, and gives way last when its memory is full; -10 to 10."""
+    tenant: _builtins.str
+    """Who pays; of those that wait for the engine, tenants take turns. Empty: nobody in particular."""
     @_builtins.property
     def sampling(self) -> _common_pb2.SamplingParams: ...
     @_builtins.property
@@ -109,10 +112,11 @@ class DecodeRequest(_message.Message):
         prefill: Global___PrefillTarget | None = ...,
         grammar: _common_pb2.Grammar | None = ...,
         priority: _builtins.int = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "prefill", b"prefill", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "grammar", b"grammar", "max_tokens", b"max_tokens", "model", b"model", "prefill", b"prefill", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stream_id", b"stream_id", "timeout_s", b"timeout_s", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "grammar", b"grammar", "max_tokens", b"max_tokens", "model", b"model", "prefill", b"prefill", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stream_id", b"stream_id", "tenant", b"tenant", "timeout_s", b"timeout_s", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,6 +345,7 @@ class PrefillStart(_message.Message):
     RENDEZVOUS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     token_ids: _builtins.bytes
@@ -353,6 +358,8 @@ class PrefillStart(_message.Message):
     kv_fingerprint: _builtins.bytes
     """Must equal the worker's own fingerprint."""
     priority: _builtins.int
+    """As in DecodeRequest."""
+    tenant: _builtins.str
     """As in DecodeRequest."""
     @_builtins.property
     def rendezvous(self) -> Global___Rendezvous:
@@ -375,10 +382,11 @@ class PrefillStart(_message.Message):
         rendezvous: Global___Rendezvous | None = ...,
         sampling: _common_pb2.SamplingParams | None = ...,
         priority: _builtins.int = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rendezvous", b"rendezvous", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "first_block", b"first_block", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "priority", b"priority", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "first_block", b"first_block", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "priority", b"priority", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

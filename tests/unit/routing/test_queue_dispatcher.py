@@ -107,6 +107,56 @@ def test_a_worker_that_joins_takes_what_waits() -> None:
     assert told(dispatcher.drain(0.1)) == [("r", "a2")]
 
 
+def flooded(queue: QueuePolicy = QUEUE) -> Dispatcher:
+    """One tenant has given the workers all that they take, and has more waiting."""
+    dispatcher = busy("a1", "a2", queue=queue, seconds=0.0)
+    for number in range(12):
+        dispatcher.submit(ask(f"loud {number}", tenant="loud"), 0.0)
+    assert len(dispatcher) > 0
+    return dispatcher
+
+
+def test_a_tenant_with_little_to_do_waits_for_no_other_tenant() -> None:
+    dispatcher = flooded()
+    waiting = len(dispatcher)
+    ((name, where),) = told(dispatcher.submit(ask("quiet", tenant="quiet"), 0.0))
+    assert (name, where in ("a1", "a2"), len(dispatcher)) == ("quiet", True, waiting)
+    assert told(dispatcher.submit(ask("loud again", tenant="loud"), 0.0)) == [("loud again", "queued")]
+
+
+def test_it_passes_also_workers_whose_line_is_full_of_others() -> None:
+    dispatcher = flooded()
+    for name in ("a1", "a2"):
+        dispatcher.core.report(name, load(waiting_seqs=64), 0.0)
+    assert told(dispatcher.submit(ask("quiet", tenant="quiet"), 0.0))[0][1] != "queued"
+
+
+@pytest.mark.parametrize(
+    ("asked", "pass_by_s"),
+    [
+        (ask("big", tokens=3000, tenant="quiet"), 2.0),
+        (ask("nobody's"), 2.0),
+        (ask("batch", tenant="quiet", priority=-1), 2.0),
+        (ask("small", tenant="quiet"), 0.0),
+    ],
+    ids=lambda value: value.request_id if isinstance(value, Query) else "",
+)
+def test_who_has_much_to_do_or_no_hurry_queues_like_everybody(asked: Query, pass_by_s: float) -> None:
+    dispatcher = flooded(replace(QUEUE, pass_by_s=pass_by_s))
+    assert told(dispatcher.submit(asked, 0.0)) == [(asked.request_id, "queued")]
+
+
+def test_a_tenant_passes_until_it_has_its_part_on_the_workers_and_again_once_that_has_begun() -> None:
+    dispatcher = flooded()
+    words = [told(dispatcher.submit(ask(f"quiet {n}", tokens=400, tenant="quiet"), 0.0))[0][1] for n in range(8)]
+    assert words.index("queued") == 5, "2 s on each of 2 workers for 2 tenants are 2 s for each: 5 times 0.4 s"
+    assert set(words[5:]) == {"queued"}, "nobody slips past an own request that waits"
+    for number in range(5, 8):
+        dispatcher.finish("gateway", f"quiet {number}")
+    dispatcher.core.first_token("gateway", "quiet 0")
+    assert told(dispatcher.submit(ask("quiet 9", tokens=400, tenant="quiet"), 0.0))[0][1] != "queued"
+
+
 def test_a_newcomer_does_not_slip_past_those_that_wait() -> None:
     dispatcher = busy()
     dispatcher.submit(ask("first", tokens=400), 0.0)

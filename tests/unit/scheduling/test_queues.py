@@ -12,14 +12,14 @@ LIMITS = Limits(max_num_seqs=4, max_num_batched_tokens=8, context_length=100, vo
 
 def job(arrival: int, priority: int = 0) -> Job:
     request = Request(f"r{arrival}", [1] * 6, 6, 4, BlockDigest(b"root"), priority=priority)
-    return open_job(request, arrival, LIMITS, 4, 100)
+    return open_job(request, (-priority, 0.0, arrival), LIMITS, 4, 100)
 
 
 def test_whoever_comes_back_stands_where_it_stood():
     queues = Queues(4)
     for arrival in (1, 3, 5, 4, 2):
         queues.enqueue(job(arrival))
-    assert [waiting.rank[1] for waiting in queues.waiting] == [1, 2, 3, 4, 5]
+    assert [waiting.rank[2] for waiting in queues.waiting] == [1, 2, 3, 4, 5]
 
 
 def test_every_line_is_in_order_of_arrival():

@@ -168,6 +168,7 @@ class Generations:
             transport=self._fetcher.transports.names[0],
             kv_fingerprint=self._engine.info.kv_fingerprint,
             priority=request.priority,
+            tenant=request.tenant,
         )
         order = FetchOrder(request.prefill.address, start, reserved, telemetry.traceparent_of(generation.span))
         generation.report = FetchReport()
@@ -219,6 +220,7 @@ class Generations:
             sampling=sampling,
             remote=self._wants_fetch(request, prompt_tokens),
             priority=request.priority,
+            tenant=request.tenant,
         )
         if request.HasField("grammar"):
             self._spawn(self._submit_bound(generation, order))

@@ -94,6 +94,7 @@ class Stagings:
                 work=Work.PREFILL,
                 first_block=start.first_block,
                 priority=start.priority,
+                tenant=start.tenant,
             )
         )
         return prompt

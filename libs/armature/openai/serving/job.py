@@ -101,6 +101,7 @@ class Job:
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             cache_namespace=self.cache_namespace,
+            tenant=self.tenant,
             timeout_s=timeout_s,
             traceparent=self.traceparent,
             prefill=prefill,

@@ -5,6 +5,8 @@ can be placed. Invariant: every request that is submitted gets exactly one final
 owner forgotten before.
 """
 
+from dataclasses import replace
+
 from armature.routing import columns as at
 from armature.routing.decision import Placed, Query, Rejected, RejectionCode
 from armature.routing.filters import able
@@ -33,6 +35,9 @@ class Dispatcher:
     def __init__(self, core: RoutingCore) -> None:
         self.core = core
         self._policy = core.policy.queue
+        # What keeps a worker's line short is no reason to keep somebody away who does not stand in it.
+        soft = {name: one for name, one in core.policy.filters.items() if one.is_soft}
+        self._passing = replace(core.policy, filters=soft)
         self._lines: dict[str, Line] = {}
         self._waiting: dict[tuple[str, str], Waiting] = {}
         self._entered = 0
@@ -58,6 +63,9 @@ class Dispatcher:
             answer = self._place(query, now_s)
             if answer is not None:
                 return [*outcomes, Outcome(query, answer)]
+        passing = self._pass_by(query, line, now_s)
+        if passing is not None:
+            return [*outcomes, Outcome(query, passing)]
         snapshot = self.core.look(query, now_s)
         if isinstance(snapshot, Rejected):
             return [*outcomes, Outcome(query, snapshot)]
@@ -221,6 +229,24 @@ class Dispatcher:
         if not is_owed and not self._policy.gate.is_open(judgement):
             return None
         return core.enter(judgement)
+
+    def _pass_by(self, query: Query, line: Line | None, now_s: float) -> Placed | None:
+        """Place a request of a tenant that has so little to be computed that workers, who serve tenants in turns, get
+        to it at once; None: it is none, or nobody could take it."""
+        unstarted, policy = self.core.unstarted, self._policy
+        if not (policy.tenants and query.tenant) or query.hints.priority < 0:
+            return None
+        tenants = len(unstarted) + (query.tenant not in unstarted)
+        if tenants == 1 or (line is not None and line.is_waiting(query.tenant)):
+            return None
+        snapshot = self.core.look(query, now_s)
+        judgement = None if isinstance(snapshot, Rejected) else judge(snapshot, self._passing)
+        if judgement is None:
+            return None
+        _, own_s = unstarted.get(query.tenant, (0, 0.0))
+        assert judgement.ways.prefill_s is not None
+        all_s = own_s + float(judgement.ways.prefill_s[judgement.pick.way])
+        return self.core.enter(judgement) if all_s * tenants <= policy.pass_by_s * len(self.core.workers) else None
 
     def _settle(self, line: Line, one: Waiting, answer: Placed | Rejected, now_s: float, *, is_owed: bool) -> None:
         del self._waiting[one.query.owner, one.query.request_id]

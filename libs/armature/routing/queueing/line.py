@@ -108,6 +108,10 @@ class Line:
         first = self._expiring.first()
         return first.expires_s if first else math.inf
 
+    def is_waiting(self, tenant: str) -> bool:
+        """Whether any request of this tenant waits."""
+        return any(band.work_of(tenant) > 0 for band in self._bands.values())
+
     def is_full(self, now_s: float) -> bool:
         if len(self._waiting) >= self._policy.max_requests:
             return True

@@ -1,0 +1,144 @@
+"""One tenant at ten times its share: what that does to the time to first token of another that stays within its own.
+
+A live cell of simulated workers that take a real model's time. Two tenants each send their share, together most of what
+the workers can do; then one of them sends ten times as much. No tenant has limits: what protects the other one is how
+requests wait. Both ways take turns within the run, so their ratio means something also on a busy machine.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from armature.openai.tenancy.keys import digest_of, new_key
+from armature.runtime.processes import start_etcd
+from tests.support.cell import Cell, running_cell
+
+PRESET = "qwen3-32b-tp2-h200"
+QUIET, LOUD = "quiet", "loud"
+WORKERS, SPEED_UP, SHARE_PER_S, OUTPUT_TOKENS = 2, 0.3, 1.5, 24
+"""Slow engines: what this machine is late by is then little beside their steps."""
+PROMPT_TOKENS = (1000, 4000)
+TIMEOUT_S = 90.0
+
+
+@dataclass
+class Seen:
+    """What became of one tenant's requests."""
+
+    ttft_s: list[float] = field(default_factory=list[float])
+    statuses: Counter[int] = field(default_factory=Counter[int])
+
+    def figures(self) -> dict[str, object]:
+        p50, p99 = np.quantile(self.ttft_s, (0.5, 0.99)) if self.ttft_s else (0.0, 0.0)
+        answers = {str(status): count for status, count in sorted(self.statuses.items())}
+        return {"ttft_s_p50": round(float(p50), 4), "ttft_s_p99": round(float(p99), 4), "answers": answers}
+
+
+class Tenant:
+    """Sends requests at a steady mean rate, whatever becomes of those before."""
+
+    def __init__(self, address: str, key: str, rng: random.Random) -> None:
+        self._host, _, self._port = address.rpartition(":")
+        self._key = key
+        self._rng = rng
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def send(self, per_s: float, seconds: float, seen: Seen) -> None:
+        """Send for so long, then wait for the answers."""
+        ends_s = time.monotonic() + seconds
+        due_s = time.monotonic()
+        while (due_s := due_s + self._rng.expovariate(per_s)) < ends_s:
+            await asyncio.sleep(due_s - time.monotonic())
+            task = asyncio.create_task(self._request(seen))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        await asyncio.gather(*self._running)
+
+    async def _request(self, seen: Seen) -> None:
+        tokens = self._rng.choices(range(300, 1000), k=self._rng.randint(*PROMPT_TOKENS))
+        fields = {"model": "demo", "prompt": tokens, "stream": True, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
+        body = json.dumps(fields).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {self._host}\r\nauthorization: Bearer {self._key}\r\n"
+        head += f"content-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        began_s = time.monotonic()
+        reader, writer = await asyncio.open_connection(self._host, int(self._port))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                writer.write(head.encode() + body)
+                status = int((await reader.readline()).split()[1])
+                while (await reader.readline()).strip():
+                    pass
+                await reader.readline()
+                first_s = time.monotonic() - began_s
+                await reader.read()
+        except (TimeoutError, OSError, IndexError):
+            status, first_s = 0, 0.0
+        finally:
+            writer.close()
+        seen.statuses[status] += 1
+        if status == 200:
+            seen.ttft_s.append(first_s)
+
+
+async def measure(cell: Cell, keys: dict[str, str], options: argparse.Namespace) -> dict[str, object]:
+    rng = random.Random(5)
+    address = cell.services["gateway"].addresses["http"]
+    tenants = {name: Tenant(address, key, random.Random(rng.random())) for name, key in keys.items()}
+    seen = {way: {name: Seen() for name in keys} for way in ("fair", "flooded")}
+    await asyncio.gather(*(tenant.send(options.share, 5.0, Seen()) for tenant in tenants.values()))
+    for _ in range(options.rounds):
+        for way, times in (("fair", 1.0), ("flooded", options.times)):
+            rates = {QUIET: options.share, LOUD: options.share * times}
+            sending = [tenants[name].send(rates[name], options.seconds, seen[way][name]) for name in keys]
+            await asyncio.gather(*sending)
+    p99 = [np.quantile(seen[way][QUIET].ttft_s, 0.99) for way in seen]
+    return {
+        "share_per_s": options.share,
+        "times": options.times,
+        **{way: {name: one.figures() for name, one in by_tenant.items()} for way, by_tenant in seen.items()},
+        "quiet_ttft_p99_ratio": round(float(p99[1] / p99[0]), 3),
+    }
+
+
+async def _run(options: argparse.Namespace) -> dict[str, object]:
+    keys = {name: new_key()[0] for name in (QUIET, LOUD)}
+    book = {"keys": {key[:12]: {"tenant": name, "digest": digest_of(key)} for name, key in keys.items()}}
+    worker_flags = (
+        "--performance", PRESET, "--max-num-seqs", "256", "--max-num-batched-tokens", "2048",
+        "--speed-up", str(SPEED_UP),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "keys.yaml").write_text(yaml.safe_dump(book))
+        etcd = await start_etcd(folder / "etcd")
+        flags = {"gateway": ("--keys", str(folder / "keys.yaml"), "--max-concurrent-requests", "8192")}
+        async with running_cell(
+            folder, etcd.address, prefill=0, decode=0, fleets=(WORKERS,), worker_flags=worker_flags, flags=flags
+        ) as cell:
+            result = await measure(cell, keys, options)
+        await etcd.stop()
+    return result
+
+
+def run(arguments: list[str] | None = None) -> dict[str, object]:
+    parser = argparse.ArgumentParser(prog="fairness", description=__doc__)
+    parser.add_argument(
+        "--share", type=float, default=SHARE_PER_S, help="requests per second that are a tenant's share"
+    )
+    parser.add_argument("--times", type=float, default=10.0, help="how many times its share the loud tenant sends")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of each part")
+    parser.add_argument("--rounds", type=int, default=2, help="parts of each kind")
+    return asyncio.run(_run(parser.parse_args(arguments or [])))
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))
