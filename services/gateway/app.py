@@ -46,7 +46,8 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
     runtime.server.guard(core.doorkeeper.check_call)
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
     responses = ResponseStore(redis, settings.namespace, settings.store)
-    http = HttpServer(make_rest_app(core, runtime.tasks, responses), settings.http_host, settings.http_port)
+    rest = make_rest_app(core, runtime.tasks, responses)
+    http = HttpServer(rest, settings.http_host, settings.http_port, certificate=settings.certificate)
     serving = runtime.tasks.create_task(http.run(), name="http")
     await http.started()
     try:

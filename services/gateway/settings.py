@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from armature.openai.serving.certificate import Certificate
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.response_store import StoreOptions
 from armature.runtime.redis_client import RedisSettings
@@ -15,6 +16,8 @@ class GatewaySettings(RedisSettings):
 
     http_host: str = option("127.0.0.1", help="address of the HTTP port; 0.0.0.0 to be reached from other machines")
     http_port: int = option(8000, help="HTTP port; 0 takes a free one, which the READY line tells")
+    http_tls_cert: Path | None = option(None, help="PEM certificate chain; with http_tls_key the HTTP port is HTTPS")
+    http_tls_key: Path | None = option(None, help="PEM private key of http_tls_cert; both are read again when changed")
     keys: Path | None = option(
         None, help="YAML file of API keys and tenants, read again when it changes; without one everybody is let in"
     )
@@ -49,6 +52,8 @@ class GatewaySettings(RedisSettings):
         super().__post_init__()
         if not 0 <= self.http_port <= 65535:
             raise ValueError("http_port must be a port number")
+        if (self.http_tls_cert is None) != (self.http_tls_key is None):
+            raise ValueError("http_tls_cert and http_tls_key must be set together")
         if self.request_log_max_bytes < 1:
             raise ValueError("request_log_max_bytes must be above 0")
         for entry in self.tokenizer:
@@ -60,6 +65,13 @@ class GatewaySettings(RedisSettings):
     @property
     def max_request_bytes(self) -> int:
         return self.max_body_bytes
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The HTTP port's, read now; None: it speaks plain HTTP."""
+        if self.http_tls_cert is None or self.http_tls_key is None:
+            return None
+        return Certificate(self.http_tls_cert, self.http_tls_key)
 
     @property
     def serving(self) -> ServingOptions:

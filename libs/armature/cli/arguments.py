@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from armature.cli.access import add_access
 from armature.cli.options import SERVICES, CellOptions, UsageError, parse_settings
 from armature.runtime.policies import shipped_policies
 
@@ -124,6 +125,7 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
         "prompt", nargs="?", default="", metavar="PROMPT", help="one question (default: a conversation)"
     )
     parser.add_argument("--url", default="", help="of the gateway (default: that of the running cell)")
+    add_access(parser)
     parser.add_argument("--model", default="", metavar="NAME", help="model to ask (default: the first)")
     parser.add_argument(
         "--max-tokens", type=int, default=256, metavar="N", help="longest answer (default: %(default)s)"

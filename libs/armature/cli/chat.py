@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from armature.cli.access import ANYBODY, Access
 from armature.runtime.errors import StartError
 
 # From one piece of an answer to the next; a long prompt on a slow machine takes its time.
@@ -18,8 +19,17 @@ Message = dict[str, str]
 class Chat:
     """One conversation over the OpenAI API."""
 
-    def __init__(self, url: str, model: str, console: Console, *, max_tokens: int, temperature: float) -> None:
-        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        console: Console,
+        *,
+        max_tokens: int,
+        temperature: float,
+        access: Access = ANYBODY,
+    ) -> None:
+        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=access.headers, verify=access.verify)
         self._url = url
         self._model = model
         self._console = console

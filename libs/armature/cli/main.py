@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from armature.cli.access import access_of
 from armature.cli.arguments import DEFAULTS, Parser, add_chat, add_down, add_place, add_up, up_options
 from armature.cli.attach import down, find_cell, status
 from armature.cli.chat import Chat
@@ -65,7 +66,8 @@ def _down(args: argparse.Namespace, console: Console) -> int:
 
 def _chat(args: argparse.Namespace, console: Console) -> int:
     url = args.url.rstrip("/") or _url_of_cell(args)
-    chat = Chat(url, args.model, console, max_tokens=args.max_tokens, temperature=args.temperature)
+    sampling = {"max_tokens": args.max_tokens, "temperature": args.temperature}
+    chat = Chat(url, args.model, console, **sampling, access=access_of(args))
     if args.prompt:
         chat.ask(args.prompt)
         return EXIT_OK

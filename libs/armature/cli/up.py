@@ -146,7 +146,8 @@ class _Up:
 
     def _state(self) -> CellState:
         processes = self._cell.processes if self._cell else []
-        url = next((f"http://{p.running.ready.http}" for p in processes if p.running and p.running.ready.http), "")
+        scheme = "https" if "http_tls_cert" in self._options.settings.get("gateway", {}) else "http"
+        url = next((f"{scheme}://{p.running.ready.http}" for p in processes if p.running and p.running.ready.http), "")
         return CellState(
             namespace=self._options.namespace,
             pid=os.getpid(),

@@ -16,7 +16,8 @@ JOURNAL = Path(os.environ["FAKE_JOURNAL"])
 
 class Gateway(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = json.dumps({"data": [{"id": "fake"}]}).encode()
+        listed = {"models": ["fake"]} if self.path == "/health" else {"data": [{"id": "fake"}]}
+        body = json.dumps(listed).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

@@ -172,7 +172,7 @@ class ServingCore:
             traceparent=traceparent,
         )
 
-    async def _encoded(self, model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest], Reading]":
+    async def _encoded(self, model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest], Reading | None]":
         check_against_model(ask.sampling, ask.max_tokens, model.card.vocab_size)
         if ask.grammar is not None:
             await check_grammar(ask.grammar, ask.grammar_field)

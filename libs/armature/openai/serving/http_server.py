@@ -8,6 +8,7 @@ from collections.abc import Generator
 import uvicorn
 from starlette.types import ASGIApp
 
+from armature.openai.serving.certificate import Certificate
 from armature.openai.serving.http_protocol import BoundedProtocol
 from armature.runtime.addresses import join_host_port
 from armature.runtime.errors import StartError
@@ -24,7 +25,16 @@ class HttpServer:
         StartError: the address is taken, or is none of this machine's.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, idle_timeout_s: int = IDLE_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        certificate: Certificate | None = None,
+        idle_timeout_s: int = IDLE_TIMEOUT_S,
+    ) -> None:
+        self._certificate = certificate
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
@@ -39,12 +49,17 @@ class HttpServer:
             date_header=False,
             proxy_headers=False,
             timeout_keep_alive=idle_timeout_s,
+            ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         )
         self._server = _EmbeddedServer(config)
 
     async def run(self) -> None:
         """Until `stop`; open answers are finished first."""
-        await self._server.serve(sockets=[self._socket])
+        async with asyncio.TaskGroup() as tasks:
+            renewing = tasks.create_task(self._certificate.follow()) if self._certificate else None
+            await self._server.serve(sockets=[self._socket])
+            if renewing is not None:
+                renewing.cancel()
 
     async def started(self) -> None:
         """Return when requests are accepted."""
