@@ -32,6 +32,7 @@ async def ask(
     max_tokens: int,
     *,
     sampling: common_pb2.SamplingParams | None = None,
+    grammar: common_pb2.Grammar | None = None,
     on_tokens: Callable[[Answer], object] | None = None,
     timeout_s: float = 90.0,
 ) -> Answer:
@@ -42,6 +43,7 @@ async def ask(
         sampling=sampling or greedy(ignore_eos=True),
         max_tokens=max_tokens,
         include_info=True,
+        grammar=grammar,
     )
     answer = Answer()
     call = InferenceStub(channel).Generate(request, timeout=timeout_s)

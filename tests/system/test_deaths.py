@@ -1,13 +1,16 @@
 """Whatever single process dies, every stream ends with exactly the text of the undisturbed run, and nothing leaks."""
 
 import asyncio
+import json
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
+import jsonschema
 import pytest
 
+from armature.v1.common_pb2 import FINISH_REASON_STOP, Grammar, SamplingParams
 from tests.support.asking import Answer, ask, channel_to
 from tests.support.cell import Cell, running_cell
 from tests.support.etcd import EtcdServer
@@ -23,7 +26,23 @@ def fresh_prompt(seed: int, length: int) -> list[int]:
 NEW_TOKENS = 300
 # The two likeliest tokens of these answers are 0.01 or more apart in logits, so rounding can't tell in which batch
 # they were computed.
-PROMPTS = [fresh_prompt(i, length) for i, length in enumerate((20, 90, 300))]
+PROMPTS = [fresh_prompt(i, length) for i, length in enumerate((20, 90, 300, 60))]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 20, "maxLength": 40},
+        "sizes": {
+            "type": "array",
+            "items": {"type": "integer", "maximum": 999, "minimum": 0},
+            "minItems": 50,
+            "maxItems": 60,
+        },
+    },
+    "required": ["name", "sizes"],
+    "additionalProperties": False,
+}
+STRUCTURED = len(PROMPTS) - 1
+"""The last of the answers must match the schema, wherever it is made."""
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +68,23 @@ async def cell(etcd_server: EtcdServer, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 async def undisturbed(cell: Cell) -> list[Answer]:
     async with channel_to(cell) as channel:
-        return await ask_all(channel, PROMPTS, NEW_TOKENS)
+        answers = await ask_all(channel, PROMPTS, NEW_TOKENS)
+    assert answers[STRUCTURED].finish_reason == FINISH_REASON_STOP
+    jsonschema.validate(json.loads(answers[STRUCTURED].text), SCHEMA)
+    return answers
 
 
 async def ask_all(channel: grpc.aio.Channel, prompts: list[list[int]], max_tokens: int) -> list[Answer]:
-    return await asyncio.gather(*(ask(channel, prompt, max_tokens) for prompt in prompts))
+    return await asyncio.gather(*(ask_one(channel, prompt, max_tokens) for prompt in prompts))
+
+
+async def ask_one(
+    channel: grpc.aio.Channel, prompt: list[int], max_tokens: int, on_tokens: Callable[[Answer], object] | None = None
+) -> Answer:
+    if prompt is not PROMPTS[STRUCTURED]:
+        return await ask(channel, prompt, max_tokens, on_tokens=on_tokens)
+    grammar, sampling = Grammar(json_schema=json.dumps(SCHEMA)), SamplingParams(seed=7)
+    return await ask(channel, prompt, max_tokens, grammar=grammar, sampling=sampling, on_tokens=on_tokens)
 
 
 class Streams:
@@ -67,7 +98,7 @@ class Streams:
         def note(answer: Answer) -> None:
             self.progress[index] = len(answer.token_ids)
 
-        return await ask(channel, PROMPTS[index], NEW_TOKENS, on_tokens=note)
+        return await ask_one(channel, PROMPTS[index], NEW_TOKENS, note)
 
     async def in_mid_stream(self) -> None:
         await eventually(lambda: all(count >= 5 for count in self.progress), what="all streams have begun")

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
+from typing import Any
 
+import jsonschema
 import openai
 import pytest
 
@@ -82,3 +85,53 @@ async def test_curl_gets_json_and_events(cell: Cell) -> None:
     chunks = [json.loads(event) for event in events[:-1]]
     text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
     assert text == answer["choices"][0]["message"]["content"]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "module": {"type": "string", "enum": ["os", "json", "math"]},
+        "summary": {"type": "string", "maxLength": 60},
+        "versions": {"type": "array", "items": {"type": "integer", "minimum": 2, "maximum": 3}, "maxItems": 3},
+    },
+    "required": ["module", "summary", "versions"],
+    "additionalProperties": False,
+}
+
+
+async def test_two_streamed_answers_match_their_schema_and_are_those_of_the_whole_ones(
+    client: openai.AsyncOpenAI,
+) -> None:
+    options: Any = {
+        "model": "demo", "messages": QUESTION, "max_tokens": 200, "n": 2, "seed": 4,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "doc", "schema": SCHEMA, "strict": True}},
+    }  # fmt: skip
+    whole = await client.chat.completions.create(**options)
+    texts, reasons = {0: "", 1: ""}, {}
+    async for chunk in await client.chat.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            if choice.finish_reason:
+                reasons[choice.index] = choice.finish_reason
+    assert reasons == {0: "stop", 1: "stop"}
+    assert [choice.message.content for choice in whole.choices] == [texts[0], texts[1]]
+    assert texts[0] != texts[1]
+    for text in texts.values():
+        jsonschema.validate(json.loads(text), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expression"),
+    [
+        ({"guided_regex": r"[A-Z]{3}-\d{4}"}, r"[A-Z]{3}-\d{4}"),
+        ({"guided_choice": ["yes", "no", "maybe"]}, "yes|no|maybe"),
+        ({"structured_outputs": {"grammar": 'root ::= "a" "b"? "c"'}}, "ab?c"),
+    ],
+    ids=["regex", "choice", "grammar"],
+)
+async def test_answers_keep_to_other_grammars_too(
+    client: openai.AsyncOpenAI, extra: dict[str, Any], expression: str
+) -> None:
+    done = await client.completions.create(model="demo", prompt="It is", max_tokens=30, extra_body=extra)
+    assert re.fullmatch(expression, done.choices[0].text)
+    assert done.choices[0].finish_reason == "stop"
