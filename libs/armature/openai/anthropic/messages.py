@@ -1,13 +1,12 @@
 """Content blocks as the messages that a chat template knows."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from armature.openai.anthropic.schema import Block, InputMessage
 from armature.openai.errors import invalid, unsupported
-from armature.openai.schema import Message
+from armature.openai.schema import CalledFunction, Message, ToolCall
 
 _ROLES = ("user", "assistant", "system")
 
@@ -71,14 +70,13 @@ def _heard(where: str, role: str, blocks: list[Block]) -> list[Message]:
 def _said(where: str, blocks: list[Block]) -> Message:
     """An assistant's message with what it said and called."""
     texts: list[str] = []
-    calls: list[dict[str, Any]] = []
+    calls: list[ToolCall] = []
     for index, block in enumerate(blocks):
         if block.type == "tool_use":
             if not block.id or not block.name:
                 raise invalid(f"{where}[{index}]", "a tool_use block needs an id and a name")
             arguments = msgspec.json.encode(block.input or {}).decode()
-            function = {"name": block.name, "arguments": arguments}
-            calls.append({"id": block.id, "type": "function", "function": function})
+            calls.append(ToolCall(block.id, CalledFunction(block.name, arguments)))
         elif block.type not in ("thinking", "redacted_thinking"):
             texts.append(_text_of(f"{where}[{index}]", block))
     message = Message("assistant", "\n".join(texts))

@@ -12,15 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest
-from armature.openai.errors import (
-    ApiError,
-    context_exceeded,
-    deadline_exceeded,
-    invalid,
-    no_workers,
-    overloaded,
-    unsupported,
-)
+from armature.openai.errors import ApiError, context_exceeded, deadline_exceeded, invalid, no_workers, overloaded
+from armature.openai.forced_calls import forced_calls
 from armature.openai.parsers.families import Reading
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
@@ -41,6 +34,7 @@ from armature.openai.tools import no_tool_format
 from armature.routing.hints import MAX_TTFT_TARGET_S, Hints
 from armature.runtime.channels import ChannelPool
 from armature.runtime.roster import MemberChange
+from armature.v1.common_pb2 import Grammar
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +156,7 @@ class ServingCore:
             session_id=ask.session_id,
             hints=_in_time(ask.hints, admission.timeout_s),
             num_answers=ask.num_answers,
-            grammar=ask.grammar,
+            grammar=await _grammar(model, ask, reading),
             chat=ask.prompt if ask.hints.speculative_prefill and isinstance(ask.prompt, ChatPrompt) else None,
             tenant=caller.tenant,
             cache_namespace=caller.cache_namespace,
@@ -225,8 +219,17 @@ def _check_tools(model: ServedModel, ask: Ask) -> None:
         raise no_tool_format(model.name)
     if ask.tools.parameters and ask.grammar is not None:
         raise invalid(ask.grammar_field, "an answer that must match it can't call tools; give one of the two")
-    if ask.tools.must_call:
-        raise unsupported("tool_choice", 'calls can\'t be enforced yet; use "auto"')
+    if ask.tools.must_call and ask.sampling.min_tokens:
+        raise invalid("min_tokens", "not possible with calls that must be made, which say themselves when they end")
+
+
+async def _grammar(model: ServedModel, ask: Ask, reading: Reading | None) -> Grammar | None:
+    """What the answer must match: the client's, which has been checked, or calls that must be made."""
+    if not ask.tools.must_call or reading is None:
+        return ask.grammar
+    grammar = forced_calls(ask.tools, reading, model.tokenizer.vocabulary, model.tokenizer.template_source)
+    await check_grammar(grammar, "tools")
+    return grammar
 
 
 def _likely_tokens(ask: Ask, max_tokens: int) -> int:

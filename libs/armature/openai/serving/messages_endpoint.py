@@ -6,7 +6,6 @@ from armature.openai.anthropic.answer import MessageAnswer
 from armature.openai.anthropic.asks import NAMES, message_ask, shows_thinking
 from armature.openai.anthropic.errors import error_event
 from armature.openai.anthropic.schema import MessagesBody
-from armature.openai.parsers.events import PlainText
 from armature.openai.renaming import renaming
 from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
@@ -43,15 +42,14 @@ class MessagesEndpoint(Endpoint):
 
     async def _make(self, generation: Generation, answer: MessageAnswer, stream: Exchange | None) -> None:
         """All of the answer but its last events."""
-        parser, has_begun = PlainText(), False
+        has_begun = False
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
                 if not has_begun:
                     has_begun = True
                     answer.begin(generation.usage)
-                answer.feed(parser.feed(piece.text))
+                answer.feed(piece.said)
                 if piece.finish_reason is not None:
-                    answer.feed(parser.finish())
                     info = generation.info if generation.job.include_info else None
                     answer.finish(piece.finish_reason, generation.stop_string, generation.usage, info)
                 elif stream is not None and (events := answer.take_events()):
