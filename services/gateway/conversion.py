@@ -1,32 +1,35 @@
 """Between the words of `armature.v1.Inference` and those of the gateway."""
 
 from armature.openai import answers
+from armature.openai.answer_reader import TOOL_CALLS
 from armature.openai.assembler import LENGTH, Piece
 from armature.openai.errors import invalid
 from armature.openai.extensions import check_session
 from armature.openai.rules import (
     RANGES,
     Ask,
-    ChatPrompt,
     Prompt,
     TextPrompt,
     TokenPrompt,
     check_ranges,
     check_stop,
 )
+from armature.openai.tools import NO_TOOLS
 from armature.routing.hints import Hints
 from armature.runtime.hints import hints_of
 from armature.v1.common_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
+    FINISH_REASON_TOOL_CALLS,
     Grammar,
     Logprobs,
     SamplingParams,
     TokenLogprob,
 )
-from armature.v1.inference_pb2 import ChatMessages, GenerateRequest, GenerateResponse, Usage
+from armature.v1.inference_pb2 import GenerateRequest, GenerateResponse, Usage
+from services.gateway.chats import chat_in, tell, tools_in
 
-_ROLES = ("system", "user", "assistant")
+_REASONS = {LENGTH: FINISH_REASON_LENGTH, TOOL_CALLS: FINISH_REASON_TOOL_CALLS}
 _OPTIONAL = ("temperature", "top_p", "repetition_penalty")
 _PLAIN = ("top_k", "min_p", "presence_penalty", "frequency_penalty", "min_tokens", "top_logprobs")
 
@@ -43,6 +46,7 @@ def ask_of(request: GenerateRequest) -> Ask:
     if request.max_tokens > RANGES["max_tokens"].high:
         raise invalid("max_tokens", "it is too large")
     field, prompt = _prompt(request)
+    tools = tools_in(request.chat) if field == "chat" else NO_TOOLS
     return Ask(
         model=request.model,
         prompt=prompt,
@@ -55,6 +59,7 @@ def ask_of(request: GenerateRequest) -> Ask:
         hints=_hints(request),
         num_answers=_num_answers(request.n),
         grammar=_grammar(request),
+        tools=tools,
     )
 
 
@@ -63,22 +68,25 @@ def response_of(request_id: str, piece: Piece, usage: answers.Usage | None) -> G
     response = GenerateResponse(
         request_id=request_id,
         choice_index=piece.index,
-        text=piece.text,
         token_ids=piece.token_ids,
         logprobs=[
             Logprobs(tokens=[TokenLogprob(token_id=token_id, logprob=value) for token_id, value in token])
             for token in piece.tokens
         ],
     )
+    if piece.events is None:
+        response.text = piece.text
+    else:
+        tell(piece.events, response)
     if piece.finish_reason is not None:
-        is_length = piece.finish_reason == LENGTH
-        response.finish_reason = FINISH_REASON_LENGTH if is_length else FINISH_REASON_STOP
+        response.finish_reason = _REASONS.get(piece.finish_reason, FINISH_REASON_STOP)
     if usage is not None:
         response.usage.CopyFrom(
             Usage(
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
                 cached_tokens=usage.cached_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
             )
         )
     return response
@@ -119,12 +127,5 @@ def _prompt(request: GenerateRequest) -> tuple[str, Prompt]:
     if kind == "tokens" and request.tokens.ids:
         return kind, TokenPrompt(request.tokens.ids)
     if kind == "chat" and request.chat.messages:
-        return kind, _chat(request.chat)
+        return kind, chat_in(request.chat)
     raise invalid(kind or "input", "one of prompt, chat and tokens must be set and not empty")
-
-
-def _chat(chat: ChatMessages) -> ChatPrompt:
-    for index, message in enumerate(chat.messages):
-        if message.role not in _ROLES:
-            raise invalid(f"chat.messages[{index}].role", f"must be one of {', '.join(_ROLES)}")
-    return ChatPrompt([{"role": message.role, "content": message.content} for message in chat.messages])

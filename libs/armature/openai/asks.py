@@ -1,5 +1,6 @@
 """From a decoded body to an `Ask`: the two REST surfaces, each with its own words for prompt and log probabilities."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from armature.openai.errors import invalid, unsupported
@@ -50,7 +51,7 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
     tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls)
     return Ask(
         model=body.model,
-        prompt=ChatPrompt(_messages(body.messages), _template_variables(body, tools)),
+        prompt=ChatPrompt(rendered_messages(body.messages), _template_variables(body, tools)),
         prompt_field="messages",
         sampling=sampling,
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
@@ -115,11 +116,16 @@ def _num_answers(body: CompletionBody) -> int:
     return body.best_of
 
 
-def _messages(messages: list[Message]) -> list[dict[str, Any]]:
+def rendered_messages(messages: Sequence[Message], field: str = "messages") -> list[dict[str, Any]]:
+    """A chat as templates expect it; `field` is what the client calls it.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
     if not messages:
-        raise invalid("messages", "at least one message is needed")
+        raise invalid(field, "at least one message is needed")
     called: dict[str, str] = {}
-    return [_message(f"messages[{index}]", message, called) for index, message in enumerate(messages)]
+    return [_message(f"{field}[{index}]", message, called) for index, message in enumerate(messages)]
 
 
 def _message(where: str, message: Message, called: dict[str, str]) -> dict[str, Any]:

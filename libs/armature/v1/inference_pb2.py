@@ -26,29 +26,37 @@ from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 from armature.v1 import hints_pb2 as armature_dot_v1_dot_hints__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61rmature/v1/inference.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x17\x61rmature/v1/hints.proto\"\xdf\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x19.armature.v1.ChatMessagesH\x00\x12\'\n\x06tokens\x18\x04 \x01(\x0b\x32\x15.armature.v1.TokenIdsH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.armature.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x14\n\x0cinclude_info\x18\x08 \x01(\x08\x12\x12\n\nsession_id\x18\t \x01(\t\x12!\n\x05hints\x18\n \x01(\x0b\x32\x12.armature.v1.Hints\x12%\n\x07grammar\x18\x0b \x01(\x0b\x32\x14.armature.v1.Grammar\x12\t\n\x01n\x18\x0c \x01(\rB\x07\n\x05input\":\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.armature.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x83\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x08logprobs\x18\x04 \x03(\x0b\x32\x15.armature.v1.Logprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.armature.v1.FinishReason\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.armature.v1.Usage\x12&\n\x04info\x18\x07 \x01(\x0b\x32\x18.armature.v1.ServingInfo\x12\x14\n\x0c\x63hoice_index\x18\x08 \x01(\r\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.armature.v1.ModelCard2\xa5\x01\n\tInference\x12I\n\x08Generate\x12\x1c.armature.v1.GenerateRequest\x1a\x1d.armature.v1.GenerateResponse0\x01\x12M\n\nListModels\x12\x1e.armature.v1.ListModelsRequest\x1a\x1f.armature.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61rmature/v1/inference.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x17\x61rmature/v1/hints.proto\"\xdf\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x19.armature.v1.ChatMessagesH\x00\x12\'\n\x06tokens\x18\x04 \x01(\x0b\x32\x15.armature.v1.TokenIdsH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.armature.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x14\n\x0cinclude_info\x18\x08 \x01(\x08\x12\x12\n\nsession_id\x18\t \x01(\t\x12!\n\x05hints\x18\n \x01(\x0b\x32\x12.armature.v1.Hints\x12%\n\x07grammar\x18\x0b \x01(\x0b\x32\x14.armature.v1.Grammar\x12\t\n\x01n\x18\x0c \x01(\rB\x07\n\x05input\"\xb7\x01\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.armature.v1.ChatMessage\x12 \n\x05tools\x18\x02 \x03(\x0b\x32\x11.armature.v1.Tool\x12,\n\x0btool_choice\x18\x03 \x01(\x0e\x32\x17.armature.v1.ToolChoice\x12\x11\n\tmust_call\x18\x04 \x01(\t\x12\x18\n\x10single_tool_call\x18\x05 \x01(\x08\"\x8e\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12)\n\ntool_calls\x18\x03 \x03(\x0b\x32\x15.armature.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x11\n\treasoning\x18\x06 \x01(\t\"U\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x11\n\tis_strict\x18\x04 \x01(\x08\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xc6\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x08logprobs\x18\x04 \x03(\x0b\x32\x15.armature.v1.Logprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.armature.v1.FinishReason\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.armature.v1.Usage\x12&\n\x04info\x18\x07 \x01(\x0b\x32\x18.armature.v1.ServingInfo\x12\x14\n\x0c\x63hoice_index\x18\x08 \x01(\r\x12\x11\n\treasoning\x18\t \x01(\t\x12.\n\ntool_calls\x18\n \x03(\x0b\x32\x1a.armature.v1.ToolCallDelta\"\x84\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x1d\n\x10reasoning_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x13\n\x11_reasoning_tokens\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.armature.v1.ModelCard*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32\xa5\x01\n\tInference\x12I\n\x08Generate\x12\x1c.armature.v1.GenerateRequest\x1a\x1d.armature.v1.GenerateResponse0\x01\x12M\n\nListModels\x12\x1e.armature.v1.ListModelsRequest\x1a\x1f.armature.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'armature.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TOOLCHOICE']._serialized_start=1573
+  _globals['_TOOLCHOICE']._serialized_end=1662
   _globals['_GENERATEREQUEST']._serialized_start=96
   _globals['_GENERATEREQUEST']._serialized_end=447
-  _globals['_CHATMESSAGES']._serialized_start=449
-  _globals['_CHATMESSAGES']._serialized_end=507
-  _globals['_CHATMESSAGE']._serialized_start=509
-  _globals['_CHATMESSAGE']._serialized_end=553
-  _globals['_TOKENIDS']._serialized_start=555
-  _globals['_TOKENIDS']._serialized_end=578
-  _globals['_GENERATERESPONSE']._serialized_start=581
-  _globals['_GENERATERESPONSE']._serialized_end=840
-  _globals['_USAGE']._serialized_start=842
-  _globals['_USAGE']._serialized_end=922
-  _globals['_LISTMODELSREQUEST']._serialized_start=924
-  _globals['_LISTMODELSREQUEST']._serialized_end=943
-  _globals['_LISTMODELSRESPONSE']._serialized_start=945
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1005
-  _globals['_INFERENCE']._serialized_start=1008
-  _globals['_INFERENCE']._serialized_end=1173
+  _globals['_CHATMESSAGES']._serialized_start=450
+  _globals['_CHATMESSAGES']._serialized_end=633
+  _globals['_CHATMESSAGE']._serialized_start=636
+  _globals['_CHATMESSAGE']._serialized_end=778
+  _globals['_TOOL']._serialized_start=780
+  _globals['_TOOL']._serialized_end=865
+  _globals['_TOOLCALL']._serialized_start=867
+  _globals['_TOOLCALL']._serialized_end=922
+  _globals['_TOOLCALLDELTA']._serialized_start=924
+  _globals['_TOOLCALLDELTA']._serialized_end=999
+  _globals['_TOKENIDS']._serialized_start=1001
+  _globals['_TOKENIDS']._serialized_end=1024
+  _globals['_GENERATERESPONSE']._serialized_start=1027
+  _globals['_GENERATERESPONSE']._serialized_end=1353
+  _globals['_USAGE']._serialized_start=1356
+  _globals['_USAGE']._serialized_end=1488
+  _globals['_LISTMODELSREQUEST']._serialized_start=1490
+  _globals['_LISTMODELSREQUEST']._serialized_end=1509
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1511
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1571
+  _globals['_INFERENCE']._serialized_start=1665
+  _globals['_INFERENCE']._serialized_end=1830
 # @@protoc_insertion_point(module_scope)

@@ -9,14 +9,22 @@ import grpc
 import pytest
 
 from armature.runtime.server import RpcServer
-from armature.v1.common_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, SamplingParams
+from armature.v1.common_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FINISH_REASON_TOOL_CALLS, SamplingParams
 from armature.v1.hints_pb2 import Hints
-from armature.v1.inference_pb2 import ChatMessage, ChatMessages, GenerateRequest, ListModelsRequest, TokenIds
+from armature.v1.inference_pb2 import (
+    ChatMessage,
+    ChatMessages,
+    GenerateRequest,
+    ListModelsRequest,
+    TokenIds,
+    Tool,
+    ToolCall,
+)
 from armature.v1.inference_pb2_grpc import InferenceStub, add_InferenceServicer_to_server
 from armature.v1.worker_pb2 import WorkerError
 from services.gateway.servicer import InferenceServicer
 from tests.services.gateway.fakes import FakeRouter, FakeWorker, breaking_after, error, listening
-from tests.services.gateway.harness import MODEL, QUICK, TEXT, answer, encode, make_worker, running_core
+from tests.services.gateway.harness import EOS, MODEL, QUICK, TEXT, answer, card, encode, make_worker, running_core
 from tests.support.eventually import eventually
 
 CHAT = ChatMessages(messages=[ChatMessage(role="user", content="hello")])
@@ -150,6 +158,36 @@ async def test_a_cancelled_call_cancels_the_work(tokens: int) -> None:
         await eventually(lambda: worker.requests)
         call.cancel()
         await eventually(lambda: worker.cancelled, what="the worker is told")
+
+
+async def test_a_chat_with_tools_has_calls_and_reasoning_apart_from_its_text() -> None:
+    said = '<think>Hm.</think>Let me see.\n<tool_call>{"name": "f", "arguments": {"a": "é"}}</tool_call>'
+    described = card(tool_call_parser="hermes", reasoning_parser="think")
+    worker = make_worker(answer=(*encode(said), EOS), card=described)
+    earlier = ChatMessage(role="assistant", tool_calls=[ToolCall(id="call_1", name="f", arguments='{"a": "x"}')])
+    chat = ChatMessages(
+        messages=[*CHAT.messages, earlier, ChatMessage(role="tool", tool_call_id="call_1", content="22")],
+        tools=[Tool(name="f", parameters_json='{"type": "object"}')],
+    )
+    async with inference(worker) as stub:
+        responses = [r async for r in stub.Generate(GenerateRequest(model=MODEL, chat=chat), timeout=10)]
+        for wrong, field in (
+            (ChatMessages(messages=[ChatMessage(role="tool", content="x")]), "chat.messages[0].tool_call_id"),
+            (ChatMessages(messages=CHAT.messages, tools=[Tool(name="f", parameters_json="{")]), "parameters_json"),
+            (ChatMessages(messages=CHAT.messages, tools=[Tool(name="f")], must_call="g"), "tool_choice"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await anext(aiter(stub.Generate(GenerateRequest(model=MODEL, chat=wrong), timeout=10)))
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert field in (caught.value.details() or "")
+    assert "".join(response.text for response in responses) == "Let me see."
+    assert "".join(response.reasoning for response in responses) == "Hm."
+    parts = [part for response in responses for part in response.tool_calls]
+    assert [(part.name, bool(part.id)) for part in parts if part.name] == [("f", True)]
+    assert "".join(part.arguments for part in parts) == '{"a": "é"}'
+    assert {part.index for part in parts} == {0}
+    assert responses[-1].finish_reason == FINISH_REASON_TOOL_CALLS
+    assert responses[-1].usage.reasoning_tokens == len(encode("<think>Hm."))
 
 
 async def test_models_are_listed() -> None:
