@@ -34,9 +34,9 @@ def step_us(num_seqs: int) -> float:
     def step() -> int:
         plan = scheduler.schedule()
         assert plan is not None
-        scheduler.complete(plan, tokens[: sum(piece.samples for piece in plan.slices)])
+        scheduler.complete(plan, tokens[: plan.num_samples])
         scheduler.take(scheduler.load(fit))
-        return plan.num_decodes
+        return len(plan.decodes)
 
     while step() < num_seqs:
         pass

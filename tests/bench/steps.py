@@ -120,7 +120,7 @@ def roofline() -> tuple[Compute, int]:
     model, rng = PRESETS["qwen3-32b-tp2-h200"].performance, Random(3)
 
     def compute(plan: StepPlan) -> tuple[list[SampledToken], float]:
-        sampled = [SampledToken(7) for piece in plan.slices if piece.samples]
+        sampled = [SampledToken(7)] * plan.num_samples
         return sampled, model.step_s(shape_of(plan)) * rng.lognormvariate(0.0, 0.05)
 
     return compute, 4096

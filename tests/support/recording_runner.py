@@ -63,13 +63,13 @@ class RecordingRunner:
         self.forgotten: list[str] = []
 
     def execute(self, plan: StepPlan) -> list[SampledToken]:
-        assert len({id(piece.sequence) for piece in plan.slices}) == len(plan.slices), "one slice per sequence"
+        assert len({id(piece.sequence) for piece in plan.slices()}) == len(plan.slices()), "one slice per sequence"
         for block_id in plan.opened:
             self.blocks[block_id] = Block([-1] * self._size)
-        for piece in plan.slices:
+        for piece in plan.slices():
             self._check_reads(piece)
         written: set[tuple[int, int]] = set()
-        sampled = [token for piece in plan.slices for token in self._compute(piece, written)]
+        sampled = [token for piece in plan.slices() for token in self._compute(piece, written)]
         for block_id, digest in plan.sealed:
             assert all(cell >= 0 for cell in self.blocks[block_id].cells), f"block {block_id} is sealed half empty"
             self.blocks[block_id].digest = digest

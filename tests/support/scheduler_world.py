@@ -148,12 +148,12 @@ class World:
         self.listen()
         if plan is not None:
             self.steps += 1
-            arrivals = [int(piece.sequence.request.request_id[1:]) for piece in plan.slices]
-            assert arrivals[: plan.num_decodes] == sorted(arrivals[: plan.num_decodes])
-            assert len(plan.slices) <= self.limits.max_num_seqs
-            assert sum(piece.count for piece in plan.slices) <= self.limits.max_num_batched_tokens
-            assert plan.prefill_tokens + plan.num_decodes == sum(piece.count for piece in plan.slices)
-            request_ids = [piece.sequence.request.request_id for piece in plan.slices]
+            arrivals = [int(piece.sequence.request.request_id[1:]) for piece in plan.slices()]
+            assert arrivals[: len(plan.decodes)] == sorted(arrivals[: len(plan.decodes)])
+            assert len(plan.slices()) <= self.limits.max_num_seqs
+            assert sum(piece.count for piece in plan.slices()) <= self.limits.max_num_batched_tokens
+            assert plan.prefill_tokens + len(plan.decodes) == sum(piece.count for piece in plan.slices())
+            request_ids = [piece.sequence.request.request_id for piece in plan.slices()]
             sampled = self.runner.execute(plan)
             if raises or self.poison.intersection(request_ids):
                 # Everything was written, but nobody learns of it.

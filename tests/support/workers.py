@@ -207,7 +207,8 @@ async def _serve(setup: Setup) -> None:
         ready = {"address": running.address, "fingerprint": running.host.worker_info.kv_fingerprint.hex()}
         print(json.dumps(ready), flush=True)
         while await reader.readline():
-            report = asdict(running.load)
+            costs = running.load.step_costs
+            report = running.load._asdict() | {"step_costs": costs and asdict(costs)}
             print(json.dumps(report | {"stagings": len(running.host.stagings)}), flush=True)
 
 

@@ -190,9 +190,8 @@ class LocalEngine:
 
     def _compute(self, plan: StepPlan) -> Sequence[SampledToken]:
         sampled = self._runner.execute(plan)
-        expected = sum([piece.samples for piece in plan.slices])
-        if len(sampled) != expected:
-            raise RuntimeError(f"the runner returned {len(sampled)} tokens for {expected} slices that sample")
+        if len(sampled) != plan.num_samples:
+            raise RuntimeError(f"the runner returned {len(sampled)} tokens for {plan.num_samples} slices that sample")
         return sampled
 
     def _post(self, *, even_if_silent: bool = True) -> None:

@@ -124,7 +124,8 @@ class SimulatedRunner:
     def execute(self, plan: StepPlan) -> list[SampledToken]:
         """Compute nothing; see `Runner.execute`."""
         self.open_blocks(plan.opened)
-        sampled = [self._sample(piece.sequence) for piece in plan.slices if piece.samples]
+        sampled = [self._sample(sequence) for sequence in plan.decodes]
+        sampled += [self._sample(piece.sequence) for piece in plan.chunks if piece.samples]
         if self._performance is not None:
             self._clock.pass_step(self._performance.step_s(shape_of(plan)))
             _lag_s.observe(self._clock.lag_s)

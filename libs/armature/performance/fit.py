@@ -21,11 +21,11 @@ _USUAL = LinearModel(
     fixed_s=1e-2, decode_s=2.3e-5, context_token_s=3.1e-8, prefill_token_s=4.6e-5, prefill_pair_s=2e-9
 )  # fmt: skip
 _USUAL_COSTS = np.array(astuple(_USUAL))
-_OF_DECODES = np.array([True, True, True, False, False])
 # A cost never falls below this share of what is usual: prompts take some time, whatever noise says.
 _LEAST_SHARE = 0.01
 # Steps scatter by some 5 %, costs by their own size around the usual ones: the square of that ratio.
 _USUAL_WEIGHT = 0.0025
+_USUAL_PRODUCTS = _USUAL_WEIGHT * np.eye(5)
 # Steps that are remembered: a step counts half after 90 further ones of its kind.
 _MEMORY_STEPS = 128
 # Steps of one kind that are taken in together, since a pause shows only beside others; prompts' are long and rare.
@@ -82,10 +82,10 @@ class StepFit:
     def _fit(self) -> None:
         decodes, prefills = self._decodes, self._prefills
         decodes_slow, prefills_slow = decodes.slowness or prefills.slowness, prefills.slowness or decodes.slowness
-        scale = np.where(_OF_DECODES, decodes_slow, prefills_slow)
+        scale = np.array([decodes_slow, decodes_slow, decodes_slow, prefills_slow, prefills_slow])
         products = decodes.products / decodes_slow**2 + prefills.products / prefills_slow**2
         targets = decodes.targets / decodes_slow**2 + prefills.targets / prefills_slow**2
-        products = products * np.outer(scale, scale) + _USUAL_WEIGHT * np.eye(5)
+        products = products * (scale[:, None] * scale) + _USUAL_PRODUCTS
         shares = _least_squares_above(_LEAST_SHARE, products, targets * scale + _USUAL_WEIGHT)
         factors = shares * scale
         decodes.factors = prefills.factors = factors
@@ -136,7 +136,9 @@ class _Steps:
         usual_s = parts.sum(axis=1)
         parts /= usual_s[:, None]
         took = rows[:, 4] / usual_s
-        weights = rows[:, 5] * self._credence(parts, took)
+        weights = rows[:, 5]
+        if len(rows) > 1:  # Nothing is odd among itself.
+            weights = weights * self._credence(parts, took)
         keep = (1 - 1 / _MEMORY_STEPS) ** self._num_new
         weighted = parts * weights[:, None]
         self.products = keep * self._past_products + weighted.T @ parts
@@ -158,9 +160,11 @@ def _least_squares_above(least: float, products: Floats, targets: Floats) -> Flo
     An active set as in Lawson and Hanson, "Solving Least Squares Problems" (1974), chapter 23, that starts from all
     free: what falls below the bound is put on it, and freed again if it pulls away.
     """
-    free = np.ones(len(targets), dtype=bool)
     targets = targets - products.sum(axis=1) * least
-    above = np.zeros(len(targets))
+    above: Floats = np.linalg.solve(products, targets)
+    if min(above.tolist()) >= 0:
+        return above + least
+    free: NDArray[np.bool_] = above >= 0
     for _ in range(3 * len(targets)):
         above[:] = 0.0
         above[free] = np.linalg.solve(products[free][:, free], targets[free])

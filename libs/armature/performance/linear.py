@@ -1,7 +1,7 @@
 """Step times as a sum of five products: what a worker measures of itself and tells on the wire."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -33,10 +33,10 @@ class LinearModel:
     """Each pair of a prompt token and a token before it."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in self.__slots__:
+            value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise ValueError(f"{field.name} is {value}; it must be a finite number of at least 0")
+                raise ValueError(f"{name} is {value}; it must be a finite number of at least 0")
 
     def step_s(self, shape: StepShape) -> float:
         return (

@@ -78,9 +78,10 @@ class Straggler:
     def keep(self, snapshot: Snapshot) -> Flags | None:
         state = snapshot.state
         reference_s = state[at.REFERENCE_S]
-        measured = np.sort(reference_s[reference_s > 0])
+        measured = reference_s[reference_s > 0]
         if not len(measured):
             return None
+        measured.sort()
         # The lower median: of two workers the faster one is the measure.
         bound_s = self.factor * measured[(len(measured) - 1) // 2]
         if measured[-1] <= bound_s:
@@ -115,7 +116,8 @@ class HotSpot:
         decoders, kept = snapshot.roster.num_decoders, np.empty(len(queue_s), np.bool_)
         for part in (slice(0, decoders), slice(decoders, None)):
             if len(queue_s[part]):
-                kept[part] = queue_s[part] <= self.slack_s + self.factor * queue_s[part].mean()
+                mean_s = np.add.reduce(queue_s[part]) / len(queue_s[part])
+                kept[part] = queue_s[part] <= self.slack_s + self.factor * mean_s
         return kept
 
 

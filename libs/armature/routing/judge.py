@@ -43,15 +43,15 @@ class Judgement(NamedTuple):
         for phase in _PHASES:
             values: Floats | None = getattr(ways, phase)
             if values is not None:
-                ttft_s += float(values[way])
+                ttft_s += values.item(way)
         held = ways.prefill_overlap
         return Candidate(
             decode_id=worker_ids[int(ways.decode[way])],
             prefill_id=worker_ids[helper] if helper >= 0 else "",
             pull_id=worker_ids[source] if source >= 0 else "",
-            cost=float(self.costs[way]),
+            cost=self.costs.item(way),
             ttft_s=ttft_s,
-            terms={name: float(values[way]) for name, values in self.terms.items()},
+            terms={name: values.item(way) for name, values in self.terms.items()},
             overlap_blocks=int(ways.overlap[way]),
             prefill_overlap_blocks=0 if held is None else int(held[way]),
         )
@@ -86,7 +86,7 @@ def _usable(snapshot: Snapshot, policy: Policy) -> Flags:
             flags = left
             continue
         for part in (slice(0, decoders), slice(decoders, None)):
-            if left[part].any():
+            if np.count_nonzero(left[part]):
                 flags[part] = left[part]
     return flags
 

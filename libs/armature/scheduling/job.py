@@ -1,5 +1,6 @@
 """A request inside the scheduler: its sequence and how far it has come."""
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ def open_job(request: Request, rank: Rank, limits: Limits, block_size: int, pool
     first_block = min(max(request.first_block, 0), whole_blocks)
     return Job(
         request=request,
-        token_ids=list(request.token_ids),
+        token_ids=array("I", request.token_ids),
         block_ids=[],
         request_id=request.request_id,
         prompt_tokens=prompt,

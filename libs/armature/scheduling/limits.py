@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from armature.scheduling.request import Request, Work
 
 
@@ -40,7 +42,8 @@ def refusal(request: Request, limits: Limits, pool_tokens: int) -> str:
     given, prompt = len(request.token_ids), request.prompt_tokens
     if not 1 <= prompt <= given:
         return f"prompt_tokens is {prompt} of {given} token ids; it must be at least 1 and at most all of them"
-    if min(request.token_ids) < 0 or max(request.token_ids) >= limits.vocab_size:
+    token_ids = np.asarray(request.token_ids)
+    if token_ids.min() < 0 or token_ids.max() >= limits.vocab_size:
         return f"a token id lies outside the vocabulary of {limits.vocab_size}"
     if any(not 0 <= token_id < limits.vocab_size for token_id in request.sampling.logit_bias):
         return f"a logit bias is for a token outside the vocabulary of {limits.vocab_size}"

@@ -1,5 +1,6 @@
 """What one engine step computes, and what comes back: the words between the scheduler and a model runner."""
 
+from array import array
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ class Sequence:
     """A request's tokens and blocks while an engine has it. The scheduler writes it, the runner only reads."""
 
     request: Request
-    token_ids: list[int]
-    """Prompt and output so far."""
+    token_ids: "array[int]"
+    """Prompt and output so far, as unsigned 32-bit integers: four bytes a token, as runners and hashes want them."""
     block_ids: list[int]
     """Blocks of the pool in prompt order; block i holds tokens `i * block_size` onwards."""
 
@@ -26,7 +27,7 @@ class Sequence:
 class Slice:
     """A run of one sequence's tokens to compute: `token_ids[start : start + count]`, its KV before `start` is there.
 
-    Nobody changes one; it is not frozen because one is made per sequence and step, and freezing costs four times more.
+    Nobody changes one; it is not frozen because many are made, and freezing costs four times more.
     """
 
     sequence: Sequence
@@ -38,25 +39,34 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One forward pass over all slices.
+    """One forward pass over running answers and chunks of prompts.
 
     Before it: the digests at the end of `opened` blocks are zeroed, since new content is about to be written (blocks
     reserved for a transport are not here: they were opened by `Runner.open_blocks` when they were reserved). After it:
     `sealed` blocks are complete and get their digests.
     """
 
-    slices: tuple[Slice, ...]
-    """Running answers, one token each, then chunks of prompts."""
+    chunks: tuple[Slice, ...]
+    """Of prompts, or of answers that are computed anew."""
     opened: tuple[int, ...] = ()
     sealed: tuple[tuple[int, BlockDigest], ...] = ()
-    num_decodes: int = 0
-    """How many of the slices are running answers."""
+    decodes: tuple[Sequence, ...] = ()
+    """Running answers: the last token of each is computed, and the next one sampled."""
     prefill_tokens: int = 0
-    """Tokens of the other slices."""
+    """Tokens of all chunks."""
+
+    @property
+    def num_samples(self) -> int:
+        """Tokens that the step yields."""
+        return len(self.decodes) + sum([piece.samples for piece in self.chunks])
+
+    def slices(self) -> list[Slice]:
+        """All that is computed, running answers first. Made anew at every call: only runners need it."""
+        return [Slice(one, len(one.token_ids) - 1, 1, True) for one in self.decodes] + list(self.chunks)
 
 
 class SampledToken(NamedTuple):
-    """The next token of one slice that samples."""
+    """The next token of one answer, or of one chunk that samples."""
 
     token_id: int
     logprobs: TokenLogprobs | None = None

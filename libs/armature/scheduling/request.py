@@ -59,6 +59,7 @@ class Request:
 
     request_id: str
     token_ids: Sequence[int]
+    """An `array("I")` is taken over fastest."""
     prompt_tokens: int
     max_tokens: int
     """Output tokens, those already in `token_ids` included."""
@@ -133,8 +134,7 @@ class Staged:
     cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
+class EngineLoad(NamedTuple):
     """What the engine has to do, after a step."""
 
     running_seqs: int = 0
@@ -158,6 +158,9 @@ class EngineLoad:
     """Steps that raised since the last that did not; above 0 the engine is ill or a request was poisonous."""
 
 
+_NO_LOAD = EngineLoad()
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """Everything that one engine step has to tell."""
@@ -166,4 +169,4 @@ class StepOutput:
     reserved: tuple[Reserved, ...] = ()
     staged: tuple[Staged, ...] = ()
     kv_events: tuple[KvEvent, ...] = ()
-    load: EngineLoad = EngineLoad()
+    load: EngineLoad = _NO_LOAD

@@ -18,16 +18,21 @@ class Room:
         self._pool = pool
         self._hasher = hasher
         self._queues = queues
-        self._block_size = hasher.block_size
+        self.block_size = hasher.block_size
         self.opened: list[int] = []
         """Blocks handed out since the last plan."""
         self.sealed: list[tuple[int, BlockDigest]] = []
         """Blocks that the next plan completes."""
         self.preemptions = 0
 
+    @property
+    def spare_blocks(self) -> int:
+        """What is left when every running answer gets one more."""
+        return self._pool.free_blocks - len(self._queues.decoding)
+
     def place(self, job: Job) -> bool:
         """Give the job blocks for all its tokens, cached ones first; False (and no change) if there is no room."""
-        block_size = self._block_size
+        block_size = self.block_size
         held = len(job.block_ids)
         tokens = job.end if job.is_prefill else len(job.token_ids)
         # At least one token is computed, to have logits to sample from.
@@ -65,7 +70,7 @@ class Room:
 
     def seal(self, job: Job, start: int, end: int) -> None:
         """Note the blocks that are complete once the tokens from `start` to `end` are computed."""
-        first, last = start // self._block_size, end // self._block_size
+        first, last = start // self.block_size, end // self.block_size
         if first < last:
             self.extend_digests(job, last)
             self.sealed += zip(job.block_ids[first:last], job.digests[first:last], strict=True)
@@ -75,7 +80,7 @@ class Room:
         known = len(job.digests)
         if known < num_blocks:
             parent = job.digests[-1] if known else job.request.root
-            tokens = job.token_ids[known * self._block_size : num_blocks * self._block_size]
+            tokens = job.token_ids[known * self.block_size : num_blocks * self.block_size]
             job.digests += self._hasher.extend(parent, tokens)
 
     def _has_room(self, job: Job, missing: int, found: list[int]) -> bool:

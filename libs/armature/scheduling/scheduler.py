@@ -10,17 +10,18 @@ When a step fails nobody knows whose fault it was, so each of its requests is tr
 if it fails again.
 """
 
-from collections import deque
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.performance.fit import StepFit
-from armature.scheduling.job import LAST, Job, Rank, open_job
+from armature.scheduling.job import Job, open_job
 from armature.scheduling.lifecycle import Event, State
 from armature.scheduling.limits import Limits, refusal
 from armature.scheduling.outbox import Outbox
 from armature.scheduling.plan import SampledToken, Slice, StepPlan
+from armature.scheduling.planner import Planner
 from armature.scheduling.queues import Queues
 from armature.scheduling.request import EngineLoad, FinishReason, Request, StepOutput, TokenOutput
 from armature.scheduling.reservations import Reservations
@@ -41,12 +42,9 @@ class Scheduler:
         self._room = Room(pool, hasher, self._queues)
         self._reservations = Reservations(pool, self._outbox, hasher.block_size, limits.max_num_seqs)
         self._staging = Staging(pool, self._outbox, hasher.block_size)
+        self._planner = Planner(limits, self._queues, self._room, self._reservations, self._staging, self._hold)
         self._jobs: dict[str, Job] = {}
-        self._planned: list[Job] = []
-        self._suspects: deque[Job] = deque()
         self._computed_prefill_tokens = 0
-        self._refused: Job | None = None
-        self._refused_room = 0
 
     # --- commands
 
@@ -120,29 +118,48 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None if nothing can be computed before another command comes."""
-        slices: list[Slice] = []
-        self._planned.clear()
-        num_decodes = 0
-        while self._suspects and not slices:
-            num_decodes = self._plan_alone(self._suspects.popleft(), slices)
-        if not slices:
-            num_decodes = self._plan_together(slices)
-        if not slices:
-            return None
-        room = self._room
-        prefill_tokens = sum([piece.count for piece in slices[num_decodes:]])
-        plan = StepPlan(tuple(slices), tuple(room.opened), tuple(room.sealed), num_decodes, prefill_tokens)
-        room.opened.clear()
-        room.sealed.clear()
-        return plan
+        return self._planner.plan()
+
+    def num_equal_steps(self) -> int:
+        """For how many steps the same would be planned again; see `Planner.num_equal_steps`."""
+        return self._planner.num_equal_steps()
 
     def complete(self, plan: StepPlan, sampled: Sequence[SampledToken]) -> None:
-        """Take in what the step yielded: one token per slice that samples."""
+        """Take in what the step yielded: one token per running answer, then one per chunk that samples."""
+        self._commit(plan)
+        decodes = self._planner.decodes
+        for job, token in zip(decodes, sampled[: len(decodes)], strict=True):
+            job.computed = len(job.token_ids)
+            self._accept(job, token)
+        self._complete_chunks(plan, sampled[len(decodes) :])
+
+    def complete_unread(self, plan: StepPlan, num_steps: int, answers: Mapping[str, "array[int]"]) -> None:
+        """Take in as many equal steps, of answers that nobody reads: each goes on with the same token for ever.
+
+        `answers` has that token by request, as an array of one. Told are only first tokens and ends; a token ends an
+        answer by its place, never by what it is.
+        """
+        self._commit(plan)
+        for job in self._planner.decodes:
+            token_ids, token = job.token_ids, answers[job.request_id]
+            token_ids.extend(token if num_steps == 1 else token * num_steps)
+            length = len(token_ids)
+            job.computed = length - 1
+            if length >= job.end:
+                index, reason = length - 1 - job.prompt_tokens, FinishReason.LENGTH
+                self._outbox.tokens.append(TokenOutput(job.request_id, index, (token[0],), reason, job.cached_tokens))
+                self._forget(job)
+        sampling = [piece.sequence.request.request_id for piece in plan.chunks if piece.samples]
+        self._complete_chunks(plan, [SampledToken(answers[request_id][0]) for request_id in sampling])
+
+    def _commit(self, plan: StepPlan) -> None:
         self._computed_prefill_tokens += plan.prefill_tokens
         for block_id, digest in plan.sealed:
             self._pool.commit(block_id, digest)
+
+    def _complete_chunks(self, plan: StepPlan, sampled: Sequence[SampledToken]) -> None:
         tokens = iter(sampled)
-        for job, piece in zip(self._planned, plan.slices, strict=True):
+        for job, piece in zip(self._planner.chunked, plan.chunks, strict=True):
             job.computed = piece.start + piece.count
             if job.state is State.PREFILLING:
                 self._advance_prefill(job, piece)
@@ -154,10 +171,11 @@ class Scheduler:
         # Whatever the step has written is written again, so it must not look complete.
         self._outbox.opened += plan.opened
         self._outbox.opened += [block_id for block_id, _ in plan.sealed]
-        if len(self._planned) == 1:
-            self._end(self._planned[0], FinishReason.ERROR, error)
+        planned = [*self._planner.decodes, *self._planner.chunked]
+        if len(planned) == 1:
+            self._end(planned[0], FinishReason.ERROR, error)
         else:
-            self._suspects.extend(self._planned)
+            self._planner.try_alone(planned)
 
     def fail_all(self, error: str) -> None:
         """Tell every request that it has failed. The scheduler must not be used afterwards."""
@@ -171,6 +189,16 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether any request is known."""
         return bool(self._jobs)
+
+    def output_tokens(self) -> dict[str, int]:
+        """How many each known answer has, by request."""
+        jobs = [job for job in self._jobs.values() if not job.is_prefill]
+        return {job.request_id: len(job.token_ids) - job.prompt_tokens for job in jobs}
+
+    @property
+    def preemptions(self) -> int:
+        """Since the start."""
+        return self._room.preemptions
 
     @property
     def has_news(self) -> bool:
@@ -217,111 +245,6 @@ class Scheduler:
             failed_steps_in_a_row=failed_steps_in_a_row,
         )
 
-    # --- planning
-
-    def _plan_together(self, slices: list[Slice]) -> int:
-        """Plan for everybody; how many of the slices are decodes."""
-        queues, room = self._queues, self._room
-        preemptions = room.preemptions
-        self._plan_decodes(queues.decoding, slices)
-        num_decodes = len(slices)
-        budget = self._limits.max_num_batched_tokens - num_decodes
-        for job in queues.prefilling[:]:
-            # Nobody is let in by the step that had to put somebody out.
-            if queues.waiting and queues.waiting[0].rank < job.rank and preemptions == room.preemptions:
-                budget = self._admit(slices, budget, job.rank)
-            if not budget:
-                break
-            budget -= self._plan_chunk(job, slices, budget)
-        if queues.waiting and preemptions == room.preemptions:
-            self._admit(slices, budget)
-        return num_decodes
-
-    def _plan_alone(self, job: Job, slices: list[Slice]) -> int:
-        """Plan for one job, if it still runs; how many of the slices are decodes."""
-        if job.state is State.DECODING:
-            self._plan_decodes([job], slices)
-            return len(slices)
-        if job.state is State.PREFILLING:
-            self._plan_chunk(job, slices, self._limits.max_num_batched_tokens)
-        return 0
-
-    def _plan_decodes(self, jobs: list[Job], slices: list[Slice]) -> None:
-        block_size, room = self._block_size, self._room
-        for job in jobs:
-            start = job.computed
-            if start == len(job.block_ids) * block_size and not room.grow(job):
-                # Only the last of all can have lost its own blocks.
-                break
-            if not (start + 1) % block_size:
-                room.seal(job, start, start + 1)
-            slices.append(Slice(job, start, 1, True))
-            self._planned.append(job)
-
-    def _plan_chunk(self, job: Job, slices: list[Slice], budget: int) -> int:
-        start = job.computed
-        target = job.end if job.is_prefill else len(job.token_ids)
-        count = min(target - start, budget)
-        self._room.seal(job, start, start + count)
-        slices.append(Slice(job, start, count, not job.is_prefill and start + count == target))
-        self._planned.append(job)
-        return count
-
-    def _admit(self, slices: list[Slice], budget: int, before: Rank = LAST) -> int:
-        """Let in whom there is room for, strictly in order, as far as they rank before `before`; the budget left."""
-        queues = self._queues
-        while queues.waiting and queues.waiting[0].rank < before:
-            job = queues.waiting[0]
-            if self._is_hopeless(job):
-                break
-            if job.wants_fetch:
-                # It computes nothing yet, so it needs neither budget nor a seat.
-                if self._reservations.is_full or not self._reserve(job):
-                    break
-                continue
-            if not budget or queues.num_running >= self._limits.max_num_seqs:
-                break
-            if not self._room.place(job):
-                self._refuse_room(job)
-                break
-            if job.is_prefill and job.computed >= job.end:
-                self._staging.announce(job)
-                self._hold(job)
-                continue
-            queues.start(job)
-            queues.note_backlog(job)
-            if job.is_prefill:
-                self._staging.announce(job)
-            budget -= self._plan_chunk(job, slices, budget)
-        return budget
-
-    def _is_hopeless(self, job: Job) -> bool:
-        """Whether there is no more room than when the job was refused, which is worth not searching its prefix for.
-
-        With nothing running it is tried all the same: others may have to give way to it.
-        """
-        return job is self._refused and self._spare_blocks <= self._refused_room and self._queues.num_running > 0
-
-    def _refuse_room(self, job: Job) -> None:
-        self._refused, self._refused_room = job, self._spare_blocks
-
-    @property
-    def _spare_blocks(self) -> int:
-        return self._pool.free_blocks - len(self._queues.decoding)
-
-    def _reserve(self, job: Job) -> bool:
-        queues = self._queues
-        self._room.extend_digests(job, (job.prompt_tokens - 1) // self._block_size)
-        queues.leave(job)
-        is_reserved = self._reservations.reserve(job, len(queues.decoding))
-        if not is_reserved:
-            self._refuse_room(job)
-        if job.state is State.WAITING:
-            queues.enqueue(job)
-        else:
-            queues.note_backlog(job)
-        return is_reserved
-
     # --- results
 
     def _advance_prefill(self, job: Job, piece: Slice) -> None:
@@ -340,15 +263,16 @@ class Scheduler:
             self._end(job, FinishReason.ERROR, error)
             return
         token_ids = job.token_ids
-        index = len(token_ids) - job.prompt_tokens
+        length = len(token_ids)
         token_ids.append(token_id)
         reason = FinishReason.STOP if is_last else None
-        if not is_last and (token_id in job.stop_ids or len(token_ids) >= job.end):
+        if not is_last and (length + 1 >= job.end or token_id in job.stop_ids):
             reason = self._finish_reason(job)
         told_logprobs = () if logprobs is None else (logprobs,)
-        self._outbox.tokens.append(
-            TokenOutput(job.request_id, index, (token_id,), reason, job.cached_tokens, told_logprobs)
-        )
+        index = length - job.prompt_tokens
+        # One is made per token: this way it takes half as long.
+        told = (job.request_id, index, (token_id,), reason, job.cached_tokens, told_logprobs, "")
+        self._outbox.tokens.append(tuple.__new__(TokenOutput, told))
         if reason is not None:
             self._forget(job)
 

@@ -5,6 +5,7 @@ excluded, and a request that has moved too often is given up. A client that is r
 was told to; its wait counts.
 """
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -37,7 +38,7 @@ class Flight:
     asked: TraceRequest
     router: Router
     answered: int = 0
-    """Output tokens that the client has."""
+    """Output tokens that the client has, as far as they were told: with the first, at the end, at a worker's death."""
     attempt_id: str = ""
     site: Site | None = None
     prefill_id: str = ""
@@ -47,7 +48,7 @@ class Flight:
     excluded: list[str] = field(default_factory=list[str])
     request: Request | None = None
     """What its worker was sent, until it has answered."""
-    tokens: list[int] | None = None
+    tokens: "array[int] | None" = None
     """Prompt and answer so far, if they are at hand."""
 
 
@@ -116,13 +117,13 @@ class Gateway:
         if told.finish_reason is not None:
             self._end(flight, now_s)
 
-    def on_death(self, site: Site, unfinished: Mapping[str, int], now_s: float) -> None:
-        """A worker has died; `unfinished` are tokens that it had told since its last word here."""
+    def on_death(self, site: Site, output_tokens: Mapping[str, int], now_s: float) -> None:
+        """A worker has died; `output_tokens` are those of its answers, by attempt."""
         for flight in [one for one in self._flights.values() if one.site is site]:
-            more = unfinished.get(flight.attempt_id, 0)
-            if more and not flight.answered:
+            answered = output_tokens.get(flight.attempt_id, flight.answered)
+            if answered and not flight.answered:
                 self.record.first_token(flight.position, now_s, 0)
-            flight.answered = min(flight.answered + more, flight.asked.output_tokens)
+            flight.answered = min(answered, flight.asked.output_tokens)
             self._move_on(flight, site.worker_id, now_s)
 
     # --- one request
@@ -143,12 +144,12 @@ class Gateway:
         elif isinstance(decided.answer, Placed):
             self._send(flight, decided.answer, now_s)
 
-    def _tokens(self, flight: Flight) -> list[int]:
+    def _tokens(self, flight: Flight) -> "array[int]":
         tokens = prompt_token_ids(flight.asked, self._cell.worker.block_size)
-        tokens += [FIRST_ANSWER + flight.position] * flight.answered
+        tokens += array("I", [FIRST_ANSWER + flight.position]) * flight.answered
         return tokens
 
-    def _query(self, flight: Flight, tokens: list[int]) -> Query:
+    def _query(self, flight: Flight, tokens: "array[int]") -> Query:
         asked = flight.asked
         return Query(
             flight.attempt_id,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from armature.routing.queueing.outcome import Outcome
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Speeds
-from armature.scheduling.request import EngineLoad, KvEvent, StepOutput
+from armature.scheduling.request import EngineLoad, FinishReason, KvEvent, StepOutput
 from armature.sim.arrivals import ClosedLoop, OpenLoop
 from armature.sim.cell import CellShape, Failure
 from armature.sim.clock import Clock
@@ -105,7 +105,7 @@ class Simulation:
 
     def _hear(self, site: Site, output: StepOutput, now_s: float) -> None:
         for told in output.tokens:
-            if not self._handoffs.on_refused(told, now_s):
+            if told.finish_reason is not FinishReason.ERROR or not self._handoffs.on_refused(told, now_s):
                 self._gateway.on_tokens(told, now_s)
         for reserved in output.reserved:
             self._gateway.on_reserved(site, reserved, now_s)
@@ -143,13 +143,13 @@ class Simulation:
     def _die(self, site: Site, failure: Failure, now_s: float) -> None:
         if not site.is_up:
             return
-        unfinished = site.engine.unfinished(now_s)
+        output_tokens = site.engine.output_tokens(now_s)
         site.die()
         epoch = site.epoch
         self._levels.on_death(site, now_s)
         self._onboarding.on_death(site)
         self._handoffs.on_death(site, now_s)
-        self._gateway.on_death(site, unfinished, now_s)
+        self._gateway.on_death(site, output_tokens, now_s)
 
         def detect(_: float) -> None:
             if not site.is_up and site.epoch == epoch:

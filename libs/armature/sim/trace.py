@@ -4,10 +4,13 @@ The numbers are made into token ids, all tokens of a block the same, so that rea
 can be driven with them. Equal numbers in equal places of a prefix are equal content, and no more is known.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, repeat
+from itertools import islice
 from typing import Protocol
+
+import numpy as np
 
 from armature.blocks.hashing import BlockDigest, BlockHasher
 
@@ -110,7 +113,7 @@ class ContentHasher(BlockHasher):
         return self._pairs.extend(parent, ends)
 
 
-def prompt_token_ids(request: TraceRequest, block_size: int) -> list[int]:
+def prompt_token_ids(request: TraceRequest, block_size: int) -> "array[int]":
     """The prompt as tokens, all of a block the same."""
-    tokens = chain.from_iterable(map(repeat, request.contents, repeat(block_size)))
-    return list(islice(tokens, request.prompt_tokens))
+    token_ids = np.array(request.contents, np.uint32).repeat(block_size)[: request.prompt_tokens]
+    return array("I", token_ids.tobytes())

@@ -6,9 +6,10 @@ stretch is planned once and completed at its end; whatever comes in between cuts
 computed. What the scheduler decides is the same as step by step, which a test holds against `stretches=False`.
 """
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from armature.blocks.events import KvEvent
 from armature.blocks.hashing import BlockHasher
@@ -17,7 +18,7 @@ from armature.performance.fit import StepFit
 from armature.performance.shape import shape_of
 from armature.performance.step import PerformanceModel, StepShape
 from armature.scheduling.limits import Limits
-from armature.scheduling.plan import SampledToken, Slice, StepPlan
+from armature.scheduling.plan import StepPlan
 from armature.scheduling.request import Request, StepOutput
 from armature.scheduling.scheduler import Scheduler
 
@@ -56,8 +57,9 @@ class _Stretch:
     @property
     def middle(self) -> StepShape:
         """A step that takes what all take in the mean."""
-        shape = self.shape
-        return shape._replace(context_tokens=shape.context_tokens + shape.num_decodes * (self.num_steps - 1) // 2)
+        num_decodes, context_tokens, prefill_tokens, pairs = self.shape
+        grown = num_decodes * (self.num_steps - 1) // 2
+        return StepShape(num_decodes, context_tokens + grown, prefill_tokens, pairs)
 
 
 class SimulatedWorker:
@@ -81,10 +83,9 @@ class SimulatedWorker:
         self._scheduler = Scheduler(limits, self.pool, hasher)
         self._performance = performance
         self._fit = StepFit()
-        self._block_size = shape.block_size
-        self._pool_tokens = shape.num_blocks * shape.block_size
         self._stretches = stretches
-        self._preemptions = 0
+        self._answers: dict[str, array[int]] = {}
+        """Every token of an answer is the number that only its request has."""
         self._stretch: _Stretch | None = None
         self._inbox: list[Callable[[], None]] = []
         self.busy_s = 0.0
@@ -95,6 +96,7 @@ class SimulatedWorker:
         return self._stretch is not None
 
     def submit(self, request: Request) -> None:
+        self._answers[request.request_id] = array("I", [request.sampling.seed])
         self._scheduler.submit(request)
 
     def land(self, request_id: str, num_blocks: int) -> Sequence[KvEvent]:
@@ -128,7 +130,7 @@ class SimulatedWorker:
         if plan is None:
             return None
         shape = shape_of(plan)
-        num_steps = self._num_equal_steps(plan)
+        num_steps = self._scheduler.num_equal_steps() if self._stretches else 1
         if num_steps > 1:
             ends_s = now_s + self._performance.stretch_s(shape.num_decodes, shape.context_tokens, num_steps)
         else:
@@ -160,33 +162,31 @@ class SimulatedWorker:
         self._fit.observe(stretch.middle, elapsed_s / num_steps, num_steps)
         self.busy_s += elapsed_s
         self.steps += num_steps
-        if num_steps > 1:
-            plan = _last_of(plan, num_steps)
-        self._scheduler.complete(plan, _sampled(plan))
+        self._scheduler.complete_unread(plan, num_steps, self._answers)
         for do in self._inbox:
             do()
         self._inbox.clear()
         return self.take()
 
-    def unfinished(self, now_s: float) -> dict[str, int]:
-        """Tokens that each answer has got in the step or steps that are computed now, if nobody computes on."""
-        stretch = self._stretch
-        if stretch is None:
-            return {}
-        ends_s = self.cut(now_s)
-        num_steps = stretch.num_steps - (ends_s > now_s)
-        return {piece.sequence.request.request_id: num_steps for piece in stretch.plan.slices if piece.samples}
+    def output_tokens(self, now_s: float) -> dict[str, int]:
+        """How many each answer has by now, if nobody computes on."""
+        counts, stretch = self._scheduler.output_tokens(), self._stretch
+        if stretch is not None:
+            ends_s = self.cut(now_s)
+            for piece in stretch.plan.slices():
+                if piece.samples:
+                    counts[piece.sequence.request.request_id] += stretch.num_steps - (ends_s > now_s)
+        return counts
 
     def take(self) -> StepOutput:
         """What is known without a step: refusals, reservations, prompts that are in the cache."""
-        load = self._scheduler.load(self._fit)
-        self._preemptions = load.preemptions
-        self._scheduler.take_left()
-        return self._scheduler.take(load)
+        for request_id in self._scheduler.take_left():
+            del self._answers[request_id]
+        return self._scheduler.take(self._scheduler.load(self._fit))
 
     @property
     def preemptions(self) -> int:
-        return self._preemptions
+        return self._scheduler.preemptions
 
     @property
     def has_work(self) -> bool:
@@ -196,37 +196,3 @@ class SimulatedWorker:
     def has_news(self) -> bool:
         """Whether somebody waits for what `take` gives."""
         return self._scheduler.has_news
-
-    def _num_equal_steps(self, plan: StepPlan) -> int:
-        """For how many steps the scheduler would plan the same again."""
-        if not self._stretches or plan.prefill_tokens or len(plan.slices) != plan.num_decodes:
-            return 1
-        # Whom a preemption made room for may be let in by the next step.
-        if self._scheduler.load(self._fit).preemptions != self._preemptions:
-            return 1
-        block_size, most = self._block_size, 1 << 31
-        for piece in plan.slices:
-            request = piece.sequence.request
-            until_sealed = block_size - 1 - piece.start % block_size
-            end = min(request.prompt_tokens + request.max_tokens, self._pool_tokens)
-            most = min(most, until_sealed, end - len(piece.sequence.token_ids))
-        return max(most, 1)
-
-
-def _last_of(plan: StepPlan, num_steps: int) -> StepPlan:
-    """Enter the tokens of all steps but the last, and return the last one's plan."""
-    slices: list[Slice] = []
-    for piece in plan.slices:
-        token_ids = piece.sequence.token_ids
-        token_ids += [_answer(piece)] * (num_steps - 1)
-        slices.append(Slice(piece.sequence, piece.start + num_steps - 1, 1, True))
-    return replace(plan, slices=tuple(slices))
-
-
-def _sampled(plan: StepPlan) -> Sequence[SampledToken]:
-    return [SampledToken(_answer(piece)) for piece in plan.slices if piece.samples]
-
-
-def _answer(piece: Slice) -> int:
-    """Every token of an answer is the number that only its request has."""
-    return piece.sequence.request.sampling.seed

@@ -39,7 +39,7 @@ class GatedRunner(SimulatedRunner):
         self.num_steps += 1
         if self.num_steps == 8:
             self.ran_far.set()
-        if any(piece.sequence.request.request_id in self.poison for piece in plan.slices):
+        if any(piece.sequence.request.request_id in self.poison for piece in plan.slices()):
             raise RuntimeError("the model broke")
         return super().execute(plan)
 

@@ -112,7 +112,8 @@ def test_steps_take_what_the_performance_model_says() -> None:
     runner.execute(StepPlan((Slice(sequence, 20, 10, samples=True),), prefill_tokens=10))
     runner.rest()
     now_s = 50.0
-    runner.execute(StepPlan((Slice(sequence, 30, 1, samples=True),), num_decodes=1))
+    sequence.token_ids.append(7)
+    runner.execute(StepPlan((), decodes=(sequence,)))
     shapes = [StepShape(0, 0, 20, 200), StepShape(0, 0, 10, 250), StepShape(1, 31)]
     assert slept_s == pytest.approx([model.step_s(shape) / 10 for shape in shapes])
 

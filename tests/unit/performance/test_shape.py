@@ -17,9 +17,9 @@ def sequence(tokens: int) -> Sequence:
 
 
 def test_answers_attend_to_all_their_tokens_and_chunks_to_what_is_before_each() -> None:
-    answers = [Slice(sequence(tokens), tokens - 1, 1, True) for tokens in (10, 250)]
+    answers = (sequence(10), sequence(250))
     chunks = [Slice(sequence(100), 60, 40, True), Slice(sequence(5), 0, 5, True)]
-    plan = StepPlan((*answers, *chunks), num_decodes=2, prefill_tokens=45)
+    plan = StepPlan(tuple(chunks), decodes=answers, prefill_tokens=45)
     assert shape_of(plan) == StepShape(2, 260, 45, 40 * (60 + 20) + 5 * 2.5)
 
 

@@ -35,7 +35,7 @@ def test_room_is_reserved_and_nothing_is_computed_until_the_blocks_are_there():
     w.finish_remote(client, [])
     plan = w.scheduler.schedule()
     assert plan is not None
-    assert [(piece.start, piece.count) for piece in plan.slices] == [(12, 2)]
+    assert [(piece.start, piece.count) for piece in plan.slices()] == [(12, 2)]
     w.scheduler.complete(plan, w.runner.execute(plan))
     w.settle()
 
@@ -86,7 +86,7 @@ def test_what_did_not_come_is_computed_here():
     w.finish_remote(client, [])
     plan = w.scheduler.schedule()
     assert plan is not None
-    assert [(piece.start, piece.count) for piece in plan.slices] == [(4, 10)]
+    assert [(piece.start, piece.count) for piece in plan.slices()] == [(4, 10)]
     w.scheduler.complete(plan, w.runner.execute(plan))
     w.settle()
 

@@ -1,9 +1,12 @@
 """How requests share steps and blocks. Blocks hold 4 tokens here; a pool of n blocks hands out n - 1."""
 
+from array import array
+
 import pytest
 
 from armature.performance.fit import StepFit
-from armature.scheduling.request import EngineLoad, FinishReason, Request, Sampling
+from armature.scheduling.plan import SampledToken
+from armature.scheduling.request import EngineLoad, FinishReason, Request, Sampling, TokenOutput
 from tests.support.scheduler_world import EOS, VOCAB_SIZE, Client, World
 
 ENDLESS = Sampling(ignore_eos=True)
@@ -26,9 +29,10 @@ def planned(world: World) -> list[tuple[str, int, int]]:
     """The next step as (request, start, count), computed at once."""
     plan = world.scheduler.schedule()
     assert plan is not None
+    slices = [(piece.sequence.request.request_id, piece.start, piece.count) for piece in plan.slices()]
     world.scheduler.complete(plan, world.runner.execute(plan))
     world.listen()
-    return [(piece.sequence.request.request_id, piece.start, piece.count) for piece in plan.slices]
+    return slices
 
 
 def test_a_long_prompt_is_computed_in_chunks_of_the_budget():
@@ -256,3 +260,31 @@ def test_a_cleared_cache_finds_nothing_but_harms_nobody():
     w.cached.clear()
     w.settle()
     assert len(client.tokens) == 6
+
+
+def test_answers_that_nobody_reads_end_where_the_others_do_and_hold_the_same_blocks():
+    """The same requests, with every token told and with none but the first and the last."""
+
+    def run(*, is_read: bool) -> tuple[list[object], list[object]]:
+        w = world(num_blocks=12)
+        answers = {f"r{i}": array("I", [i + 10]) for i in range(3)}
+        for i, max_tokens in enumerate((6, 9, 17)):
+            request_id = f"r{i}"
+            sampling = Sampling(ignore_eos=True)
+            w.scheduler.submit(Request(request_id, [i] * 5, 5, max_tokens, w.roots[0], sampling))
+        told: list[TokenOutput] = []
+        events: list[object] = []
+        while (plan := w.scheduler.schedule()) is not None:
+            if is_read:
+                ids = [piece.sequence.request.request_id for piece in plan.slices() if piece.samples]
+                w.scheduler.complete(plan, [SampledToken(answers[request_id][0]) for request_id in ids])
+            else:
+                w.scheduler.complete_unread(plan, w.scheduler.num_equal_steps(), answers)
+            w.scheduler.take_opened()
+            output = w.scheduler.take(load(w))
+            told += output.tokens
+            events += [(event.kind, event.digests) for event in output.kv_events]
+        first_and_last = [one for one in told if one.output_index == 0 or one.finish_reason]
+        return [*first_and_last], events
+
+    assert run(is_read=True) == run(is_read=False)

@@ -5,6 +5,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from math import isfinite
 
+import numpy as np
+
 from armature.engines.engine import EngineInfo
 from armature.runtime.errors import CallerError, NotFoundError
 from armature.scheduling.request import FinishReason, Sampling, TokenLogprobs
@@ -22,7 +24,7 @@ FINISH_REASONS = {
 }
 
 
-def unpack_tokens(packed: bytes, info: EngineInfo) -> list[int]:
+def unpack_tokens(packed: bytes, info: EngineInfo) -> "array[int]":
     """Token ids as they travel between services, little-endian 32-bit.
 
     Raises:
@@ -33,10 +35,10 @@ def unpack_tokens(packed: bytes, info: EngineInfo) -> list[int]:
     tokens = array("I", packed)
     if sys.byteorder == "big":
         tokens.byteswap()
-    token_ids = tokens.tolist()
-    if max(token_ids) >= info.vocab_size:
-        raise CallerError(f"token_ids has {max(token_ids)}; the vocabulary of {info.model} has {info.vocab_size}")
-    return token_ids
+    largest = int(np.asarray(tokens).max())
+    if largest >= info.vocab_size:
+        raise CallerError(f"token_ids has {largest}; the vocabulary of {info.model} has {info.vocab_size}")
+    return tokens
 
 
 def pack_tokens(token_ids: Sequence[int]) -> bytes:

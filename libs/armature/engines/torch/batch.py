@@ -5,6 +5,7 @@ one. Nothing is padded but the gathered context of decode slices, which are grou
 """
 
 import math
+from array import array
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -116,14 +117,14 @@ class BatchBuilder:
         packed = decodes + prefills
         runs = [np.arange(one.start, one.start + one.count) for one in prefills]
         positions = np.concatenate([np.array([one.start for one in decodes], dtype=np.int64), *runs])
-        token_ids: list[int] = []
+        token_ids = array("I")
         for one in packed:
-            token_ids += one.sequence.token_ids[one.start : one.start + one.count]
+            token_ids.extend(one.sequence.token_ids[one.start : one.start + one.count])
         rows = self._to_device(self._pool_rows(decodes, prefills, positions))
         ends = np.cumsum([one.count for one in packed])
         last = {id(one): int(end) - 1 for one, end in zip(packed, ends, strict=True)}
         return StepBatch(
-            input_ids=self._to_device(np.array([token_ids], dtype=np.int64)),
+            input_ids=self._to_device(np.array(token_ids, dtype=np.int64)[None]),
             positions=self._to_device(positions[None]),
             key_rows=list(rows[:, 0]),
             value_rows=list(rows[:, 1]),

@@ -48,10 +48,11 @@ class TorchRunner:
         """Compute a step; one token per slice that samples, in the plan's order."""
         self._memory.open(plan.opened)
         sampled: list[SampledToken] = []
-        if plan.slices:
-            step = PagedStep(self._memory, self._batches.build(plan.slices))
+        slices = plan.slices()
+        if slices:
+            step = PagedStep(self._memory, self._batches.build(slices))
             logits = self._model.logits(step)
-            sampled = self._sampler.sample(logits, [one for one in plan.slices if one.samples])
+            sampled = self._sampler.sample(logits, [one for one in slices if one.samples])
         self._memory.seal(plan.sealed)
         return sampled
 

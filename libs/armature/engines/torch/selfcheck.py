@@ -4,6 +4,7 @@ A configuration cannot tell everything: attention that never goes through the in
 a mask that the model builds itself. Whatever makes the logits differ is refused here, before anyone gets an answer.
 """
 
+from array import array
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -80,7 +81,7 @@ def _paged_logits(model: LoadedModel, tokens: list[int], context_length: int) ->
     device = model.module.device
     memory = PagedMemory(layout, 4, device)
     request = Request("", tokens, len(tokens), 1, root=BlockDigest(b""))
-    sequence = Sequence(request, tokens, [2, 0, 3])
+    sequence = Sequence(request, array("I", tokens), [2, 0, 3])
     builder = BatchBuilder(layout, BlockTables(), device)
     logits = torch.empty(0)
     start = 0

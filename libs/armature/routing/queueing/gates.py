@@ -65,10 +65,10 @@ class Wait:
             is_remote = ways.prefill >= 0
             wait_s = wait_s[is_remote == is_remote[judgement.pick.way]]
         # What was open at `opens_s` is open here, whatever rounding does.
-        return float(wait_s.min()) <= self.below_s + 1e-9
+        return float(np.minimum.reduce(wait_s)) <= self.below_s + 1e-9
 
     def opens_s(self, state: Floats, now_s: float) -> float:
-        return float(state[at.BUSY_UNTIL_S].min()) - self.below_s
+        return float(np.minimum.reduce(state[at.BUSY_UNTIL_S])) - self.below_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def test_sampling_out_of_range_is_refused_by_name(field: str, value: Any) -> Non
 
 
 def test_tokens_come_back_as_they_were_packed() -> None:
-    assert unpack_tokens(pack_tokens([0, 7, 999]), INFO) == [0, 7, 999]
+    assert unpack_tokens(pack_tokens([0, 7, 999]), INFO).tolist() == [0, 7, 999]
 
 
 @pytest.mark.parametrize("packed", [b"", b"abc", array("I", [1000]).tobytes(), array("I", [2**32 - 1]).tobytes()])
