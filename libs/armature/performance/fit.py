@@ -161,7 +161,7 @@ def _least_squares_above(least: float, products: Floats, targets: Floats) -> Flo
     free: what falls below the bound is put on it, and freed again if it pulls away.
     """
     targets = targets - products.sum(axis=1) * least
-    above: Floats = np.linalg.solve(products, targets)
+    above = np.linalg.solve(products, targets).astype(np.float64, copy=False)
     if min(above.tolist()) >= 0:
         return above + least
     free: NDArray[np.bool_] = above >= 0
