@@ -61,21 +61,35 @@ class Cascade:
         return digest in self._waiting[tier]
 
     def next(self, now_s: float) -> tuple[Tier, bytes, str] | None:
-        """The next copy that can be started and that the budget allows, which counts as spent; up before down."""
+        """The next copy that can be started and that the budget allows, which counts as spent; up before down.
+
+        A tier that is full of blocks on their way down gets nothing while they may still get there.
+        """
+        full: list[Tier] = []
         for tier, space in self._spaces.items():
-            line = self._waiting[tier]
-            while line:
-                digest, tenant = next(iter(line.items()))
-                if space.get(digest) is not None or self.source(digest, tier) is None:
-                    del line[digest]
-                elif not space.can_take(tenant):
-                    del line[digest]
-                    self.given_up[tier] += 1
-                elif self._budgets[tier].spend(space.shape.block_bytes, now_s):
-                    del line[digest]
-                    return tier, digest, tenant
-                else:
-                    break
+            if not space.free_blocks and space.leaving_blocks:
+                full.append(tier)
+            elif (found := self._next_to(tier, now_s)) is not None:
+                return found
+        for tier in full if not self._running else ():
+            if (found := self._next_to(tier, now_s)) is not None:
+                return found
+        return None
+
+    def _next_to(self, tier: Tier, now_s: float) -> tuple[Tier, bytes, str] | None:
+        line, space = self._waiting[tier], self._spaces[tier]
+        while line:
+            digest, tenant = next(iter(line.items()))
+            if space.get(digest) is not None or self.source(digest, tier) is None:
+                del line[digest]
+            elif not space.can_take(tenant):
+                del line[digest]
+                self.given_up[tier] += 1
+            elif self._budgets[tier].spend(space.shape.block_bytes, now_s):
+                del line[digest]
+                return tier, digest, tenant
+            else:
+                break
         return None
 
     def source(self, digest: bytes, target: Tier) -> tuple[TierSpace, Copy] | None:

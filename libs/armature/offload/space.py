@@ -12,6 +12,8 @@ from armature.offload.copies import Copy, CopyState, Place
 from armature.offload.eviction import EvictionQueue, Touched
 from armature.offload.policy import TierPolicy, TierShape
 
+_HEADROOM = 1 / 64
+
 
 class TierSpace:
     """Takes copies in and lets them go; decides nothing but who goes."""
@@ -24,6 +26,8 @@ class TierSpace:
         """The number of the block that was evicted last."""
         self.max_pinned = int(policy.pinned_share * shape.num_blocks)
         self.num_pinned = 0
+        self.headroom_blocks = max(int(_HEADROOM * shape.num_blocks), 1)
+        """Kept free if the next tier looks at what goes. Who brings more at once makes blocks go that it never saw."""
         self.block_s = shape.read_s(1) - shape.read_latency_s
         """Time that one more block in a read takes."""
         # A stack: the slot freed last is the one most likely still in the processor's caches.

@@ -208,6 +208,7 @@ class TierStore:
             has_room = tiers.make_room(space, tenant)
             assert has_room, "the cascade has offered a copy that there is no room for"
             jobs.append(tiers.cascade.start(space, space.add(digest, tenant)))
+            tiers.keep_headroom()
         return jobs
 
     def finish_copy(self, job_id: int, now_s: float, *, is_good: bool = True) -> bool:

@@ -13,9 +13,6 @@ from armature.offload.ledger import Ledger
 from armature.offload.policy import LOWER_TIERS, OffloadPolicy, TierShape
 from armature.offload.space import TierSpace
 
-_HEADROOM = 1 / 64
-"""Of a tier, kept free if the next one wants to look at what goes: so nobody waits for room until it is copied."""
-
 
 class Change(NamedTuple):
     """What has become findable in a tier, or no longer is."""
@@ -114,8 +111,7 @@ class Tiers:
         for tier, below in self._below.items():
             space = self.spaces[tier]
             if below.policy.offered == "evicted":
-                wanted = max(int(_HEADROOM * space.shape.num_blocks), 1)
-                while space.free_blocks + space.leaving_blocks < wanted:
+                while space.free_blocks + space.leaving_blocks < space.headroom_blocks:
                     copy = space.start_leaving()
                     if copy is None:
                         break

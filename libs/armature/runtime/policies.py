@@ -12,7 +12,7 @@ from armature.runtime.policy_files import PolicyFolder
 DEFAULT_POLICY = "seconds"
 _PLACEMENT = PolicyFolder(Path(armature.routing.__file__).parent / "policies", DEFAULT_POLICY)
 
-OFFLOAD_POLICIES = PolicyFolder(Path(armature.offload.__file__).parent / "policies", "frugal")
+OFFLOAD_POLICIES = PolicyFolder(Path(armature.offload.__file__).parent / "policies", "frequency")
 
 
 def shipped_policies() -> list[str]:

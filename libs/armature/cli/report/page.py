@@ -36,21 +36,36 @@ class _Side:
 def report(about: str, header: Sequence[str], rows: Mapping[str, Sequence[str]], runs: Mapping[str, Run]) -> str:
     """The page. `header` and `rows` are the table's, `runs` has one for each row."""
     sides = [_Side(name, run, COLORS[i % len(COLORS)]) for i, (name, run) in enumerate(runs.items())]
+    key = [(side.name, side.color) for side in sides]
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>armature simulation</title><style>{_STYLE}</style>",
-        f"<h1>Simulation</h1><p>{escape(about)}</p>",
+        _head("Simulation", about),
         _table(header, rows),
         "<h2>Distributions</h2>",
-        _key(sides),
+        _key(key),
         _grid([chart(one) for one in _distributions(sides)]),
         "<h2>Over time</h2><p>By arrival; solid: median, dashed: 99th percentile.</p>",
-        _key(sides),
+        _key(key),
         _grid([chart(one) for one in _courses(sides)]),
         "<h2>Load of workers</h2><p>Share of the time spent computing: white is idle, dark blue is all of it.</p>",
         _grid([heat(side.name, figures.load(side.run)) for side in sides if side.run.workers]),
         "</html>\n",
     ]
     return "\n".join(parts)
+
+
+def chart_page(
+    title: str, about: str, header: Sequence[str], rows: Mapping[str, Sequence[str]], charts: Sequence[Chart]
+) -> str:
+    """A page of one table and pictures whose lines have the same names and colours in all of them."""
+    key = [(line.name, line.color) for line in charts[0].lines] if charts else []
+    parts = [_head(title, about), _table(header, rows), _key(key), _grid([chart(one) for one in charts]), "</html>\n"]
+    return "\n".join(parts)
+
+
+def _head(title: str, about: str) -> str:
+    name = f"armature: {title.lower()}"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(name)}</title><style>{_STYLE}</style>"
+    return f"{head}\n<h1>{escape(title)}</h1><p>{escape(about)}</p>"
 
 
 def _distributions(sides: Sequence[_Side]) -> list[Chart]:
@@ -103,8 +118,9 @@ def _table(header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
-def _key(sides: Sequence[_Side]) -> str:
-    keys = [f'<span class=key><i style="background:{side.color}"></i>{escape(side.name)}</span>' for side in sides]
+def _key(names: Sequence[tuple[str, str]]) -> str:
+    """Names with their colours."""
+    keys = [f'<span class=key><i style="background:{color}"></i>{escape(name)}</span>' for name, color in names]
     return f"<div>{''.join(keys)}</div>"
 
 
