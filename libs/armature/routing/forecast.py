@@ -7,6 +7,7 @@ computing it.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -223,13 +224,15 @@ def joined(parts: list[Ways]) -> Ways:
         np.concatenate([part.decode for part in parts]), np.concatenate([part.rows for part in parts], axis=1),
         np.concatenate([part.overlap for part in parts]),
     )  # fmt: skip
+    ends = list(accumulate(map(len, parts)))
     for name in _OWN:
         values: list[Floats | None] = [getattr(part, name) for part in parts]
         if any(value is not None for value in values):
-            missing = -1 if name in _SLOTS else 0.0
-            pairs = zip(parts, values, strict=True)
-            filled = [np.array([missing]).repeat(len(part)) if value is None else value for part, value in pairs]
-            setattr(made, name, np.concatenate(filled))
+            filled: Floats | Slots = np.full(ends[-1], -1) if name in _SLOTS else np.zeros(ends[-1])
+            for value, end in zip(values, ends, strict=True):
+                if value is not None:
+                    filled[end - len(value) : end] = value
+            setattr(made, name, filled)
     return made
 
 
