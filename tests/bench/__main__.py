@@ -22,6 +22,7 @@ NAMES = (
     "fidelity",
     "index",
     "steps",
+    "sampler",
     "router",
 )
 

@@ -93,6 +93,7 @@ class World:
             work=work,
             remote=work is Work.GENERATE and rnd.random() < 0.4,
             first_block=rnd.choice([0, 0, 2]) if work is Work.PREFILL else 0,
+            priority=rnd.choice([0, 0, 0, 1, -2]),
         )
 
     def abort(self, client: Client) -> None:
@@ -148,8 +149,9 @@ class World:
         self.listen()
         if plan is not None:
             self.steps += 1
-            arrivals = [int(piece.sequence.request.request_id[1:]) for piece in plan.slices()]
-            assert arrivals[: len(plan.decodes)] == sorted(arrivals[: len(plan.decodes)])
+            planned = [piece.sequence.request for piece in plan.slices()[: len(plan.decodes)]]
+            ranks = [(-request.priority, int(request.request_id[1:])) for request in planned]
+            assert ranks == sorted(ranks)
             assert len(plan.slices()) <= self.limits.max_num_seqs
             assert sum(piece.count for piece in plan.slices()) <= self.limits.max_num_batched_tokens
             assert plan.prefill_tokens + len(plan.decodes) == sum(piece.count for piece in plan.slices())

@@ -140,7 +140,10 @@ class Planner:
                 break
             if job.wants_fetch:
                 # It computes nothing yet, so it needs neither budget nor a seat.
-                if self._reservations.is_full or not self._reserve(job):
+                if self._reservations.is_full:
+                    break
+                # With nothing running, only those who wait behind it, and hold blocks all the same, can make room.
+                if not self._reserve(job) and (queues.num_running or not self._room.take_from_waiting(job)):
                     break
                 continue
             if not budget or queues.num_running >= self._limits.max_num_seqs:

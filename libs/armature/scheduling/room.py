@@ -88,11 +88,12 @@ class Room:
         needed = missing + len(self._queues.decoding)
         while needed > self._pool.free_blocks - self._pool.num_inactive(found):
             # As long as something runs, blocks become free by themselves.
-            if self._queues.num_running or not self._take_from_waiting(job):
+            if self._queues.num_running or not self.take_from_waiting(job):
                 return False
         return True
 
-    def _take_from_waiting(self, job: Job) -> bool:
+    def take_from_waiting(self, job: Job) -> bool:
+        """Drop the blocks of the last one, other than `job`, that waits with some; whether there was one."""
         others = [other for other in self._queues.idle_holders() if other is not job]
         if others:
             self._drop_blocks(others[-1])

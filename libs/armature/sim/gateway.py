@@ -195,6 +195,7 @@ class Gateway:
             Sampling(seed=FIRST_ANSWER + flight.position, ignore_eos=True),
             remote=is_remote,
             tenant=asked.tenant,
+            priority=asked.priority,
         )
         self._flights[flight.attempt_id] = flight
         site.requests += 1

@@ -150,6 +150,7 @@ class Handoffs:
             Work.PREFILL,
             first_block=handoff.reserved.first_block,
             tenant=request.tenant,
+            priority=request.priority,
         )
         prefill.submit(asked, now_s)
 

@@ -109,6 +109,17 @@ def test_who_came_last_is_preempted_and_nothing_is_told_twice():
     assert ends == ["r0", "r1"]
 
 
+def test_a_request_of_higher_priority_is_served_first_and_gives_way_last():
+    w = world(num_blocks=8, max_num_seqs=2)
+    for index, priority in enumerate((-1, 0, 3)):
+        w.submit(Request(f"r{index}", [index] * 8, 8, 14, w.roots[0], ENDLESS, priority=priority))
+    assert [request_id for request_id, _, _ in planned(w)] == ["r2", "r1"]
+    w.settle()
+    assert w.scheduler.load(StepFit()).preemptions > 0
+    ends = [token.request_id for output in w.log for token in output.tokens if token.finish_reason]
+    assert ends == ["r2", "r1", "r0"]
+
+
 def test_a_preempted_request_comes_back_before_those_that_came_later():
     w = world(num_blocks=8, max_num_seqs=2)
     generate(w, [1] * 8, max_tokens=14)
