@@ -70,6 +70,8 @@ class AnswerReader:
         if is_last:
             events += self._parser.finish()
         self._count(tokens, events)
+        if not events or (len(events) == 1 and isinstance(events[0], (Content, Reasoning))):  # nearly all
+            return events
         return list(self._complete(merged(events)))
 
     def _count(self, tokens: int, events: Sequence[AnswerEvent]) -> None:

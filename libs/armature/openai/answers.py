@@ -112,7 +112,10 @@ class ChunkEncoder:
 
     def _told(self, piece: Piece, events: Sequence[AnswerEvent]) -> bytes:
         """The first chunk has the log probabilities of all."""
-        logprobs, after = self._form.logprobs(piece), self._tail(b"null", b"null")
+        logprobs = self._form.logprobs(piece)
+        if logprobs is None and len(events) == 1 and isinstance(events[0], Content):  # nearly all
+            return self._before + _encode(events[0].text) + self._after
+        after = self._tail(b"null", b"null")
         deltas = [_encode(_delta(event)) for event in events]
         if logprobs is None:
             return b"".join([self._choice + delta + after for delta in deltas])
