@@ -152,3 +152,30 @@ async def test_the_next_turn_after_calls_begins_with_their_result() -> None:
     assert prepared.prompt_tokens <= second.prompt_tokens
     assert prepared.token_ids == second.token_ids[: len(prepared.token_ids)]
     assert prepared.prompt_tokens > first.prompt_tokens
+
+
+async def test_responses_and_messages_tell_calls_and_reasoning_apart_too() -> None:
+    flat = {"type": "function", **WEATHER["function"]}
+    named = {"name": "get_weather", "input_schema": WEATHER["function"]["parameters"]}
+    async with running_gateway(saying(SAID)) as gateway:
+        response = await gateway.client.post(
+            "/v1/responses", json={"model": MODEL, "input": "Weather?", "tools": [flat], "store": False}
+        )
+        answer = response.json()
+        asked = {"role": "user", "content": "Weather?"}
+        called = {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": {"city": "Paris"}}
+        result = {"type": "tool_result", "tool_use_id": "call_1", "content": "22 °C"}
+        messages = [asked, {"role": "assistant", "content": [called]}, {"role": "user", "content": [result]}]
+        message = (
+            await gateway.client.post(
+                "/v1/messages", json={"model": MODEL, "max_tokens": 300, "messages": messages, "tools": [named]}
+            )
+        ).json()
+    assert [item["type"] for item in answer["output"]] == ["reasoning", "message", "function_call", "function_call"]
+    assert [item["arguments"] for item in answer["output"][2:]] == [PARIS, ROME]
+    assert answer["usage"]["output_tokens_details"]["reasoning_tokens"] == len(encode("<think>\nTwo cities."))
+    assert message["stop_reason"] == "tool_use"
+    assert [block["input"] for block in message["content"] if block["type"] == "tool_use"] == [
+        json.loads(PARIS),
+        json.loads(ROME),
+    ]
