@@ -1,9 +1,10 @@
 """Composes a gateway."""
 
 import asyncio
+import sys
 
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_server import HttpServer
+from armature.openai.serving.http_server import HttpServer, bound_socket
 from armature.openai.serving.request_log import open_request_log
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
@@ -12,7 +13,9 @@ from armature.openai.tenancy.quotas import Quotas
 from armature.runtime import service
 from armature.runtime.addresses import join_host_port
 from armature.runtime.redis_client import RedisClient
+from armature.runtime.replicas import Replicas, run_replicas
 from armature.runtime.runtime import Runtime
+from armature.runtime.service import App
 from armature.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 from services.gateway.servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
@@ -47,7 +50,13 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
     responses = ResponseStore(redis, settings.namespace, settings.store)
     rest = make_rest_app(core, runtime.tasks, responses)
-    http = HttpServer(rest, settings.http_host, settings.http_port, certificate=settings.certificate)
+    http = HttpServer(
+        rest,
+        settings.http_host,
+        settings.http_port,
+        certificate=settings.certificate,
+        reuse_port=settings.http_reuse_port,
+    )
     serving = runtime.tasks.create_task(http.run(), name="http")
     await http.started()
     try:
@@ -64,4 +73,29 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
 
 
 def main() -> int:
-    return service.main("gateway", GatewaySettings, app)
+    return service.main("gateway", GatewaySettings, app, start=_start)
+
+
+def _start(kind: str, settings: GatewaySettings, app: App[GatewaySettings]) -> int:
+    return _run_several(settings) if settings.processes > 1 else service.run(kind, settings, app)
+
+
+def _run_several(settings: GatewaySettings) -> int:
+    """Processes that share the HTTP port and nothing else."""
+    # Bound and never listening, this socket gets no connection: it only keeps the port.
+    with bound_socket(settings.http_host, settings.http_port, reuse_port=True) as holder:
+        port: int = holder.getsockname()[1]
+
+        def command(number: int) -> list[str]:
+            own = ["--processes", "1", "--http-port", str(port), "--http-reuse-port"]
+            own += ["--id", f"{settings.id}-{number}"] if settings.id else []
+            if log := settings.request_log:
+                own += ["--request-log", str(log.with_name(f"{log.stem}-{number}{log.suffix}"))]
+            return [sys.executable, "-m", "services.gateway", *sys.argv[1:], *own]  # the last of equal flags counts
+
+        def tell(lines: list[list[str]]) -> None:
+            ids, grpc = ",".join(words[2] for words in lines), next(word for word in lines[0] if "grpc=" in word)
+            print(f"READY gateway {ids} {grpc} http={join_host_port(settings.http_host, port)}", flush=True)  # noqa: T201
+
+        drain_s = settings.drain_timeout_s
+        return run_replicas(lambda: Replicas(command, settings.processes, drain_timeout_s=drain_s, on_ready=tell))

@@ -18,6 +18,10 @@ class GatewaySettings(RedisSettings):
     http_port: int = option(8000, help="HTTP port; 0 takes a free one, which the READY line tells")
     http_tls_cert: Path | None = option(None, help="PEM certificate chain; with http_tls_key the HTTP port is HTTPS")
     http_tls_key: Path | None = option(None, help="PEM private key of http_tls_cert; both are read again when changed")
+    processes: int = option(1, help="gateways on the HTTP port, each a process; raise it when one core is not enough")
+    http_reuse_port: bool = option(
+        False, help="share the HTTP port with other gateways of this machine that do so; the kernel spreads connections"
+    )
     keys: Path | None = option(
         None, help="YAML file of API keys and tenants, read again when it changes; without one everybody is let in"
     )
@@ -54,6 +58,10 @@ class GatewaySettings(RedisSettings):
             raise ValueError("http_port must be a port number")
         if (self.http_tls_cert is None) != (self.http_tls_key is None):
             raise ValueError("http_tls_cert and http_tls_key must be set together")
+        if self.processes < 1:
+            raise ValueError("processes must be at least 1")
+        if self.processes > 1 and (self.port or self.metrics_port > 0):
+            raise ValueError("processes above 1 need ports of their own: port and metrics_port must be 0")
         if self.request_log_max_bytes < 1:
             raise ValueError("request_log_max_bytes must be above 0")
         for entry in self.tokenizer:

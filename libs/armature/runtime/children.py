@@ -109,11 +109,10 @@ def spawn(name: str, command: Sequence[str], *, log_path: Path, env: Mapping[str
     Raises:
         StartError: the log can't be written.
     """
-    shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]
     try:
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [*shim, *command],
+                tethered(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -123,6 +122,11 @@ def spawn(name: str, command: Sequence[str], *, log_path: Path, env: Mapping[str
     except OSError as error:
         raise StartError(f"can't start {name}: {error}") from error
     return Child(name, process, log_path)
+
+
+def tethered(command: Sequence[str]) -> list[str]:
+    """The command, killed when the thread that runs it ends: for whoever starts it in another way than `spawn`."""
+    return [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), *command]
 
 
 def is_listening(pid: int, port: int) -> bool:

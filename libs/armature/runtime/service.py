@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import uvloop
 
@@ -22,7 +22,7 @@ from armature.runtime.metrics import watch_loop_lag
 from armature.runtime.runtime import Runtime, Stopped
 from armature.runtime.settings import CommonSettings, SettingsError, load
 
-__all__ = ["Runtime", "main", "run"]
+__all__ = ["App", "Runtime", "main", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +31,34 @@ S = TypeVar("S", bound=CommonSettings)
 EXIT_OK, EXIT_FAILED, EXIT_WRONG_SETTINGS = 0, 1, 2
 
 
+App: TypeAlias = Callable[[Runtime[S]], Awaitable[None]]
+
+
 def main(
-    kind: str, settings_class: type[S], app: Callable[[Runtime[S]], Awaitable[None]], argv: Sequence[str] | None = None
+    kind: str,
+    settings_class: type[S],
+    app: App[S],
+    argv: Sequence[str] | None = None,
+    *,
+    start: Callable[[str, S, App[S]], int] | None = None,
 ) -> int:
-    """Load the settings, run the service, return the exit status: the whole of a service's `main`."""
+    """Load the settings, run the service, return the exit status: the whole of a service's `main`.
+
+    `start` runs it in another way than `run`.
+    """
     try:
         settings = load(settings_class, argv, prog=kind)
     except SettingsError as error:
         _tell(kind, str(error))
         return EXIT_WRONG_SETTINGS
-    return run(kind, settings, app)
+    try:
+        return (start or run)(kind, settings, app)
+    except StartError as error:
+        _tell(kind, str(error))
+        return EXIT_FAILED
 
 
-def run(kind: str, settings: S, app: Callable[[Runtime[S]], Awaitable[None]]) -> int:
+def run(kind: str, settings: S, app: App[S]) -> int:
     """Run `app` on an event loop of its own until it returns, fails or is told to stop; return the exit status."""
     member_id = settings.id or f"{kind}-{secrets.token_hex(3)}"
     setup_logging(kind, member_id, level=settings.log_level, format=settings.log_format)

@@ -119,6 +119,7 @@ async def test_both_surfaces_give_the_same_answer_and_metrics_are_in_both_places
         (("--tokenizer", "tiny"), "MODEL=DIRECTORY"),
         (("--http-port", "70000"), "http_port"),
         (("--request-log-max-bytes", "0"), "request_log_max_bytes"),
+        (("--processes", "2", "--port", "4000"), "ports of their own"),
     ],
 )
 async def test_wrong_settings_are_told_by_name(flags: tuple[str, ...], told: str, tmp_path: Path) -> None:
@@ -131,6 +132,7 @@ async def test_wrong_settings_are_told_by_name(flags: tuple[str, ...], told: str
 async def test_a_taken_port_is_told_in_one_line(etcd_address: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with gateway(etcd_address, tmp_path, "--http-port", str(port), ready=False) as child:
-            assert await child.exit_status() == 1
-            assert "another --http-port" in child.stderr
+        for flags in ((), ("--processes", "2")):
+            async with gateway(etcd_address, tmp_path, "--http-port", str(port), *flags, ready=False) as child:
+                assert await child.exit_status() == 1
+                assert "another --http-port" in child.stderr

@@ -33,9 +33,10 @@ class HttpServer:
         *,
         certificate: Certificate | None = None,
         idle_timeout_s: int = IDLE_TIMEOUT_S,
+        reuse_port: bool = False,
     ) -> None:
         self._certificate = certificate
-        self._socket = _listen(host, port)
+        self._socket = _listen(host, port, reuse_port=reuse_port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             app,
@@ -85,20 +86,38 @@ class _EmbeddedServer(uvicorn.Server):
         yield  # signals are the process's, which drains first
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    """A TCP socket that has the address and does not listen yet.
+
+    Raises:
+        StartError: the address is taken, or is none of this machine's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # Connections inherit it: without, a client that delays its acknowledgements waits 40 ms for a token.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind((host, port))
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise _not_to_be_had(host, port, error) from error
+    return bound
+
+
+def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    listener = bound_socket(host, port, reuse_port=reuse_port)
+    try:
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        address = join_host_port(host, port)
-        raise StartError(
-            f"can't serve HTTP on {address} ({error.strerror}): free the port or set another --http-port"
-        ) from error
+        raise _not_to_be_had(host, port, error) from error
     return listener
+
+
+def _not_to_be_had(host: str, port: int, error: OSError) -> StartError:
+    address = join_host_port(host, port)
+    return StartError(f"can't serve HTTP on {address} ({error.strerror}): free the port or set another --http-port")
