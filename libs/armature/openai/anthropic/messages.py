@@ -68,7 +68,8 @@ def _heard(where: str, role: str, blocks: list[Block]) -> list[Message]:
 
 
 def _said(where: str, blocks: list[Block]) -> Message:
-    """An assistant's message with what it said and called."""
+    """An assistant's message: what it thought, said and called. Redacted thinking can't be read and is left out."""
+    thoughts: list[str] = []
     texts: list[str] = []
     calls: list[ToolCall] = []
     for index, block in enumerate(blocks):
@@ -77,12 +78,12 @@ def _said(where: str, blocks: list[Block]) -> Message:
                 raise invalid(f"{where}[{index}]", "a tool_use block needs an id and a name")
             arguments = msgspec.json.encode(block.input or {}).decode()
             calls.append(ToolCall(block.id, CalledFunction(block.name, arguments)))
-        elif block.type not in ("thinking", "redacted_thinking"):
+        elif block.type == "thinking":
+            thoughts.append(block.thinking or "")
+        elif block.type != "redacted_thinking":
             texts.append(_text_of(f"{where}[{index}]", block))
-    message = Message("assistant", "\n".join(texts))
-    if calls:
-        message.tool_calls = calls
-    return message
+    text, reasoning = "\n".join(texts), "\n".join(thoughts)
+    return Message("assistant", text, tool_calls=calls or None, reasoning_content=reasoning or None)
 
 
 def _text(where: str, content: str | list[Block]) -> str:

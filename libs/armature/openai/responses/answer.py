@@ -1,9 +1,9 @@
 """The answer to a response request: output items, the response object, and the events that tell of both as they grow.
 
-Whole and streamed answers are made by the same code: a whole one has nobody to tell the events to.
+Whole and streamed answers are made by the same code: a whole one just has no events.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,8 @@ from armature.openai.assembler import LENGTH
 from armature.openai.errors import ApiError
 from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
 from armature.openai.responses.schema import ResponseBody
+from armature.openai.typed_events import Delta, TypedEvents
 from armature.v1.common_pb2 import ServingInfo
-
-Tell = Callable[[str, dict[str, Any]], None]
-"""Takes the type of an event and its fields."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -27,6 +25,10 @@ class _Open:
     """The item that is being made: its text is not in it yet."""
 
     item: dict[str, Any]
+    grows_with: type[AnswerEvent]
+    where: dict[str, Any]
+    """What its events have in common."""
+    delta: Delta
     text: list[str] = field(default_factory=list[str])
     logprobs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -34,10 +36,10 @@ class _Open:
 class OutputItems:
     """Turns what an answer says into items; one at a time is open."""
 
-    def __init__(self, request_id: str, tell: Tell) -> None:
+    def __init__(self, request_id: str, events: TypedEvents) -> None:
         self.items: list[dict[str, Any]] = []
         self._request_id = request_id
-        self._tell = tell
+        self._events = events
         self._open: _Open | None = None
 
     @property
@@ -46,18 +48,24 @@ class OutputItems:
 
     def feed(self, event: AnswerEvent, logprobs: Sequence[dict[str, Any]] = ()) -> None:
         """Take in an event; `logprobs` are those of the tokens of a content."""
-        match event:
-            case Content(text):
-                self._grow("message", text, logprobs)
-            case Reasoning(text):
-                self._grow("reasoning", text, ())
-            case ToolCallStart(index, name, call_id):
-                call_id = call_id or f"call_{self._request_id}{index}"
-                self._begin("function_call", call_id=call_id, name=name, arguments="")
-            case ToolCallArguments(_, text):
-                assert self._open is not None
-                self._open.text.append(text)
-                self._tell("response.function_call_arguments.delta", {**self._where(), "delta": text})
+        if isinstance(event, ToolCallStart):
+            call_id = event.call_id or f"call_{self._request_id}{event.index}"
+            self._begin("function_call", call_id=call_id, name=event.name, arguments="")
+            return
+        if self._open is None or self._open.grows_with is not type(event):
+            if isinstance(event, Content):
+                self._begin("message", role="assistant", content=[])
+            else:
+                assert isinstance(event, Reasoning), "arguments of a call come after its start"
+                self._begin("reasoning", summary=[], content=[])
+        assert self._open is not None
+        self._open.text.append(event.text)
+        if logprobs:
+            self._open.logprobs.extend(logprobs)
+            where = self._open.where
+            self._events.tell("response.output_text.delta", **where, delta=event.text, logprobs=logprobs)
+        else:
+            self._events.tell_delta(self._open.delta, event.text)
 
     def close(self, status: str, logprobs: Sequence[dict[str, Any]] = ()) -> None:
         """Nothing more comes; `status` is that of the last item, `logprobs` those of tokens without text at its end."""
@@ -65,56 +73,46 @@ class OutputItems:
             self._open.logprobs.extend(logprobs)
             self._end(status)
 
-    def _grow(self, kind: str, text: str, logprobs: Sequence[dict[str, Any]]) -> None:
-        if self._open is None or self._open.item["type"] != kind:
-            if kind == "message":
-                self._begin(kind, role="assistant", content=[])
-            else:
-                self._begin(kind, summary=[], content=[])
-        assert self._open is not None
-        self._open.text.append(text)
-        if kind == "message":
-            self._open.logprobs.extend(logprobs)
-            delta = {**self._where(), "content_index": 0, "delta": text, "logprobs": logprobs}
-            self._tell("response.output_text.delta", delta)
-        else:
-            self._tell("response.reasoning_text.delta", {**self._where(), "content_index": 0, "delta": text})
-
     def _begin(self, kind: str, **fields: Any) -> None:
         self.close("completed")
-        item_id = f"{_PREFIXES[kind]}_{self._request_id}o{len(self.items)}"
-        self._open = _Open({"type": kind, "id": item_id, "status": "in_progress", **fields})
-        self._tell("response.output_item.added", {"output_index": len(self.items), "item": self._open.item})
+        item = {"type": kind, "id": f"{_PREFIXES[kind]}_{self._request_id}o{len(self.items)}", **fields}
+        item["status"] = "in_progress"
+        where = {"item_id": item["id"], "output_index": len(self.items)}
         if kind != "function_call":
-            part = _part(kind, "", ())
-            self._tell("response.content_part.added", {**self._where(), "content_index": 0, "part": part})
+            where["content_index"] = 0
+        grows_with, delta, empty = _DELTAS[kind]
+        self._open = _Open(item, grows_with, where, self._events.delta(delta, **where, **empty))
+        self._events.tell("response.output_item.added", output_index=len(self.items), item=item)
+        if kind != "function_call":
+            self._events.tell("response.content_part.added", **where, part=_part(kind, "", ()))
 
     def _end(self, status: str) -> None:
         assert self._open is not None
-        item, text, logprobs = self._open.item, "".join(self._open.text), self._open.logprobs
-        kind, where = item["type"], self._where()
+        item, where, text = self._open.item, self._open.where, "".join(self._open.text)
+        kind, tell = item["type"], self._events.tell
         if kind == "function_call":
             item["arguments"] = text
-            done = {**where, "name": item["name"], "arguments": text}
-            self._tell("response.function_call_arguments.done", done)
+            tell("response.function_call_arguments.done", **where, name=item["name"], arguments=text)
         else:
-            part = _part(kind, text, logprobs)
+            part = _part(kind, text, self._open.logprobs)
             item["content"] = [part]
-            where["content_index"] = 0
             if kind == "message":
-                self._tell("response.output_text.done", {**where, "text": text, "logprobs": logprobs})
+                tell("response.output_text.done", **where, text=text, logprobs=self._open.logprobs)
             else:
-                self._tell("response.reasoning_text.done", {**where, "text": text})
-            self._tell("response.content_part.done", {**where, "part": part})
+                tell("response.reasoning_text.done", **where, text=text)
+            tell("response.content_part.done", **where, part=part)
         item["status"] = status
-        self._tell("response.output_item.done", {"output_index": len(self.items), "item": item})
+        tell("response.output_item.done", output_index=len(self.items), item=item)
         self.items.append(item)
         self._open = None
 
-    def _where(self) -> dict[str, Any]:
-        assert self._open is not None
-        return {"item_id": self._open.item["id"], "output_index": len(self.items)}
 
+# By an item's type: what makes it longer, and the event that tells of that, with the fields besides its place.
+_DELTAS: dict[str, tuple[type[AnswerEvent], str, dict[str, Any]]] = {
+    "message": (Content, "response.output_text.delta", {"logprobs": (), "delta": ""}),
+    "reasoning": (Reasoning, "response.reasoning_text.delta", {"delta": ""}),
+    "function_call": (ToolCallArguments, "response.function_call_arguments.delta", {"delta": ""}),
+}
 
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 
@@ -131,13 +129,11 @@ class ResponseAnswer:
     def __init__(self, request_id: str, body: ResponseBody, created_s: int) -> None:
         self.response_id = response_id_of(request_id)
         self.response = _response_object(self.response_id, body, created_s)
-        self._is_streamed = bool(body.stream)
-        self._events: list[bytes] = []
-        self._told = 0
+        self._events = TypedEvents(is_streamed=bool(body.stream), is_numbered=True)
         self._logprobs: list[dict[str, Any]] = []
-        self._output = OutputItems(request_id, self._tell)
+        self._output = OutputItems(request_id, self._events)
         for kind in ("response.created", "response.in_progress"):
-            self._tell(kind, {"response": self.response})
+            self._events.tell(kind, response=self.response)
 
     def feed(self, events: Iterable[AnswerEvent], logprobs: Sequence[dict[str, Any]] = ()) -> None:
         """What a piece of the answer says, and the log probabilities of its tokens: they go with the text to come."""
@@ -176,20 +172,12 @@ class ResponseAnswer:
 
     def take_events(self) -> bytes:
         """The events since the last call, as bytes to be written."""
-        events = b"".join(self._events)
-        self._events.clear()
-        return events
+        return self._events.take()
 
     def _close(self, status: str) -> None:
         self.response["status"] = status
         self.response["output"] = self._output.items
-        self._tell(f"response.{status}", {"response": self.response})
-
-    def _tell(self, kind: str, fields: dict[str, Any]) -> None:
-        if self._is_streamed:
-            data = _encode({"type": kind, "sequence_number": self._told, **fields})
-            self._events.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
-            self._told += 1
+        self._events.tell(f"response.{status}", response=self.response)
 
 
 def response_id_of(request_id: str) -> str:

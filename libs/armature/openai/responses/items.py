@@ -60,22 +60,25 @@ def _prefix(kind: str) -> str:
 
 
 def chat_messages(items: Sequence[Item]) -> list[Message]:
-    """The conversation as messages; what the assistant said and called in one go is one message."""
+    """The conversation as messages; what the assistant thought, said and called in one go is one message."""
     messages: list[Message] = []
+    reasoning: str | None = None
     for index, item in enumerate(items):
         where = f"input[{index}]"
         match known_item(where, item):
             case MessageItem(role=role, content=content):
-                text = text_of(where, content)
-                messages.append(Message(role, text))
+                messages.append(Message(role, text_of(where, content)))
             case FunctionCallItem() as call:
-                message = messages[-1] if messages and messages[-1].role == "assistant" else None
-                if message is None:
-                    messages.append(message := Message("assistant", ""))
+                if not messages or messages[-1].role != "assistant" or reasoning:
+                    messages.append(Message("assistant", ""))
                 made = ToolCall(call.call_id, CalledFunction(call.name, call.arguments))
-                message.tool_calls = [*(message.tool_calls or ()), made]
+                messages[-1].tool_calls = [*(messages[-1].tool_calls or ()), made]
             case FunctionCallOutputItem() as output:
                 messages.append(Message("tool", text_of(where, output.output), tool_call_id=output.call_id))
-            case ReasoningItem():
-                pass
+            case ReasoningItem(content=content):
+                reasoning = text_of(where, content or "")
+                continue
+        if reasoning and messages[-1].role == "assistant":
+            messages[-1].reasoning_content = reasoning
+        reasoning = None
     return messages
