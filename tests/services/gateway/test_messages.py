@@ -97,6 +97,17 @@ async def test_an_answer_ends_for_length_or_at_a_stop_sequence_and_says_at_which
         assert message.content[0].text == "The router knows which worker "  # pyright: ignore
 
 
+async def test_tokens_are_counted_as_a_message_with_the_same_prompt_uses_them() -> None:
+    worker = make_worker()
+    fields: Any = {"model": MODEL, "system": "Be brief.", "messages": HELLO}
+    async with running_gateway(worker) as gateway, gateway.anthropic() as client:
+        counted = await client.messages.count_tokens(**fields)
+        message = await client.messages.create(**fields, max_tokens=3)
+    assert len(worker.requests) == 1
+    usage = message.usage
+    assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+
+
 async def test_errors_are_the_clients_classes_and_have_anthropics_shape() -> None:
     async with running_gateway(make_worker()) as gateway, gateway.anthropic() as client:
         with pytest.raises(anthropic.NotFoundError, match="nobody"):

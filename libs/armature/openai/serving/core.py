@@ -166,6 +166,15 @@ class ServingCore:
             traceparent=traceparent,
         )
 
+    async def count_tokens(self, ask: Ask) -> int:
+        """How many tokens the prompt has; nothing is charged for that.
+
+        Raises:
+            ApiError: the request could not be served.
+        """
+        prompt, _, _ = await self._encoded(await self._model(ask.model), ask)
+        return len(prompt)
+
     async def _encoded(self, model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest], Reading | None]":
         check_against_model(ask.sampling, ask.max_tokens, model.card.vocab_size)
         if ask.grammar is not None:

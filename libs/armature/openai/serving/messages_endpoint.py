@@ -1,11 +1,13 @@
-"""`/v1/messages`: Anthropic's surface over the same path as every other."""
+"""`/v1/messages` and `/v1/messages/count_tokens`: Anthropic's surface over the same path as every other."""
 
 from contextlib import aclosing
 
+import msgspec
+
 from armature.openai.anthropic.answer import MessageAnswer
-from armature.openai.anthropic.asks import NAMES, message_ask, shows_thinking
+from armature.openai.anthropic.asks import NAMES, count_ask, message_ask, shows_thinking
 from armature.openai.anthropic.errors import error_event
-from armature.openai.anthropic.schema import MessagesBody
+from armature.openai.anthropic.schema import CountBody, MessagesBody
 from armature.openai.renaming import renaming
 from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
@@ -54,3 +56,21 @@ class MessagesEndpoint(Endpoint):
                     answer.finish(piece.finish_reason, generation.stop_string, generation.usage, info)
                 elif stream is not None and (events := answer.take_events()):
                     await stream.send_events(events)
+
+
+class CountTokensEndpoint(Endpoint):
+    request_id_header = MessagesEndpoint.request_id_header
+
+    def __init__(self, core: ServingCore, writes: WriteWatch) -> None:
+        super().__init__(core, writes, "/v1/messages/count_tokens")
+        self._decoder = BodyDecoder(CountBody)
+
+    async def answer(self, call: Call, data: bytes) -> int:
+        body: CountBody = self._decoder.decode(data)
+        ask = count_ask(body)
+        async with call.exchange:
+            with renaming(NAMES):
+                tokens = await self._core.count_tokens(ask)
+            await call.exchange.send_json(200, msgspec.json.encode({"input_tokens": tokens}))
+            return 200
+        return CLIENT_LEFT  # the exchange has swallowed the cancellation

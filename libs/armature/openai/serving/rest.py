@@ -17,7 +17,7 @@ from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoints import GenerateEndpoint
 from armature.openai.serving.http_io import WriteWatch
 from armature.openai.serving.json_response import JsonResponse
-from armature.openai.serving.messages_endpoint import MessagesEndpoint
+from armature.openai.serving.messages_endpoint import CountTokensEndpoint, MessagesEndpoint
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.response_views import ResponseViews
 from armature.openai.serving.responses_endpoint import ResponsesEndpoint
@@ -32,6 +32,7 @@ def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup, responses: Respon
         "/v1/completions": GenerateEndpoint(core, writes, "completion"),
         "/v1/responses": ResponsesEndpoint(core, writes, responses),
         "/v1/messages": MessagesEndpoint(core, writes),
+        "/v1/messages/count_tokens": CountTokensEndpoint(core, writes),
     }
     views = _Views(core)
     others = Starlette(
