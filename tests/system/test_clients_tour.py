@@ -114,3 +114,32 @@ async def test_answers_are_valid_under_a_schema(openai: AsyncOpenAI, anthropic: 
     assert message.content[0].type == "text"
     for text in (whole.output_text, streamed.output_text, message.content[0].text):
         jsonschema.validate(json.loads(text), SCHEMA)
+
+
+async def test_calls_are_made_and_their_results_taken_back(openai: AsyncOpenAI, anthropic: AsyncAnthropic) -> None:
+    tool: Any = {"type": "function", "name": "look_up", "description": "Looks something up.", "parameters": SCHEMA}
+    options: Any = {"model": "demo", "tools": [tool], "max_output_tokens": 200, **GREEDY}
+    first = await openai.responses.create(input=QUESTION, tool_choice="required", **options)
+    calls = [item for item in first.output if item.type == "function_call"]
+    assert calls and {call.name for call in calls} == {"look_up"}
+    for call in calls:
+        jsonschema.validate(json.loads(call.arguments), SCHEMA)
+    results: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "It joins."} for call in calls]
+    second = await openai.responses.create(previous_response_id=first.id, input=results, tool_choice="none", **options)
+    assert [item.type for item in second.output] == ["message"]
+
+    custom: Any = {"name": "look_up", "description": "Looks something up.", "input_schema": SCHEMA}
+    messages: Any = [{"role": "user", "content": QUESTION}]
+    options = {"model": "demo", "max_tokens": 200, "tools": [custom], "extra_body": GREEDY}
+    async with anthropic.messages.stream(messages=messages, tool_choice={"type": "any"}, **options) as stream:
+        asked = await stream.get_final_message()
+    uses = [block for block in asked.content if block.type == "tool_use"]
+    assert asked.stop_reason == "tool_use"
+    for use in uses:
+        jsonschema.validate(use.input, SCHEMA)
+    found: Any = [{"type": "tool_result", "tool_use_id": use.id, "content": "It joins."} for use in uses]
+    messages += [{"role": "assistant", "content": asked.content}, {"role": "user", "content": found}]
+    answer = await anthropic.messages.create(messages=messages, tool_choice={"type": "none"}, **options)
+    assert answer.stop_reason in ("end_turn", "max_tokens")
+    counted = await anthropic.messages.count_tokens(model="demo", messages=messages, tools=[custom])
+    assert counted.input_tokens > asked.usage.input_tokens + (asked.usage.cache_read_input_tokens or 0)
