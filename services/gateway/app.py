@@ -8,8 +8,6 @@ from armature.openai.serving.http_server import HttpServer, bound_socket
 from armature.openai.serving.request_log import open_request_log
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
-from armature.openai.tenancy.key_file import KeyFile
-from armature.openai.tenancy.quotas import Quotas
 from armature.runtime import service
 from armature.runtime.addresses import join_host_port
 from armature.runtime.redis_client import RedisClient
@@ -19,6 +17,7 @@ from armature.runtime.service import App
 from armature.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 from services.gateway.servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
+from services.gateway.tenancy import open_tenancy
 
 CLOSE_TIMEOUT_S = 2.0
 """For the last bytes of answers that are complete."""
@@ -34,13 +33,8 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         options=settings.serving,
         tokenizers=settings.tokenizers,
     )
-    if settings.keys is not None:
-        keys = KeyFile(settings.keys)
-        core.doorkeeper.table = keys.read()
-        runtime.tasks.create_task(keys.follow(core.doorkeeper), name="API keys")
     redis = RedisClient(settings.redis, timeout_s=settings.redis_timeout_s) if settings.redis else None
-    core.quotas = Quotas(runtime.member_id, f"armature:{settings.namespace}:quota:", redis)
-    runtime.tasks.create_task(core.quotas.run(), name="quotas")
+    admin = await open_tenancy(core, runtime, redis)
     if settings.request_log is not None:
         requests = open_request_log(settings.request_log, settings.request_log_max_bytes)
         core.on_end.append(requests.ended)
@@ -49,7 +43,7 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
     runtime.server.guard(core.doorkeeper.check_call)
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
     responses = ResponseStore(redis, settings.namespace, settings.store)
-    rest = make_rest_app(core, runtime.tasks, responses)
+    rest = make_rest_app(core, runtime.tasks, responses, admin.routes())
     http = HttpServer(
         rest,
         settings.http_host,
@@ -69,6 +63,7 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
             http.stop(now=True)
             await serving
         if redis is not None:
+            await admin.meter.flush()
             await redis.close()
 
 

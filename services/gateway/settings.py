@@ -22,8 +22,11 @@ class GatewaySettings(RedisSettings):
     http_reuse_port: bool = option(
         False, help="share the HTTP port with other gateways of this machine that do so; the kernel spreads connections"
     )
-    keys: Path | None = option(
-        None, help="YAML file of API keys and tenants, read again when it changes; without one everybody is let in"
+    keys: str = option(
+        "", help="YAML file of API keys and tenants, or `etcd` for those of the cell; empty lets everybody in as one"
+    )
+    admin_key: str = option(
+        "", help="opens /admin/, which tells usage and makes keys; empty: nothing does", secret=True
     )
     tokenizer: tuple[str, ...] = option(
         (), help="MODEL=DIRECTORY, where this gateway finds a model's tokenizer if not at the path that workers tell"
@@ -56,6 +59,8 @@ class GatewaySettings(RedisSettings):
         super().__post_init__()
         if not 0 <= self.http_port <= 65535:
             raise ValueError("http_port must be a port number")
+        if self.admin_key and len(self.admin_key) < 16:
+            raise ValueError("admin_key must have 16 characters or more: others can guess it otherwise")
         if (self.http_tls_cert is None) != (self.http_tls_key is None):
             raise ValueError("http_tls_cert and http_tls_key must be set together")
         if self.processes < 1:

@@ -56,6 +56,10 @@ class Presence:
         self._views: list[asyncio.Task[None]] = []
         self._has_left = False
 
+    @property
+    def client(self) -> EtcdClient:
+        return self._client
+
     async def connect(self) -> None:
         """Wait until etcd answers.
 

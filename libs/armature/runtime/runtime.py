@@ -15,6 +15,7 @@ from opentelemetry.trace import Tracer
 from armature.runtime import telemetry
 from armature.runtime.addresses import join_host_port, reachable_host
 from armature.runtime.channels import ChannelPool
+from armature.runtime.etcd import EtcdClient
 from armature.runtime.membership import MemberChange, MembershipView
 from armature.runtime.metrics import MetricsServer, start_metrics
 from armature.runtime.presence import Presence
@@ -71,6 +72,11 @@ class Runtime(Generic[S]):
     ) -> None:
         await self.channels.close()
         await self._presence.close()
+
+    @property
+    def etcd(self) -> EtcdClient:
+        """The process's connection to etcd, for what is neither a member's record nor a view."""
+        return self._presence.client
 
     @property
     def tracer(self) -> Tracer:

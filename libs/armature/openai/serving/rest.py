@@ -1,6 +1,7 @@
 """The REST surface: routes, and everything that is not an answer told in OpenAI's error shape."""
 
 import asyncio
+from collections.abc import Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -23,8 +24,10 @@ from armature.openai.serving.response_views import ResponseViews
 from armature.openai.serving.responses_endpoint import ResponsesEndpoint
 
 
-def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup, responses: ResponseStore) -> ASGIApp:
-    """The ASGI application; `tasks` owns what it runs in the background."""
+def make_rest_app(
+    core: ServingCore, tasks: asyncio.TaskGroup, responses: ResponseStore, more: Sequence[Route] = ()
+) -> ASGIApp:
+    """The ASGI application; `tasks` owns what it runs in the background. `more` are routes to add."""
     writes = WriteWatch(core.options.write_timeout_s)
     tasks.create_task(writes.run(), name="slow clients")
     generating = {
@@ -39,6 +42,7 @@ def make_rest_app(core: ServingCore, tasks: asyncio.TaskGroup, responses: Respon
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in generating.items()),
             *ResponseViews(core, responses).routes(),
+            *more,
             Route("/v1/models", views.models),
             Route("/v1/models/{model:path}", views.model),
             Route("/health", views.health),

@@ -4,6 +4,7 @@ A file that can't be used any more changes nothing: the keys that were read last
 """
 
 import asyncio
+import fcntl
 import logging
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import msgspec
 import yaml
 
 from armature.openai.tenancy.doorkeeper import Doorkeeper
-from armature.openai.tenancy.keys import KeyBook, KeyTable
-from armature.runtime.errors import StartError
+from armature.openai.tenancy.keys import KeyBook, KeyEntry, KeyTable, TenantEntry
+from armature.runtime.errors import StartError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,29 @@ class KeyFile:
                     log.error("the API keys stay as they were: %s", error)
                 if isinstance(error, OSError):
                     self._seen = None
+
+    async def put(self, kind: str, name: str, entry: KeyEntry | TenantEntry | None) -> None:
+        """Write a key or tenant, or delete it. Replaces the file; comments in it are lost.
+
+        Raises:
+            UnavailableError: it can't be written.
+        """
+        try:
+            await asyncio.to_thread(self._put, f"{kind}s", name, entry)
+        except (OSError, ValueError) as error:
+            raise UnavailableError(f"the API keys in {self._path} can't be changed: {error}") from error
+
+    def _put(self, part: str, name: str, entry: KeyEntry | TenantEntry | None) -> None:
+        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other gateways and commands may be at it
+            book = msgspec.to_builtins(parse_book(self._path.read_text()))
+            book[part].pop(name, None)
+            if entry is not None:
+                book[part][name] = msgspec.to_builtins(entry)
+            fresh = self._path.with_name(f"{self._path.name}.new")
+            fresh.write_text(yaml.safe_dump(book, sort_keys=False))
+            fresh.chmod(self._path.stat().st_mode)
+            fresh.replace(self._path)
 
     def _state(self) -> tuple[int, int, int]:
         """Changes whenever the file does; a mounted one is a link that changes."""

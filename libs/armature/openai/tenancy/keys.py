@@ -26,7 +26,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[\w.-]{1,64}$")]
 class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What is written down of a tenant; limits of 0 are none."""
 
-    cache_namespace: str = ""
+    cache_namespace: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]{0,64}$")] = ""
     """Empty: the tenant's name, which no other tenant has."""
     requests_per_min: Count = 0
     tokens_per_min: Count = 0
