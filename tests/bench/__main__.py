@@ -18,6 +18,7 @@ NAMES = (
     "scheduling",
     "queue",
     "fairness",
+    "tenancy",
     "recovery",
     "fidelity",
     "index",

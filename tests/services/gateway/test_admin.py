@@ -75,11 +75,11 @@ async def status(client: httpx.AsyncClient, key: str) -> int:
 
 
 @pytest.fixture(params=["file", "etcd"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[KeyStore]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path, etcd_address: str) -> AsyncIterator[KeyStore]:
     if request.param == "file":
         yield empty_file(tmp_path)
         return
-    client = EtcdClient([request.getfixturevalue("etcd_address")])
+    client = EtcdClient([etcd_address])
     store = EtcdKeys(client, f"keys-{secrets.token_hex(4)}")
     yield store
     await client.close()

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 15.0
 """A gateway that is silent for so long serves nothing any more."""
+LEAVE_PAUSE_S = 0.05
+"""That a request has ended waits so long for one that begins, to share its call."""
 _SCRIPT = (Path(__file__).parent / "allowance.lua").read_text()
 _VERDICTS = (ADMITTED, REQUESTS, TOKENS, CONCURRENT)
 _GIVE_BACK, _ADMIT = 0, 1
@@ -63,6 +65,7 @@ class Quotas:
         self._has_work = asyncio.Event()
         self._now_s = asyncio.get_running_loop().time
         self._said_at_s = 0.0
+        self._telling: asyncio.TimerHandle | None = None
 
     def wait_s(self, caller: Caller) -> float:
         """For how long this tenant can't send requests anyway, as far as is known here."""
@@ -93,7 +96,9 @@ class Quotas:
         if self._redis is None:
             account.allowance.give_back(caller.limits, tokens, self._now_s())
         else:
-            self._add(account, _Operation(_GIVE_BACK, tokens, None))
+            account.waiting.append(_Operation(_GIVE_BACK, tokens, None))
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(LEAVE_PAUSE_S, self._has_work.set)
 
     async def run(self) -> None:
         """Talk to Redis until cancelled."""
@@ -102,6 +107,9 @@ class Quotas:
                 async with asyncio.timeout(LEASE_S / 3):
                     await self._has_work.wait()
             self._has_work.clear()
+            if self._telling is not None:
+                self._telling.cancel()
+                self._telling = None
             is_due = self._now_s() >= self._said_at_s + LEASE_S / 3
             work = {
                 name: account.waiting
