@@ -26,10 +26,11 @@ class Access:
 ANYBODY = Access()
 
 
-def add_access(parser: argparse.ArgumentParser) -> None:
+def add_access(parser: argparse.ArgumentParser, *, with_key: bool = True) -> None:
     """Options of commands that talk to a gateway."""
-    text = f"file that holds the API key (default: the environment's {KEY_ENV}, if it is set)"
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help=text)
+    if with_key:
+        text = f"file that holds the API key (default: the environment's {KEY_ENV}, if it is set)"
+        parser.add_argument("--key-file", type=Path, metavar="FILE", help=text)
     text = "PEM certificates of who signed the gateway's (default: those that this machine trusts)"
     parser.add_argument("--ca", type=Path, metavar="FILE", help=text)
 
@@ -40,7 +41,7 @@ def access_of(args: argparse.Namespace) -> Access:
     Raises:
         StartError: a file can't be used.
     """
-    return Access(_key(args.key_file), _verify(args.ca))
+    return Access(_key(args.key_file), verify_by(args.ca))
 
 
 def _key(path: Path | None) -> str:
@@ -50,7 +51,12 @@ def _key(path: Path | None) -> str:
         raise StartError(f"can't read the API key in {path} ({error.strerror}): pass another --key-file") from error
 
 
-def _verify(ca: Path | None) -> ssl.SSLContext | bool:
+def verify_by(ca: Path | None) -> ssl.SSLContext | bool:
+    """What an HTTP client checks certificates by.
+
+    Raises:
+        StartError: the file can't be used.
+    """
     try:
         return ssl.create_default_context(cafile=ca) if ca else True
     except OSError as error:

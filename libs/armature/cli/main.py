@@ -11,6 +11,7 @@ from armature.cli.arguments import DEFAULTS, Parser, add_chat, add_down, add_pla
 from armature.cli.attach import down, find_cell, status
 from armature.cli.chat import Chat
 from armature.cli.explain import add_explain
+from armature.cli.keys import add_keys
 from armature.cli.offload_bench import add_offload_bench
 from armature.cli.options import UsageError
 from armature.cli.simulate import add_simulations
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
             add_options(command)
         add_place(command)
     add_explain(commands.add_parser)
+    add_keys(commands.add_parser)
     add_simulations(commands.add_parser)
     add_offload_bench(commands.add_parser)
     return parser

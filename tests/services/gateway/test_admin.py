@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from armature.cli.main import main
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer
 from armature.openai.serving.response_store import ResponseStore
@@ -103,6 +104,28 @@ async def test_keys_are_made_used_listed_and_revoked(store: KeyStore) -> None:
     assert not {"key", "digest"} & set(listed[0])
     assert (tenants["acme"]["requests_per_min"], tenants["acme"]["keys"]) == (7, 1)
     assert [answer.status_code for answer in (kept, revoked, again, gone)] == [409, 200, 404, 200]
+
+
+async def test_the_keys_command_does_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def keys(*arguments: str) -> tuple[int, str]:
+        result = await asyncio.to_thread(main, ["keys", *arguments, "--url", str(client.base_url)])
+        told = capsys.readouterr()
+        return result, told.out + told.err
+
+    async with serving(empty_file(tmp_path)) as (client, _):
+        monkeypatch.delenv("ARMATURE_ADMIN_KEY", raising=False)
+        assert (await keys("list"))[0] == 1
+        monkeypatch.setenv("ARMATURE_ADMIN_KEY", ADMIN_KEY)
+        _, made = await keys("create", "acme", "--name", "the web site")
+        key = made.split()[0]
+        assert await status(client, key) == 200
+        assert f"{key[:12]}  acme  the web site" in (await keys("list"))[1]
+        assert (await keys("revoke", key[:12]))[0] == 0
+        assert await status(client, key) == 401
+        result, told = await keys("revoke", key[:12])
+    assert (result, "refused (404)" in told) == (1, True)
 
 
 async def test_other_gateways_hear_of_changes(etcd_address: str) -> None:
