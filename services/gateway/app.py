@@ -8,6 +8,7 @@ from armature.openai.serving.http_server import HttpServer, bound_socket
 from armature.openai.serving.request_log import open_request_log
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
+from armature.openai.tenancy.opening import open_tenancy
 from armature.runtime import service
 from armature.runtime.addresses import join_host_port
 from armature.runtime.redis_client import RedisClient
@@ -17,7 +18,6 @@ from armature.runtime.service import App
 from armature.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 from services.gateway.servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
-from services.gateway.tenancy import open_tenancy
 
 CLOSE_TIMEOUT_S = 2.0
 """For the last bytes of answers that are complete."""
@@ -34,7 +34,7 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         tokenizers=settings.tokenizers,
     )
     redis = RedisClient(settings.redis, timeout_s=settings.redis_timeout_s) if settings.redis else None
-    admin = await open_tenancy(core, runtime, redis)
+    admin = await open_tenancy(core, runtime, redis, keys=settings.keys, admin_key=settings.admin_key)
     if settings.request_log is not None:
         requests = open_request_log(settings.request_log, settings.request_log_max_bytes)
         core.on_end.append(requests.ended)

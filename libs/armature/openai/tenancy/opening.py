@@ -1,6 +1,7 @@
 """Whose requests a gateway takes, and what it counts of them."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from armature.openai.serving.core import ServingCore
 from armature.openai.tenancy.admin import Admin
@@ -11,12 +12,16 @@ from armature.openai.tenancy.quotas import Quotas
 from armature.openai.tenancy.usage import UsageMeter
 from armature.runtime.redis_client import RedisClient
 from armature.runtime.runtime import Runtime
-from services.gateway.settings import GatewaySettings
+from armature.runtime.settings import CommonSettings
+
+S = TypeVar("S", bound=CommonSettings)
 
 IN_ETCD = "etcd"
 
 
-async def open_tenancy(core: ServingCore, runtime: Runtime[GatewaySettings], redis: RedisClient | None) -> Admin:
+async def open_tenancy(
+    core: ServingCore, runtime: Runtime[S], redis: RedisClient | None, *, keys: str, admin_key: str
+) -> Admin:
     """Keys, limits and usage of a gateway's callers, and the endpoints that administer them.
 
     Raises:
@@ -24,15 +29,15 @@ async def open_tenancy(core: ServingCore, runtime: Runtime[GatewaySettings], red
     """
     settings, tasks, doorkeeper = runtime.settings, runtime.tasks, core.doorkeeper
     store: KeyFile | EtcdKeys | None = None
-    if settings.keys == IN_ETCD:
+    if keys == IN_ETCD:
         store = EtcdKeys(runtime.etcd, settings.namespace)
         tasks.create_task(store.follow(doorkeeper), name="API keys")
         await store.loaded(settings.etcd_timeout_s)
-    elif settings.keys:
-        store = KeyFile(Path(settings.keys))
+    elif keys:
+        store = KeyFile(Path(keys))
         doorkeeper.table = store.read()
         tasks.create_task(store.follow(doorkeeper), name="API keys")
-    doorkeeper.admin_digest = digest_of(settings.admin_key) if settings.admin_key else ""
+    doorkeeper.admin_digest = digest_of(admin_key) if admin_key else ""
     prefix = f"armature:{settings.namespace}"
     core.quotas = Quotas(runtime.member_id, f"{prefix}:quota:", redis)
     tasks.create_task(core.quotas.run(), name="quotas")
