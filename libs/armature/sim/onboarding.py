@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from armature.blocks.hashing import BlockDigest
-from armature.performance.step import StepShape
+from armature.performance.prompts import blocks_s
 from armature.scheduling.request import KvEvent, Reserved
 from armature.sim.cell import CellShape
 from armature.sim.clock import Clock
@@ -107,13 +107,7 @@ class Onboarding:
         return best
 
     def _is_faster(self, count: int, first_block: int, bytes_per_s: float) -> bool:
-        if not count:
-            return False
-        block_size = self._cell.worker.block_size
-        tokens = count * block_size
-        pairs = tokens * (first_block * block_size + tokens / 2)
-        with_them = self._cell.performance.step_s(StepShape(0, 0, block_size + tokens, pairs))
-        computing_s = with_them - self._cell.performance.step_s(StepShape(0, 0, block_size))
+        computing_s = blocks_s(self._cell.performance, self._cell.worker.block_size, first_block, count)
         return count * self._cell.block_bytes / bytes_per_s < computing_s
 
     def _finish(self, site: Site, reserved: Reserved, num_blocks: int, peer: Site | None = None) -> None:
