@@ -66,6 +66,8 @@ class EngineInfo:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_fingerprint: bytes
+    embedding_size: int = 0
+    """Components of an embedding; 0: it takes no EMBED requests."""
     publishes_kv_events: bool = True
     """Whether its outputs say which blocks are stored and removed."""
 

@@ -25,7 +25,7 @@ from armature.performance.shape import shape_of
 from armature.performance.step import PerformanceModel
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.plan import Sequence as TokenSequence
-from armature.scheduling.request import TokenLogprobs
+from armature.scheduling.request import TokenLogprobs, Work
 from armature.v1.common_pb2 import Grammar
 
 _MASK = (1 << 64) - 1
@@ -58,6 +58,8 @@ class SimulatedModel:
     """Answers end with an end token after this many tokens; 0: never by themselves."""
     performance: PerformanceModel | None = None
     """How long steps take; None: no time at all."""
+    embedding_size: int = 64
+    """Components of made-up embeddings."""
     kv_events: bool = True
     """Whether it tells which blocks it holds."""
 
@@ -114,6 +116,7 @@ class SimulatedRunner:
             max_num_seqs=model.max_num_seqs,
             max_num_batched_tokens=model.max_num_batched_tokens,
             kv_fingerprint=blake2b(shape.encode(), digest_size=16).digest(),
+            embedding_size=model.embedding_size,
             publishes_kv_events=model.kv_events,
         )
         self.memory = HostBlockMemory(model.num_blocks, model.block_bytes)
@@ -147,6 +150,8 @@ class SimulatedRunner:
         """Nothing; see `Runner.compile`."""
 
     def _sample(self, sequence: TokenSequence) -> SampledToken:
+        if sequence.request.work is Work.EMBED:
+            return SampledToken(0, embedding=self._embedding(sequence))
         sampling = sequence.request.sampling
         token_id = self._next_token(sequence)
         if sampling.top_logprobs is None:
@@ -154,6 +159,12 @@ class SimulatedRunner:
         likeliest = [(token_id + rank) % self.info.vocab_size for rank in range(sampling.top_logprobs)]
         falling = [-0.5 * (rank + 1) for rank in range(sampling.top_logprobs)]
         return SampledToken(token_id, TokenLogprobs((token_id, *likeliest), (-0.5, *falling)))
+
+    def _embedding(self, sequence: TokenSequence) -> bytes:
+        """A direction that depends on the prompt alone."""
+        digest = blake2b(np.array(sequence.token_ids, dtype="<u4").tobytes(), digest_size=8).digest()
+        vector = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(self.info.embedding_size)
+        return (vector / np.linalg.norm(vector)).astype("<f4").tobytes()
 
     def _next_token(self, sequence: TokenSequence) -> int:
         tokens, request = sequence.token_ids, sequence.request

@@ -18,7 +18,7 @@ from armature.openai.errors import ApiError
 from armature.openai.logprobs import chat_logprobs, legacy_logprobs
 from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
 from armature.openai.vocabulary import Vocabulary
-from armature.v1.common_pb2 import ServingInfo
+from armature.v1.common_pb2 import ModelCard, ServingInfo
 
 _encode = msgspec.json.Encoder().encode
 
@@ -200,11 +200,20 @@ def info_dict(info: ServingInfo) -> dict[str, Any]:
     return {field.name: getattr(info, field.name) for field in ServingInfo.DESCRIPTOR.fields}
 
 
-def model_entry(name: str, created: int, context_length: int) -> dict[str, Any]:
+def model_entry(card: ModelCard, created: int) -> dict[str, Any]:
+    """A model as OpenAI lists it, with what vLLM adds; what is ours stands in `armature`."""
     return {
-        "id": name,
+        "id": card.name,
         "object": "model",
         "created": created,
         "owned_by": "armature",
-        "max_model_len": context_length,
+        "root": card.name,
+        "parent": None,
+        "max_model_len": card.context_length,
+        "armature": {
+            "block_size": card.block_size,
+            "vocab_size": card.vocab_size,
+            "eos_token_ids": list(card.eos_token_ids),
+            "embedding_size": card.embedding_size,
+        },
     }

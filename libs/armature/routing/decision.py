@@ -34,6 +34,8 @@ class Query:
     session_id: str = ""
     """Equal for requests of one conversation."""
     hints: Hints = NO_HINTS
+    prefill_locally: bool = False
+    """Its prompt can't be computed by another worker than the one that it is placed on."""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1:

@@ -93,7 +93,7 @@ def _usable(snapshot: Snapshot, policy: Policy) -> Flags:
 
 def _ways(snapshot: Snapshot, policy: Policy, decoders: Slots, flags: Flags) -> Ways:
     forecast, mode = policy.forecast, policy.disaggregation
-    if not snapshot.roster.groups or mode is Disaggregation.NEVER:
+    if not snapshot.roster.groups or mode is Disaggregation.NEVER or snapshot.query.prefill_locally:
         return local_ways(snapshot, decoders, forecast)
     remote: list[Ways] = []
     for group in snapshot.roster.groups:

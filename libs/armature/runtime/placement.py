@@ -82,6 +82,7 @@ def query_of(query: router_pb2.Query, owner: str = "") -> Query:
             tenant=query.tenant,
             session_id=query.session_id,
             hints=hints_of(query.hints),
+            prefill_locally=query.prefill_locally,
         )
     except ValueError as error:
         raise CallerError(f"query {query.query_id}: {error}") from error

@@ -30,6 +30,8 @@ class Job(Sequence):
     stop_ids: frozenset[int]
     stop_after: int
     """No stop token counts among this many tokens, prompt included."""
+    shares_blocks: bool
+    """Whether its prefix is looked for in the cache, and what it computes can be found there."""
     wants_fetch: bool
     """Blocks of the prompt are still to be asked for from another worker."""
     state: State = State.WAITING
@@ -83,6 +85,7 @@ def open_job(request: Request, rank: Rank, limits: Limits, block_size: int, pool
         end=end,
         stop_ids=sampling.stop_token_ids.union(eos),
         stop_after=prompt + sampling.min_tokens,
+        shares_blocks=request.work is not Work.EMBED,  # of cached tokens nobody has kept the hidden states
         wants_fetch=request.remote and not is_prefill,
         announced=first_block,
         released=first_block,

@@ -74,3 +74,5 @@ class SampledToken(NamedTuple):
     """Nothing can follow it: what the answer must match is complete."""
     error: str = ""
     """Why there is no token for this request, which ends; the others of the step are not concerned."""
+    embedding: bytes = b""
+    """Of an EMBED request: see `TokenOutput`."""

@@ -27,6 +27,9 @@ class Work(Enum):
     GENERATE = "generate"
     PREFILL = "prefill"
     """Compute the prompt's whole blocks and keep them until released; sample nothing."""
+    EMBED = "embed"
+    """Compute the mean of the prompt's last hidden states, in blocks that nobody else finds. `max_tokens` is 1, and the
+    one token that is told has no meaning but to bring the `embedding`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ class TokenOutput(NamedTuple):
     """Prompt tokens found in the local prefix cache when the request was first admitted."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     error: str = ""
+    embedding: bytes = b""
+    """For EMBED: of length 1, little-endian 32-bit floats."""
 
 
 @dataclass(frozen=True, slots=True)

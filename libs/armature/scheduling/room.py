@@ -36,7 +36,7 @@ class Room:
         held = len(job.block_ids)
         tokens = job.end if job.is_prefill else len(job.token_ids)
         # At least one token is computed, to have logits to sample from.
-        findable = (tokens if job.is_prefill else tokens - 1) // block_size
+        findable = (tokens if job.is_prefill else tokens - 1) // block_size if job.shares_blocks else 0
         self.extend_digests(job, findable)
         found = self._pool.find(job.digests[held:findable])
         missing = -(-tokens // block_size) - held - len(found)
@@ -71,7 +71,7 @@ class Room:
     def seal(self, job: Job, start: int, end: int) -> None:
         """Note the blocks that are complete once the tokens from `start` to `end` are computed."""
         first, last = start // self.block_size, end // self.block_size
-        if first < last:
+        if first < last and job.shares_blocks:
             self.extend_digests(job, last)
             self.sealed += zip(job.block_ids[first:last], job.digests[first:last], strict=True)
 

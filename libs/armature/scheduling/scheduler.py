@@ -258,7 +258,7 @@ class Scheduler:
                 self._hold(job)
 
     def _accept(self, job: Job, sampled: SampledToken) -> None:
-        token_id, logprobs, is_last, error = sampled
+        token_id, logprobs, is_last, error, embedding = sampled
         if error:
             self._end(job, FinishReason.ERROR, error)
             return
@@ -271,7 +271,7 @@ class Scheduler:
         told_logprobs = () if logprobs is None else (logprobs,)
         index = length - job.prompt_tokens
         # One is made per token: this way it takes half as long.
-        told = (job.request_id, index, (token_id,), reason, job.cached_tokens, told_logprobs, "")
+        told = (job.request_id, index, (token_id,), reason, job.cached_tokens, told_logprobs, "", embedding)
         self._outbox.tokens.append(tuple.__new__(TokenOutput, told))
         if reason is not None:
             self._forget(job)

@@ -277,6 +277,7 @@ class ModelCard(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    EMBEDDING_SIZE_FIELD_NUMBER: _builtins.int
     TOOL_CALL_PARSER_FIELD_NUMBER: _builtins.int
     REASONING_PARSER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -290,6 +291,8 @@ class ModelCard(_message.Message):
     vocab_size: _builtins.int
     block_bytes: _builtins.int
     """Bytes of one KV block, all layers, as transferred."""
+    embedding_size: _builtins.int
+    """Components of an embedding; 0: its workers compute none."""
     tool_call_parser: _builtins.str
     """How the model writes tool calls and reasoning: names of the gateway's parsers, or `none`. Empty or `auto`: as its
     chat template tells.
@@ -309,12 +312,13 @@ class ModelCard(_message.Message):
         vocab_size: _builtins.int = ...,
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         block_bytes: _builtins.int = ...,
+        embedding_size: _builtins.int = ...,
         tool_call_parser: _builtins.str = ...,
         reasoning_parser: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "block_size", b"block_size", "context_length", b"context_length", "eos_token_ids", b"eos_token_ids", "name", b"name", "path", b"path", "reasoning_parser", b"reasoning_parser", "tool_call_parser", b"tool_call_parser", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "block_size", b"block_size", "context_length", b"context_length", "embedding_size", b"embedding_size", "eos_token_ids", b"eos_token_ids", "name", b"name", "path", b"path", "reasoning_parser", b"reasoning_parser", "tool_call_parser", b"tool_call_parser", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,37 +26,55 @@ from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 from armature.v1 import hints_pb2 as armature_dot_v1_dot_hints__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61rmature/v1/inference.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x17\x61rmature/v1/hints.proto\"\xdf\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x19.armature.v1.ChatMessagesH\x00\x12\'\n\x06tokens\x18\x04 \x01(\x0b\x32\x15.armature.v1.TokenIdsH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.armature.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x14\n\x0cinclude_info\x18\x08 \x01(\x08\x12\x12\n\nsession_id\x18\t \x01(\t\x12!\n\x05hints\x18\n \x01(\x0b\x32\x12.armature.v1.Hints\x12%\n\x07grammar\x18\x0b \x01(\x0b\x32\x14.armature.v1.Grammar\x12\t\n\x01n\x18\x0c \x01(\rB\x07\n\x05input\"\xb7\x01\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.armature.v1.ChatMessage\x12 \n\x05tools\x18\x02 \x03(\x0b\x32\x11.armature.v1.Tool\x12,\n\x0btool_choice\x18\x03 \x01(\x0e\x32\x17.armature.v1.ToolChoice\x12\x11\n\tmust_call\x18\x04 \x01(\t\x12\x18\n\x10single_tool_call\x18\x05 \x01(\x08\"\x8e\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12)\n\ntool_calls\x18\x03 \x03(\x0b\x32\x15.armature.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x11\n\treasoning\x18\x06 \x01(\t\"U\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x11\n\tis_strict\x18\x04 \x01(\x08\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xc6\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x08logprobs\x18\x04 \x03(\x0b\x32\x15.armature.v1.Logprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.armature.v1.FinishReason\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.armature.v1.Usage\x12&\n\x04info\x18\x07 \x01(\x0b\x32\x18.armature.v1.ServingInfo\x12\x14\n\x0c\x63hoice_index\x18\x08 \x01(\r\x12\x11\n\treasoning\x18\t \x01(\t\x12.\n\ntool_calls\x18\n \x03(\x0b\x32\x1a.armature.v1.ToolCallDelta\"\x84\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x1d\n\x10reasoning_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x13\n\x11_reasoning_tokens\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.armature.v1.ModelCard*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32\xa5\x01\n\tInference\x12I\n\x08Generate\x12\x1c.armature.v1.GenerateRequest\x1a\x1d.armature.v1.GenerateResponse0\x01\x12M\n\nListModels\x12\x1e.armature.v1.ListModelsRequest\x1a\x1f.armature.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61rmature/v1/inference.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x17\x61rmature/v1/hints.proto\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"F\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x06inputs\x18\x02 \x03(\x0b\x32\x17.armature.v1.EmbedInput\"N\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\x06tokens\x18\x02 \x01(\x0b\x32\x15.armature.v1.TokenIdsH\x00\x42\x07\n\x05input\"^\n\rEmbedResponse\x12*\n\nembeddings\x18\x01 \x03(\x0b\x32\x16.armature.v1.Embedding\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.armature.v1.Usage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xa2\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x19.armature.v1.ChatMessagesH\x00\x12\x1e\n\x16without_special_tokens\x18\x04 \x01(\x08\x12\x1a\n\x12with_token_strings\x18\x05 \x01(\x08\x42\x07\n\x05input\"T\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rtoken_strings\x18\x02 \x03(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xdf\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x19.armature.v1.ChatMessagesH\x00\x12\'\n\x06tokens\x18\x04 \x01(\x0b\x32\x15.armature.v1.TokenIdsH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.armature.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x14\n\x0cinclude_info\x18\x08 \x01(\x08\x12\x12\n\nsession_id\x18\t \x01(\t\x12!\n\x05hints\x18\n \x01(\x0b\x32\x12.armature.v1.Hints\x12%\n\x07grammar\x18\x0b \x01(\x0b\x32\x14.armature.v1.Grammar\x12\t\n\x01n\x18\x0c \x01(\rB\x07\n\x05input\"\xb7\x01\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.armature.v1.ChatMessage\x12 \n\x05tools\x18\x02 \x03(\x0b\x32\x11.armature.v1.Tool\x12,\n\x0btool_choice\x18\x03 \x01(\x0e\x32\x17.armature.v1.ToolChoice\x12\x11\n\tmust_call\x18\x04 \x01(\t\x12\x18\n\x10single_tool_call\x18\x05 \x01(\x08\"\x8e\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12)\n\ntool_calls\x18\x03 \x03(\x0b\x32\x15.armature.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x11\n\treasoning\x18\x06 \x01(\t\"U\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x11\n\tis_strict\x18\x04 \x01(\x08\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xc6\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x08logprobs\x18\x04 \x03(\x0b\x32\x15.armature.v1.Logprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.armature.v1.FinishReason\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.armature.v1.Usage\x12&\n\x04info\x18\x07 \x01(\x0b\x32\x18.armature.v1.ServingInfo\x12\x14\n\x0c\x63hoice_index\x18\x08 \x01(\r\x12\x11\n\treasoning\x18\t \x01(\t\x12.\n\ntool_calls\x18\n \x03(\x0b\x32\x1a.armature.v1.ToolCallDelta\"\x84\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x1d\n\x10reasoning_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x13\n\x11_reasoning_tokens\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.armature.v1.ModelCard*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32\xbf\x03\n\tInference\x12I\n\x08Generate\x12\x1c.armature.v1.GenerateRequest\x1a\x1d.armature.v1.GenerateResponse0\x01\x12M\n\nListModels\x12\x1e.armature.v1.ListModelsRequest\x1a\x1f.armature.v1.ListModelsResponse\x12@\n\x08GetModel\x12\x1c.armature.v1.GetModelRequest\x1a\x16.armature.v1.ModelCard\x12>\n\x05\x45mbed\x12\x19.armature.v1.EmbedRequest\x1a\x1a.armature.v1.EmbedResponse\x12G\n\x08Tokenize\x12\x1c.armature.v1.TokenizeRequest\x1a\x1d.armature.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.armature.v1.DetokenizeRequest\x1a\x1f.armature.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'armature.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLCHOICE']._serialized_start=1573
-  _globals['_TOOLCHOICE']._serialized_end=1662
-  _globals['_GENERATEREQUEST']._serialized_start=96
-  _globals['_GENERATEREQUEST']._serialized_end=447
-  _globals['_CHATMESSAGES']._serialized_start=450
-  _globals['_CHATMESSAGES']._serialized_end=633
-  _globals['_CHATMESSAGE']._serialized_start=636
-  _globals['_CHATMESSAGE']._serialized_end=778
-  _globals['_TOOL']._serialized_start=780
-  _globals['_TOOL']._serialized_end=865
-  _globals['_TOOLCALL']._serialized_start=867
-  _globals['_TOOLCALL']._serialized_end=922
-  _globals['_TOOLCALLDELTA']._serialized_start=924
-  _globals['_TOOLCALLDELTA']._serialized_end=999
-  _globals['_TOKENIDS']._serialized_start=1001
-  _globals['_TOKENIDS']._serialized_end=1024
-  _globals['_GENERATERESPONSE']._serialized_start=1027
-  _globals['_GENERATERESPONSE']._serialized_end=1353
-  _globals['_USAGE']._serialized_start=1356
-  _globals['_USAGE']._serialized_end=1488
-  _globals['_LISTMODELSREQUEST']._serialized_start=1490
-  _globals['_LISTMODELSREQUEST']._serialized_end=1509
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1511
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1571
-  _globals['_INFERENCE']._serialized_start=1665
-  _globals['_INFERENCE']._serialized_end=1830
+  _globals['_TOOLCHOICE']._serialized_start=2226
+  _globals['_TOOLCHOICE']._serialized_end=2315
+  _globals['_GETMODELREQUEST']._serialized_start=95
+  _globals['_GETMODELREQUEST']._serialized_end=127
+  _globals['_EMBEDREQUEST']._serialized_start=129
+  _globals['_EMBEDREQUEST']._serialized_end=199
+  _globals['_EMBEDINPUT']._serialized_start=201
+  _globals['_EMBEDINPUT']._serialized_end=279
+  _globals['_EMBEDRESPONSE']._serialized_start=281
+  _globals['_EMBEDRESPONSE']._serialized_end=375
+  _globals['_EMBEDDING']._serialized_start=377
+  _globals['_EMBEDDING']._serialized_end=404
+  _globals['_TOKENIZEREQUEST']._serialized_start=407
+  _globals['_TOKENIZEREQUEST']._serialized_end=569
+  _globals['_TOKENIZERESPONSE']._serialized_start=571
+  _globals['_TOKENIZERESPONSE']._serialized_end=655
+  _globals['_DETOKENIZEREQUEST']._serialized_start=657
+  _globals['_DETOKENIZEREQUEST']._serialized_end=710
+  _globals['_DETOKENIZERESPONSE']._serialized_start=712
+  _globals['_DETOKENIZERESPONSE']._serialized_end=746
+  _globals['_GENERATEREQUEST']._serialized_start=749
+  _globals['_GENERATEREQUEST']._serialized_end=1100
+  _globals['_CHATMESSAGES']._serialized_start=1103
+  _globals['_CHATMESSAGES']._serialized_end=1286
+  _globals['_CHATMESSAGE']._serialized_start=1289
+  _globals['_CHATMESSAGE']._serialized_end=1431
+  _globals['_TOOL']._serialized_start=1433
+  _globals['_TOOL']._serialized_end=1518
+  _globals['_TOOLCALL']._serialized_start=1520
+  _globals['_TOOLCALL']._serialized_end=1575
+  _globals['_TOOLCALLDELTA']._serialized_start=1577
+  _globals['_TOOLCALLDELTA']._serialized_end=1652
+  _globals['_TOKENIDS']._serialized_start=1654
+  _globals['_TOKENIDS']._serialized_end=1677
+  _globals['_GENERATERESPONSE']._serialized_start=1680
+  _globals['_GENERATERESPONSE']._serialized_end=2006
+  _globals['_USAGE']._serialized_start=2009
+  _globals['_USAGE']._serialized_end=2141
+  _globals['_LISTMODELSREQUEST']._serialized_start=2143
+  _globals['_LISTMODELSREQUEST']._serialized_end=2162
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2164
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2224
+  _globals['_INFERENCE']._serialized_start=2318
+  _globals['_INFERENCE']._serialized_end=2765
 # @@protoc_insertion_point(module_scope)

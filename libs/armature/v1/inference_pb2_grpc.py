@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 from armature.v1 import inference_pb2 as armature_dot_v1_dot_inference__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,6 +45,26 @@ class InferenceStub:
                 request_serializer=armature_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/armature.v1.Inference/GetModel',
+                request_serializer=armature_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_common__pb2.ModelCard.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/armature.v1.Inference/Embed',
+                request_serializer=armature_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/armature.v1.Inference/Tokenize',
+                request_serializer=armature_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/armature.v1.Inference/Detokenize',
+                request_serializer=armature_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -63,6 +84,32 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModel(self, request, context):
+        """NOT_FOUND: nobody serves it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Embeds texts, all or none. INVALID_ARGUMENT: the model can't.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +122,26 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=armature_dot_v1_dot_inference__pb2.ListModelsRequest.FromString,
                     response_serializer=armature_dot_v1_dot_inference__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=armature_dot_v1_dot_inference__pb2.GetModelRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_common__pb2.ModelCard.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=armature_dot_v1_dot_inference__pb2.EmbedRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_inference__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=armature_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=armature_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +198,114 @@ class Inference:
             '/armature.v1.Inference/ListModels',
             armature_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
             armature_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Inference/GetModel',
+            armature_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
+            armature_dot_v1_dot_common__pb2.ModelCard.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Inference/Embed',
+            armature_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+            armature_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Inference/Tokenize',
+            armature_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+            armature_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Inference/Detokenize',
+            armature_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+            armature_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

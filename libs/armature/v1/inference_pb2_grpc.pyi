@@ -7,6 +7,7 @@ Errors are gRPC statuses: INVALID_ARGUMENT (the message names the field), NOT_FO
 RESOURCE_EXHAUSTED (try later), UNAVAILABLE (no worker), DEADLINE_EXCEEDED. A cancelled call cancels the work.
 """
 
+from armature.v1 import common_pb2 as _common_pb2
 from armature.v1 import inference_pb2 as _inference_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -40,6 +41,12 @@ class InferenceStub:
     each answer has a last one of its own with `finish_reason`, and the last of all has the `usage` of all.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
+    GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _common_pb2.ModelCard]
+    """NOT_FOUND: nobody serves it."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]
+    """Embeds texts, all or none. INVALID_ARGUMENT: the model can't."""
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
@@ -49,6 +56,12 @@ class InferenceAsyncStub(InferenceStub):
     each answer has a last one of its own with `finish_reason`, and the last of all has the `usage` of all.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
+    GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _common_pb2.ModelCard]  # type: ignore[assignment]
+    """NOT_FOUND: nobody serves it."""
+    Embed: _aio.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Embeds texts, all or none. INVALID_ARGUMENT: the model can't."""
+    Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
+    Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]  # type: ignore[assignment]
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -67,5 +80,35 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.ListModelsResponse, _abc.Awaitable[_inference_pb2.ListModelsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _inference_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_common_pb2.ModelCard, _abc.Awaitable[_common_pb2.ModelCard]]:
+        """NOT_FOUND: nobody serves it."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _inference_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.EmbedResponse, _abc.Awaitable[_inference_pb2.EmbedResponse]]:
+        """Embeds texts, all or none. INVALID_ARGUMENT: the model can't."""
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _inference_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.TokenizeResponse, _abc.Awaitable[_inference_pb2.TokenizeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _inference_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.DetokenizeResponse, _abc.Awaitable[_inference_pb2.DetokenizeResponse]]: ...
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

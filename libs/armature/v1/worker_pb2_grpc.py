@@ -40,6 +40,11 @@ class DecodeStub:
                 request_serializer=armature_dot_v1_dot_worker__pb2.DecodeFrame.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_worker__pb2.TokenFrame.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/armature.v1.Decode/Embed',
+                request_serializer=armature_dot_v1_dot_worker__pb2.PromptBatch.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_worker__pb2.EmbeddingBatch.FromString,
+                _registered_method=True)
 
 
 class DecodeServicer:
@@ -55,6 +60,14 @@ class DecodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Embeds prompts, all or none. They wait for a few seats of the engine, which are theirs, and are computed in chunks
+        between the tokens of running answers. UNAVAILABLE and RESOURCE_EXHAUSTED: another worker may do it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_DecodeServicer_to_server(servicer, server):
                     servicer.Stream,
                     request_deserializer=armature_dot_v1_dot_worker__pb2.DecodeFrame.FromString,
                     response_serializer=armature_dot_v1_dot_worker__pb2.TokenFrame.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=armature_dot_v1_dot_worker__pb2.PromptBatch.FromString,
+                    response_serializer=armature_dot_v1_dot_worker__pb2.EmbeddingBatch.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class Decode:
             '/armature.v1.Decode/Stream',
             armature_dot_v1_dot_worker__pb2.DecodeFrame.SerializeToString,
             armature_dot_v1_dot_worker__pb2.TokenFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Decode/Embed',
+            armature_dot_v1_dot_worker__pb2.PromptBatch.SerializeToString,
+            armature_dot_v1_dot_worker__pb2.EmbeddingBatch.FromString,
             options,
             channel_credentials,
             insecure,

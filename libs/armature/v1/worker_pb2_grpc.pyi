@@ -38,6 +38,10 @@ class DecodeStub:
     whatever its size, so a frame holds the deltas of all requests that one engine step advanced. The stream has no
     deadline; every request has its own. When the stream breaks, every request on it is cancelled on the worker.
     """
+    Embed: _grpc.UnaryUnaryMultiCallable[_worker_pb2.PromptBatch, _worker_pb2.EmbeddingBatch]
+    """Embeds prompts, all or none. They wait for a few seats of the engine, which are theirs, and are computed in chunks
+    between the tokens of running answers. UNAVAILABLE and RESOURCE_EXHAUSTED: another worker may do it.
+    """
 
 @_typing.type_check_only
 class DecodeAsyncStub(DecodeStub):
@@ -48,6 +52,10 @@ class DecodeAsyncStub(DecodeStub):
     """One long-lived stream per (gateway process, worker) carries all their requests: a gRPC message costs the same
     whatever its size, so a frame holds the deltas of all requests that one engine step advanced. The stream has no
     deadline; every request has its own. When the stream breaks, every request on it is cancelled on the worker.
+    """
+    Embed: _aio.UnaryUnaryMultiCallable[_worker_pb2.PromptBatch, _worker_pb2.EmbeddingBatch]  # type: ignore[assignment]
+    """Embeds prompts, all or none. They wait for a few seats of the engine, which are theirs, and are computed in chunks
+    between the tokens of running answers. UNAVAILABLE and RESOURCE_EXHAUSTED: another worker may do it.
     """
 
 class DecodeServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +70,16 @@ class DecodeServicer(metaclass=_abc_1.ABCMeta):
         """One long-lived stream per (gateway process, worker) carries all their requests: a gRPC message costs the same
         whatever its size, so a frame holds the deltas of all requests that one engine step advanced. The stream has no
         deadline; every request has its own. When the stream breaks, every request on it is cancelled on the worker.
+        """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _worker_pb2.PromptBatch,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.EmbeddingBatch, _abc.Awaitable[_worker_pb2.EmbeddingBatch]]:
+        """Embeds prompts, all or none. They wait for a few seats of the engine, which are theirs, and are computed in chunks
+        between the tokens of running answers. UNAVAILABLE and RESOURCE_EXHAUSTED: another worker may do it.
         """
 
 def add_DecodeServicer_to_server(servicer: DecodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

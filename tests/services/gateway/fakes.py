@@ -87,6 +87,9 @@ class FakeWorker(DecodeServicer):
     requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
+    batches: list[worker_pb2.PromptBatch] = field(default_factory=list)
+    embed_failures: list[grpc.StatusCode] = field(default_factory=list)
+    """Statuses of the next calls to Embed."""
     streams: int = 0
     open_streams: int = 0
 
@@ -131,6 +134,19 @@ class FakeWorker(DecodeServicer):
             delta.info.decode_worker = self.worker_id
             delta.info.cached_tokens = 4
         return delta
+
+    async def Embed(self, request: worker_pb2.PromptBatch, context: Any) -> worker_pb2.EmbeddingBatch:
+        """Components are the prompt's length, its first token and its last, then zeros."""
+        self.batches.append(request)
+        await self.pace()
+        if self.embed_failures:
+            await context.abort(self.embed_failures.pop(0), "as scripted")
+        embeddings = worker_pb2.EmbeddingBatch()
+        for packed in request.prompts:
+            tokens = token_array(packed)
+            vector = array("f", [len(tokens), tokens[0], tokens[-1]] + [0.0] * (self.card.embedding_size - 3))
+            embeddings.embeddings.append(vector.tobytes())
+        return embeddings
 
     async def Stream(self, request_iterator: Any, context: Any) -> AsyncIterator[worker_pb2.TokenFrame]:
         self.streams += 1

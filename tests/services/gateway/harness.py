@@ -71,6 +71,7 @@ def card(**changes: Any) -> ModelCard:
         "vocab_size": 512,
         "eos_token_ids": [0, EOS],
         "block_bytes": 1024,
+        "embedding_size": 8,
     }
     return ModelCard(**(fields | changes))
 

@@ -1,6 +1,6 @@
 """Where prompts go, as tables: who is there, who holds and does what, what is asked, and the answer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -143,6 +143,12 @@ def test_nobody_can_take_it(
     assert reason in outcome.reason
     assert outcome.retry_after_s == pytest.approx(retry_after_s, abs=0.05)
     assert core.requests_in_flight == 0
+
+
+@pytest.mark.parametrize("mode", list(Disaggregation))
+def test_a_prompt_that_must_be_computed_where_it_is_placed_gets_no_prefill_worker(mode: Disaggregation) -> None:
+    core = cell("d1", "p1", mode=mode)
+    assert placed(core.place(replace(query(), prefill_locally=True), now_s=0.0)) == ("d1", "")
 
 
 def test_a_refused_worker_is_not_counted_full_by_what_it_already_holds() -> None:

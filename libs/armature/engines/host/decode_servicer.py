@@ -1,18 +1,23 @@
-"""Serves `armature.v1.Decode`: one stream for all requests of a client, one frame for each engine step."""
+"""Serves `armature.v1.Decode`: one stream for all requests of a client, one frame for each engine step; embeddings."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
+from armature.engines.host.embedding import Embeddings
 from armature.engines.host.generation import ClientStream, Generations
 from armature.v1 import worker_pb2_grpc
-from armature.v1.worker_pb2 import DecodeFrame, TokenFrame
+from armature.v1.worker_pb2 import DecodeFrame, EmbeddingBatch, PromptBatch, TokenFrame
 
 
 class DecodeServicer(worker_pb2_grpc.DecodeServicer):
     """When a stream ends, for whatever reason, everything on it is stopped."""
 
-    def __init__(self, generations: Generations) -> None:
+    def __init__(self, generations: Generations, embeddings: Embeddings) -> None:
         self._generations = generations
+        self._embeddings = embeddings
+
+    async def Embed(self, request: PromptBatch, context: object) -> EmbeddingBatch:
+        return EmbeddingBatch(embeddings=await self._embeddings.embed(request.model, request.prompts))
 
     async def Stream(self, request_iterator: AsyncIterator[DecodeFrame], context: object) -> AsyncIterator[TokenFrame]:
         stream = ClientStream()

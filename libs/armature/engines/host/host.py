@@ -7,6 +7,7 @@ from armature.blocks.hashing import BlockHasher
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
 from armature.engines.host.decode_servicer import DecodeServicer
+from armature.engines.host.embedding import Embeddings
 from armature.engines.host.fetch import Fetcher, FetchLimits
 from armature.engines.host.generation import Generations
 from armature.engines.host.prefill_servicer import PrefillServicer
@@ -71,6 +72,7 @@ class WorkerHost:
         self.generations = Generations(
             engine, hasher, self.fetcher if can_fetch else None, member_id=identity.member_id, spawn=spawn
         )
+        self.embeddings = Embeddings(engine)
         self.failed = asyncio.Event()
         """Set when the engine computes nothing any more."""
         self._preemptions = 0
@@ -87,6 +89,7 @@ class WorkerHost:
             if len(self.stagings):
                 self.stagings.on_failures(output.tokens)
             self.generations.on_tokens(output.tokens)
+            self.embeddings.on_tokens(output.tokens)
         load = output.load
         self.board.update(output.kv_events if self._engine.info.publishes_kv_events else (), load)
         metrics.steps.inc()
@@ -109,7 +112,8 @@ class WorkerHost:
             prefill = PrefillServicer(self._engine, self.stagings, self._transports)
             server.add(stubs.add_PrefillServicer_to_server, prefill, "armature.v1.Prefill")
         else:
-            server.add(stubs.add_DecodeServicer_to_server, DecodeServicer(self.generations), "armature.v1.Decode")
+            decode = DecodeServicer(self.generations, self.embeddings)
+            server.add(stubs.add_DecodeServicer_to_server, decode, "armature.v1.Decode")
         worker = WorkerServicer(self.board, lambda: self.fetcher.bytes_per_s)
         server.add(stubs.add_WorkerServicer_to_server, worker, "armature.v1.Worker")
 
@@ -117,6 +121,7 @@ class WorkerHost:
         """Take nothing new; return when everything is answered and no reader needs a block any more."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.generations.drain())
+            tasks.create_task(self.embeddings.drain())
             tasks.create_task(self.stagings.drain())
 
     @property
@@ -135,6 +140,7 @@ class WorkerHost:
                 block_bytes=info.block_bytes,
                 tool_call_parser=self._identity.tool_call_parser,
                 reasoning_parser=self._identity.reasoning_parser,
+                embedding_size=info.embedding_size,
             ),
             num_blocks=info.num_blocks,
             max_num_seqs=info.max_num_seqs,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from armature.engines.torch.memory import BlockLayout
 from armature.engines.torch.tables import BlockTables
 from armature.scheduling.plan import Slice
+from armature.scheduling.request import Work
 
 RUN_COST_TOKENS = 256
 """What one more call of attention costs, in tokens of context gathered and attended: 40 µs and 0.17 µs on one core."""
@@ -88,6 +89,7 @@ class StepBatch:
         input_ids, positions: `[1, tokens]`.
         key_rows: for each layer the pool rows `[tokens]` to write keys to; `value_rows` likewise.
         logit_rows: index of the last token of each slice that samples, in the plan's order.
+        pooled: slices of prompts that are embedded, each with the indices of its first and behind its last token.
     """
 
     input_ids: torch.Tensor
@@ -97,6 +99,7 @@ class StepBatch:
     logit_rows: torch.Tensor
     decodes: list[DecodeGroup]
     prefills: list[PrefillSlice]
+    pooled: list[tuple[Slice, int, int]]
 
 
 class BatchBuilder:
@@ -131,6 +134,11 @@ class BatchBuilder:
             logit_rows=self._to_device(np.array([last[id(one)] for one in slices if one.samples], dtype=np.int64)),
             decodes=self._decode_groups(decodes),
             prefills=[self._prefill(one, int(end)) for one, end in zip(prefills, ends[len(decodes) :], strict=True)],
+            pooled=[
+                (one, int(end) - one.count, int(end))
+                for one, end in zip(packed, ends, strict=True)
+                if one.sequence.request.work is Work.EMBED
+            ],
         )
 
     def _pool_rows(

@@ -38,6 +38,24 @@ class LoadedModel:
     layout: BlockLayout
     vocab_size: int
 
+    @property
+    def hidden_size(self) -> int:
+        """Components of a hidden state; 0: the model does not tell its last hidden states."""
+        return 0 if self.module.base_model is self.module else int(self.module.config.hidden_size)
+
+    def logits_and_hidden(self, step: attention.PagedStep) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits as `logits` has them, and the last hidden states `[tokens, hidden_size]` of all the step's tokens."""
+        seen: list[torch.Tensor] = []
+        # Whatever stands between the decoder's stack and the logits (scales, caps) stays as the model has it.
+        hook = self.module.base_model.register_forward_hook(
+            lambda module, inputs, output: seen.append(output.last_hidden_state)
+        )
+        try:
+            logits = self.logits(step)
+        finally:
+            hook.remove()
+        return logits, seen[0][0]
+
     def logits(self, step: attention.PagedStep) -> torch.Tensor:
         """One forward pass: logits `[rows, vocab]` of the step's `logit_rows`, in the model's dtype."""
         batch = step.batch

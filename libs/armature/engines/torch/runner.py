@@ -14,6 +14,7 @@ from armature.engines.torch.attention import PagedStep
 from armature.engines.torch.batch import BatchBuilder
 from armature.engines.torch.loader import LoadedModel, fingerprint, load, open_checkpoint
 from armature.engines.torch.memory import PagedMemory, blocks_in
+from armature.engines.torch.pooling import Pooler
 from armature.engines.torch.sampler import Sampler
 from armature.engines.torch.selfcheck import check_model
 from armature.engines.torch.tables import BlockTables
@@ -32,6 +33,7 @@ class TorchRunner:
         self._device = model.module.device
         self._tables = BlockTables()
         self._batches = BatchBuilder(model.layout, self._tables, self._device)
+        self._pooler = Pooler()
         self._sampler = Sampler(model.vocab_size, info.eos_token_ids, self._device)
         self._grammars = GrammarCompiler(Path(info.model_path), model.vocab_size, info.eos_token_ids)
 
@@ -51,8 +53,14 @@ class TorchRunner:
         slices = plan.slices()
         if slices:
             step = PagedStep(self._memory, self._batches.build(slices))
-            logits = self._model.logits(step)
+            hidden = None
+            if pooled := step.batch.pooled:
+                logits, hidden = self._model.logits_and_hidden(step)
+            else:
+                logits = self._model.logits(step)
             sampled = self._sampler.sample(logits, [one for one in slices if one.samples])
+            if hidden is not None:  # last, since a step that fails is computed again
+                self._pooler.add(hidden, pooled, slices, sampled)
         self._memory.seal(plan.sealed)
         return sampled
 
@@ -71,6 +79,7 @@ class TorchRunner:
         """Drop what was kept for a request."""
         self._tables.forget(request_id)
         self._sampler.forget(request_id)
+        self._pooler.forget(request_id)
 
 
 def torch_engine_runner(
@@ -114,5 +123,6 @@ def torch_engine_runner(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         kv_fingerprint=fingerprint(checkpoint, model.layout),
+        embedding_size=model.hidden_size,
     )
     return TorchRunner(model, memory, info)

@@ -18,6 +18,7 @@ from armature.openai.parsers.families import Reading
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
 from armature.openai.serving.choices import Choices
+from armature.openai.serving.embedder import Embedder
 from armature.openai.serving.generation import Generation
 from armature.openai.serving.job import Job
 from armature.openai.serving.local_router import LocalRouter
@@ -25,6 +26,7 @@ from armature.openai.serving.metrics import INFLIGHT, PREPARE_S
 from armature.openai.serving.next_turns import NextTurns
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import RouterClient
+from armature.openai.serving.texts import Texts
 from armature.openai.serving.worker_streams import WorkerStreams
 from armature.openai.structured import check_grammar
 from armature.openai.tenancy.admission import ASSUMED_ANSWER_TOKENS, Admission, begin, current_admission
@@ -61,6 +63,7 @@ class ServingCore:
         self._local_router = LocalRouter()
         self._router = RouterClient(own_id, channels, tasks, self._local_router, self.options)
         self._workers = WorkerStreams(channels, tasks, self.options)
+        self.texts = Texts(self, Embedder(self._router, channels, self.options))
         self._next_turns = NextTurns(self._router, self._workers, tasks, self.options)
         self.on_end: list[Callable[[Generation], None]] = []
         """Called with every generation that has ended, however."""
@@ -127,13 +130,13 @@ class ServingCore:
             ApiError: the request can't be served.
             LookupError: it was not admitted.
         """
-        admission = self._admission()
+        admission = self.admission()
         caller = admission.caller
         sampling, budget_s = ask.sampling, min(self.options.request_timeout_s, admission.timeout_s)
         due_s = received_s + budget_s
         try:
             async with asyncio.timeout_at(due_s):
-                model = (await self._model(ask.model)).within(caller.cache_namespace)
+                model = (await self.model_named(ask.model)).within(caller.cache_namespace)
                 prompt, digests, reading = await self._encoded(model, ask)
                 room = model.card.context_length - len(prompt)
                 max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
@@ -205,7 +208,12 @@ class ServingCore:
         for listener in self.on_end:
             listener(generation)
 
-    def _admission(self) -> Admission:
+    def admission(self) -> Admission:
+        """Of the request that the current task serves.
+
+        Raises:
+            LookupError: it was not admitted.
+        """
         admission = current_admission()
         if admission is not None:
             return admission
@@ -214,7 +222,12 @@ class ServingCore:
             raise LookupError("a request of a tenant with limits is being served without having been admitted")
         return Admission(caller, self.quotas)
 
-    async def _model(self, name: str) -> ServedModel:
+    async def model_named(self, name: str) -> ServedModel:
+        """A model that is served, as soon as it can be.
+
+        Raises:
+            ApiError: 404, 503.
+        """
         try:
             async with asyncio.timeout(self.options.first_token_timeout_s):
                 return await self.catalog.get(name)

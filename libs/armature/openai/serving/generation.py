@@ -188,7 +188,7 @@ class Generation:
             if placement.HasField("assigned"):
                 return placement.assigned, ledger
             if not self._excluded:
-                raise _rejected(placement.rejected)
+                raise rejected(placement.rejected)
             # Only workers that have failed this request are left, and one of them may be back.
             await asyncio.sleep(LAST_RESORT_PAUSE_S)
             self._excluded.clear()
@@ -296,7 +296,8 @@ def _failure(delta: TokenDelta) -> Exception:
     return WorkerFailedError(f"{WorkerError.Code.Name(code)}: {message}")
 
 
-def _rejected(rejection: Rejection) -> ApiError:
+def rejected(rejection: Rejection) -> ApiError:
+    """What a router's refusal means to a client."""
     retry_after_s, reason = max(1.0, rejection.retry_after_s), rejection.reason or _NO_REASON
     if rejection.code == Rejection.CODE_OVERLOADED:
         return overloaded(f"All workers are busy: {reason}", retry_after_s)

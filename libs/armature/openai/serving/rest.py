@@ -22,6 +22,7 @@ from armature.openai.serving.messages_endpoint import CountTokensEndpoint, Messa
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.response_views import ResponseViews
 from armature.openai.serving.responses_endpoint import ResponsesEndpoint
+from armature.openai.serving.text_endpoints import DetokenizeEndpoint, EmbeddingsEndpoint, TokenizeEndpoint
 
 
 def make_rest_app(
@@ -30,17 +31,21 @@ def make_rest_app(
     """The ASGI application; `tasks` owns what it runs in the background. `more` are routes to add."""
     writes = WriteWatch(core.options.write_timeout_s)
     tasks.create_task(writes.run(), name="slow clients")
-    generating = {
-        "/v1/chat/completions": GenerateEndpoint(core, writes, "chat"),
-        "/v1/completions": GenerateEndpoint(core, writes, "completion"),
-        "/v1/responses": ResponsesEndpoint(core, writes, responses),
-        "/v1/messages": MessagesEndpoint(core, writes),
-        "/v1/messages/count_tokens": CountTokensEndpoint(core, writes),
-    }
+    endpoints = (
+        GenerateEndpoint(core, writes, "chat"),
+        GenerateEndpoint(core, writes, "completion"),
+        ResponsesEndpoint(core, writes, responses),
+        MessagesEndpoint(core, writes),
+        CountTokensEndpoint(core, writes),
+        EmbeddingsEndpoint(core, writes),
+        TokenizeEndpoint(core, writes),
+        DetokenizeEndpoint(core, writes),
+    )
+    posted = {endpoint.route: endpoint for endpoint in endpoints}
     views = _Views(core)
     others = Starlette(
         routes=[
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in generating.items()),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posted.items()),
             *ResponseViews(core, responses).routes(),
             *more,
             Route("/v1/models", views.models),
@@ -55,7 +60,7 @@ def make_rest_app(
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """A token passes every layer that stands around its route, so these have none."""
-        endpoint = generating.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        endpoint = posted.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (endpoint or others)(scope, receive, send)
 
     return core.doorkeeper.guard(app)
@@ -67,7 +72,7 @@ class _Views:
 
     async def models(self, request: Request) -> Response:
         served = self._core.catalog.served()
-        entries = [model_entry(name, created_s, card.context_length) for name, (card, created_s) in served.items()]
+        entries = [model_entry(card, created_s) for card, created_s in served.values()]
         return JsonResponse({"object": "list", "data": entries})
 
     async def model(self, request: Request) -> Response:
@@ -76,7 +81,7 @@ class _Views:
         if name not in served:
             return _error(request, model_not_found(name, sorted(served)))
         card, created_s = served[name]
-        return JsonResponse(model_entry(name, created_s, card.context_length))
+        return JsonResponse(model_entry(card, created_s))
 
     async def health(self, request: Request) -> Response:
         """What a person asks first; the status is `ready`'s."""
