@@ -15,7 +15,9 @@ from armature.runtime.redis_client import RedisClient
 from armature.runtime.replicas import Replicas, run_replicas
 from armature.runtime.runtime import Runtime
 from armature.runtime.service import App
+from armature.third_party.kserve.v2.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from armature.v1.inference_pb2_grpc import add_InferenceServicer_to_server
+from services.gateway.kserve import KServeServicer
 from services.gateway.servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
 
@@ -42,6 +44,9 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
     await runtime.view("decode-worker", "prefill-worker", "router", on_change=core.member_changed)
     runtime.server.guard(core.doorkeeper.check_call)
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
+    runtime.server.add(
+        add_GRPCInferenceServiceServicer_to_server, KServeServicer(core), "inference.GRPCInferenceService"
+    )
     responses = ResponseStore(redis, settings.namespace, settings.store)
     rest = make_rest_app(core, runtime.tasks, responses, admin.routes())
     http = HttpServer(

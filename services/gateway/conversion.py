@@ -14,6 +14,7 @@ from armature.openai.rules import (
     check_ranges,
     check_stop,
 )
+from armature.openai.texts import check_number
 from armature.openai.tools import NO_TOOLS
 from armature.routing.hints import Hints
 from armature.runtime.hints import hints_of
@@ -26,7 +27,13 @@ from armature.v1.common_pb2 import (
     SamplingParams,
     TokenLogprob,
 )
-from armature.v1.inference_pb2 import GenerateRequest, GenerateResponse, Usage
+from armature.v1.inference_pb2 import (
+    EmbedRequest,
+    GenerateRequest,
+    GenerateResponse,
+    TokenizeRequest,
+    Usage,
+)
 from services.gateway.chats import chat_in, tell, tools_in
 
 _REASONS = {LENGTH: FINISH_REASON_LENGTH, TOOL_CALLS: FINISH_REASON_TOOL_CALLS}
@@ -61,6 +68,30 @@ def ask_of(request: GenerateRequest) -> Ask:
         grammar=_grammar(request),
         tools=tools,
     )
+
+
+def inputs_of(request: EmbedRequest) -> list[TextPrompt | TokenPrompt]:
+    """What is to be embedded.
+
+    Raises:
+        ApiError: 400, there is too much or nothing of it.
+    """
+    check_number(len(request.inputs))
+    return [
+        TokenPrompt(one.tokens.ids) if one.WhichOneof("input") == "tokens" else TextPrompt(one.text)
+        for one in request.inputs
+    ]
+
+
+def text_prompt_of(request: TokenizeRequest) -> TextPrompt | ChatPrompt:
+    """What is to be tokenized.
+
+    Raises:
+        ApiError: 400, there is neither text nor chat, or the chat is not one.
+    """
+    if request.WhichOneof("input") is None:
+        raise invalid("input", "one of prompt and chat must be set")
+    return TextPrompt(request.prompt) if request.HasField("prompt") else chat_in(request.chat)
 
 
 def response_of(request_id: str, piece: Piece, usage: answers.Usage | None) -> GenerateResponse:

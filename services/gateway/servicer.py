@@ -1,21 +1,17 @@
 """`armature.v1.Inference`: the same answers as REST, without JSON and events."""
 
-import asyncio
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from armature.openai.errors import ApiError, blamed
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.metrics import CANCELLATIONS, REQUEST_S, REQUESTS
-from armature.runtime import telemetry
-from armature.v1.inference_pb2 import GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse
+from armature.openai.texts import floats_of
+from armature.v1 import inference_pb2 as pb
+from armature.v1.common_pb2 import ModelCard
 from armature.v1.inference_pb2_grpc import InferenceServicer as Contract
-from services.gateway.conversion import ask_of, response_of
-
-ROUTE = "Inference/Generate"
-OK, CLIENT_LEFT = 200, 499
+from services.gateway.calls import serving
+from services.gateway.conversion import ask_of, inputs_of, response_of, text_prompt_of
 
 
 class InferenceServicer(Contract):
@@ -24,30 +20,9 @@ class InferenceServicer(Contract):
     def __init__(self, core: ServingCore) -> None:
         self._core = core
 
-    async def Generate(self, request: GenerateRequest, context: Any) -> AsyncIterator[GenerateResponse]:
-        started_s, status = asyncio.get_running_loop().time(), CLIENT_LEFT
-        try:
-            async with aclosing(self._generate(request, context, started_s)) as responses:
-                async for response in responses:
-                    yield response
-            status = OK
-        except ApiError as error:
-            status = error.status
-            raise blamed(error) from error
-        finally:
-            REQUESTS.labels(ROUTE, str(status)).inc()
-            REQUEST_S.observe(asyncio.get_running_loop().time() - started_s)
-            if status == CLIENT_LEFT:
-                CANCELLATIONS.inc()
-
-    async def _generate(
-        self, request: GenerateRequest, context: Any, started_s: float
-    ) -> AsyncGenerator[GenerateResponse, None]:
-        parent = str(dict(context.invocation_metadata() or ()).get(telemetry.TRACEPARENT, ""))
-        admitted = self._core.admitted(context.time_remaining())
-        with telemetry.span("gateway", traceparent=parent, route=ROUTE) as span, admitted:
-            traceparent = telemetry.traceparent_of(span)
-            job = await self._core.prepare(secrets.token_hex(12), ask_of(request), started_s, traceparent)
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+        async with serving(self._core, "Inference/Generate", context) as call:
+            job = await self._core.prepare(call.request_id, ask_of(request), call.started_s, call.traceparent)
             choices = self._core.choices(job)
             unfinished = len(choices.generations)
             told = [-1] * unfinished  # of which number of migrations the client knows
@@ -62,5 +37,39 @@ class InferenceServicer(Contract):
                         told[piece.index] = generation.migrations
                     yield response
 
-    async def ListModels(self, request: ListModelsRequest, context: Any) -> ListModelsResponse:
-        return ListModelsResponse(models=[card for card, _ in self._core.catalog.served().values()])
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[card for card, _ in self._core.catalog.served().values()])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> ModelCard:
+        try:
+            self._core.catalog.check_served(request.model)
+        except ApiError as error:
+            raise blamed(error) from error
+        card, _ = self._core.catalog.served()[request.model]
+        return card
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        async with serving(self._core, "Inference/Embed", context) as call:
+            made = await self._core.texts.embed(
+                call.request_id, request.model, inputs_of(request), received_s=call.started_s
+            )
+            return pb.EmbedResponse(
+                embeddings=[pb.Embedding(values=floats_of(packed)) for packed in made.embeddings],
+                usage=pb.Usage(prompt_tokens=made.prompt_tokens),
+            )
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
+        async with serving(self._core, "Inference/Tokenize", context):
+            made = await self._core.texts.tokenize(
+                request.model,
+                text_prompt_of(request),
+                add_special_tokens=request.HasField("prompt") and not request.without_special_tokens,
+                with_strings=request.with_token_strings,
+            )
+            return pb.TokenizeResponse(
+                token_ids=made.token_ids, token_strings=made.token_strings, context_length=made.context_length
+            )
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Any) -> pb.DetokenizeResponse:
+        async with serving(self._core, "Inference/Detokenize", context):
+            return pb.DetokenizeResponse(text=await self._core.texts.detokenize(request.model, request.token_ids))

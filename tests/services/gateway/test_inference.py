@@ -14,9 +14,14 @@ from armature.v1.hints_pb2 import Hints
 from armature.v1.inference_pb2 import (
     ChatMessage,
     ChatMessages,
+    DetokenizeRequest,
+    EmbedInput,
+    EmbedRequest,
     GenerateRequest,
+    GetModelRequest,
     ListModelsRequest,
     TokenIds,
+    TokenizeRequest,
     Tool,
     ToolCall,
 )
@@ -208,3 +213,39 @@ async def test_many_calls_at_once_keep_their_answers_apart() -> None:
     whole = {1 + n: text for n, text in enumerate(texts[: len(answer())])}
     assert all(text == whole[1 + n % len(answer())] for n, text in enumerate(texts))
     assert whole[len(answer())] == TEXT
+
+
+async def test_a_model_is_described() -> None:
+    worker = make_worker()
+    async with inference(worker) as stub:
+        assert await stub.GetModel(GetModelRequest(model=MODEL), timeout=10) == worker.card
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetModel(GetModelRequest(model="other"), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_texts_and_tokens_are_embedded() -> None:
+    inputs = [EmbedInput(text=TEXT), EmbedInput(tokens=TokenIds(ids=[5, 6]))]
+    async with inference(make_worker()) as stub:
+        made = await stub.Embed(EmbedRequest(model=MODEL, inputs=inputs), timeout=10)
+        for wrong in ([], [EmbedInput()], [EmbedInput(tokens=TokenIds(ids=[512]))], [EmbedInput(text="x")] * 2049):
+            with pytest.raises(grpc.aio.AioRpcError, match="input") as caught:
+                await stub.Embed(EmbedRequest(model=MODEL, inputs=wrong), timeout=10)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    tokens = encode(TEXT)
+    assert [list(one.values)[:3] for one in made.embeddings] == [[len(tokens), tokens[0], tokens[-1]], [2, 5, 6]]
+    assert made.usage.prompt_tokens == len(tokens) + 2
+
+
+async def test_texts_become_tokens_and_tokens_texts() -> None:
+    async with inference(make_worker()) as stub:
+        made = await stub.Tokenize(TokenizeRequest(model=MODEL, prompt=TEXT, with_token_strings=True), timeout=10)
+        back = await stub.Detokenize(DetokenizeRequest(model=MODEL, token_ids=made.token_ids), timeout=10)
+        chat = await stub.Tokenize(TokenizeRequest(model=MODEL, chat=CHAT), timeout=10)
+        rendered = await stub.Detokenize(DetokenizeRequest(model=MODEL, token_ids=chat.token_ids), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError, match="input"):
+            await stub.Tokenize(TokenizeRequest(model=MODEL), timeout=10)
+    assert (list(made.token_ids), made.context_length, back.text) == (encode(TEXT), 512, TEXT)
+    assert len(made.token_strings) == len(made.token_ids)
+    assert rendered.text.startswith("<|im_start|>user\nhello<|im_end|>")
+    assert not chat.token_strings

@@ -103,6 +103,11 @@ class ModelCatalog:
         """Models that have workers: their cards and since when they are served (Unix time)."""
         return {name: (model.card, model.created_s) for name, model in self._models.items() if model.cards}
 
+    def check_served(self, name: str) -> None:
+        """Raise `ApiError` 404 unless the model has workers."""
+        if name not in self.served():
+            raise model_not_found(name, sorted(self.served()))
+
     async def get(self, name: str) -> ServedModel:
         """The model, as soon as its tokenizer is loaded.
 

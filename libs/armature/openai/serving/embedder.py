@@ -40,6 +40,8 @@ class Order:
     tenant: str
     received_s: float
     """As the event loop counts."""
+    timeout_s: float
+    """How long the client waits."""
 
 
 class Embedder:
@@ -58,7 +60,8 @@ class Embedder:
             ApiError: nobody can compute them, or not in time.
         """
         seats = asyncio.Semaphore(BATCHES_AT_ONCE)
-        due_s = order.received_s + self._options.request_timeout_s
+        budget_s = min(self._options.request_timeout_s, order.timeout_s)
+        due_s = order.received_s + budget_s
 
         async def embed_batch(number: int, prompts: Sequence["array[int]"]) -> list[bytes]:
             async with seats:
@@ -73,9 +76,7 @@ class Embedder:
                     for number, batch in enumerate(_batches(order.prompts))
                 ]
         except TimeoutError:
-            raise deadline_exceeded(
-                f"The embeddings were not complete within {self._options.request_timeout_s:g} s"
-            ) from None
+            raise deadline_exceeded(f"The embeddings were not complete within {budget_s:g} s") from None
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         return [embedding for batch in batches for embedding in batch.result()]

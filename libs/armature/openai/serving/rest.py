@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from armature.openai.answers import model_entry
 from armature.openai.anthropic.errors import in_words_of
-from armature.openai.errors import ApiError, internal, model_not_found
+from armature.openai.errors import ApiError, internal
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoints import GenerateEndpoint
 from armature.openai.serving.http_io import WriteWatch
@@ -77,10 +77,8 @@ class _Views:
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["model"]
-        served = self._core.catalog.served()
-        if name not in served:
-            return _error(request, model_not_found(name, sorted(served)))
-        card, created_s = served[name]
+        self._core.catalog.check_served(name)
+        card, created_s = self._core.catalog.served()[name]
         return JsonResponse(model_entry(card, created_s))
 
     async def health(self, request: Request) -> Response:

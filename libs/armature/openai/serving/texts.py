@@ -75,7 +75,7 @@ class Texts:
         admission = self._desk.admission()
         await admission.charge(prompt_tokens)
         PROMPT_TOKENS.inc(prompt_tokens)
-        order = Order(request_id, model, prompts, admission.caller.tenant, received_s)
+        order = Order(request_id, model, prompts, admission.caller.tenant, received_s, admission.timeout_s)
         embeddings = await self._embedder.embed(order)
         admission.used(prompt_tokens)
         return Embedded(embeddings, prompt_tokens)
