@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from armature.openai.kserve.servicer import KServeServicer
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer, bound_socket
 from armature.openai.serving.request_log import open_request_log
@@ -17,7 +18,6 @@ from armature.runtime.runtime import Runtime
 from armature.runtime.service import App
 from armature.third_party.kserve.v2.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from armature.v1.inference_pb2_grpc import add_InferenceServicer_to_server
-from services.gateway.kserve import KServeServicer
 from services.gateway.servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
 

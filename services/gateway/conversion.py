@@ -8,6 +8,7 @@ from armature.openai.extensions import check_session
 from armature.openai.rules import (
     RANGES,
     Ask,
+    ChatPrompt,
     Prompt,
     TextPrompt,
     TokenPrompt,

@@ -6,11 +6,11 @@ from typing import Any
 
 from armature.openai.errors import ApiError, blamed
 from armature.openai.serving.core import ServingCore
+from armature.openai.serving.grpc_call import serving
 from armature.openai.texts import floats_of
 from armature.v1 import inference_pb2 as pb
 from armature.v1.common_pb2 import ModelCard
 from armature.v1.inference_pb2_grpc import InferenceServicer as Contract
-from services.gateway.calls import serving
 from services.gateway.conversion import ask_of, inputs_of, response_of, text_prompt_of
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armature.openai.kserve.servicer import KServeServicer
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.texts import DetokenizeBody, EmbeddingBody, TokenizeBody
@@ -19,7 +20,6 @@ from armature.third_party.kserve.v2.inference_pb2_grpc import (
     GRPCInferenceServiceStub,
     add_GRPCInferenceServiceServicer_to_server,
 )
-from services.gateway.kserve import KServeServicer
 from tests.services.gateway.fakes import FakeRouter, listening
 from tests.services.gateway.harness import MODEL, QUICK, make_worker, running_core
 from tests.services.gateway.test_fuzz import FUZZ, JSON, MESSAGES, PROMPT, SCALARS

@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
+from armature.openai.kserve import servicer as kserve
+from armature.openai.kserve.servicer import KServeServicer
 from armature.openai.serving.core import ServingCore
 from armature.runtime.server import RpcServer
 from armature.third_party.kserve.v2 import inference_pb2 as pb
@@ -18,8 +20,6 @@ from armature.third_party.kserve.v2.inference_pb2_grpc import (
     GRPCInferenceServiceStub,
     add_GRPCInferenceServiceServicer_to_server,
 )
-from services.gateway import kserve
-from services.gateway.kserve import KServeServicer
 from tests.services.gateway.fakes import FakeRouter, FakeWorker, breaking_after, listening
 from tests.services.gateway.harness import MODEL, QUICK, TEXT, answer, make_worker, running_core
 from tests.support.eventually import eventually

@@ -10,10 +10,10 @@ from armature.openai.errors import ApiError, blamed, unsupported
 from armature.openai.kserve.answers import PLATFORM, infer_response, model_config, model_metadata
 from armature.openai.kserve.requests import check_version, inference_of
 from armature.openai.serving.core import ServingCore
+from armature.openai.serving.grpc_call import serving
 from armature.runtime.errors import ArmatureError
 from armature.third_party.kserve.v2 import inference_pb2 as pb
 from armature.third_party.kserve.v2.inference_pb2_grpc import GRPCInferenceServiceServicer
-from services.gateway.calls import serving
 
 MAX_REQUESTS_ON_A_STREAM = 64
 """At the same time; the next ones are read when one of these has ended."""
