@@ -5,6 +5,7 @@ from armature.openai.answer_reader import TOOL_CALLS
 from armature.openai.assembler import LENGTH, Piece
 from armature.openai.errors import invalid
 from armature.openai.extensions import check_session
+from armature.openai.grpc_chats import chat_in, tell, tools_in
 from armature.openai.rules import (
     RANGES,
     Ask,
@@ -35,7 +36,6 @@ from armature.v1.inference_pb2 import (
     TokenizeRequest,
     Usage,
 )
-from services.gateway.chats import chat_in, tell, tools_in
 
 _REASONS = {LENGTH: FINISH_REASON_LENGTH, TOOL_CALLS: FINISH_REASON_TOOL_CALLS}
 _OPTIONAL = ("temperature", "top_p", "repetition_penalty")
