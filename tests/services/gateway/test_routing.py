@@ -50,7 +50,7 @@ async def test_the_router_hears_who_asks_and_what_is_hinted() -> None:
     said, other = router.queries
     assert (said.session_id, said.hints.priority, said.hints.ttft_target_s) == ("s-1", 2, 0.5)
     assert (other.session_id, other.hints.expected_output_tokens) == ("s-2", 9)
-    assert {query.tenant for query in router.queries} == {""}
+    assert {query.tenant for query in router.queries} == {"default"}
 
 
 async def test_the_router_hears_what_was_cached_and_what_was_made() -> None:

@@ -174,8 +174,10 @@ class ServingCore:
 
         Raises:
             ApiError: the request could not be served.
+            LookupError: it was not admitted.
         """
-        prompt, _, _ = await self._encoded(await self._model(ask.model), ask)
+        namespace = self.admission().caller.cache_namespace
+        prompt, _, _ = await self._encoded((await self.model_named(ask.model)).within(namespace), ask)
         return len(prompt)
 
     async def _encoded(self, model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest], Reading | None]":
