@@ -25,7 +25,7 @@ async def serving() -> AsyncIterator[Worker]:
 
 
 @pytest.fixture
-def embed(serving: Worker) -> Any:
+async def embed(serving: Worker) -> Any:
     stub: Any = DecodeStub(serving.channels.get(serving.address))
 
     def call(*prompts: bytes, model: str = "m", timeout_s: float = 20.0) -> Any:
