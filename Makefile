@@ -26,8 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 serve: setup ## Bring up a whole cell with the demo model
 	@$(BIN)/armature up
 
+# Two at a time: whole-cell tests mostly wait for each other's processes. A module's tests stay together, with its cell.
 test: setup ## Run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-failed: setup ## Run again what failed in the last run
 	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
