@@ -40,29 +40,30 @@ class Holders:
         """Who may hold a linked block without all before it: has done so since it was last cleared."""
         self._recent: OrderedDict[int, None] = OrderedDict()
 
-    def store(self, bit: int, hashes: Sequence[int]) -> None:
-        """A worker holds blocks now."""
+    def store(self, bit: int, hashes: Sequence[int]) -> int:
+        """A worker holds blocks now; how many it did not hold before."""
         self.users |= bit
         masks, whole = self.masks, self._whole
-        look_up = masks.get
-        for number, block in enumerate(hashes):
-            mask = look_up(block)
-            if mask is None:
-                new = hashes[number:] if number else hashes
-                if masks.keys().isdisjoint(new):
-                    # Behind the first new block of a prompt all are new. Most blocks have one holder: they share its
-                    # mask instead of owning an equal one.
-                    masks.update(zip(new, repeat(bit)))
-                    return
-                masks[block] = bit
-            elif not mask & bit:
+        before = len(masks)
+        # Most blocks have one holder: they share its mask instead of owning an equal one.
+        found = list(map(masks.setdefault, hashes, repeat(bit)))
+        new = len(masks) - before
+        if new == len(found):
+            return new
+        # Mostly a head that others hold, and behind it what nobody held: only the head is looked at one by one.
+        others = len(found) - found.count(bit)
+        head = others if found[others:].count(bit) == len(found) - others else len(found)
+        for block, mask in zip(hashes[:head], found[:head], strict=True):
+            if not mask & bit and not masks[block] & bit:
                 masks[block] = mask | bit
+                new += 1
                 if block in whole:
                     self._join(block, bit, mask)
+        return new
 
-    def remove(self, bit: int, hashes: Iterable[int]) -> None:
-        """A worker no longer holds blocks; those that it does not hold are ignored."""
-        self._remove(bit, hashes, is_all=False)
+    def remove(self, bit: int, hashes: Iterable[int]) -> int:
+        """A worker no longer holds blocks; those that it does not hold are ignored. How many it did hold."""
+        return self._remove(bit, hashes, is_all=False)
 
     def clear(self, bit: int, blocks: Iterable[int]) -> None:
         """A worker holds nothing any more; `blocks` are all that it held."""
@@ -112,8 +113,8 @@ class Holders:
         kept = {block: own if isinstance(own, set) else {own} for block, own in self._children.items()}
         assert kept == children, "parents and children disagree"
 
-    def _remove(self, bit: int, hashes: Iterable[int], *, is_all: bool) -> None:
-        masks, whole, unheld = self.masks, self._whole, list[int]()
+    def _remove(self, bit: int, hashes: Iterable[int], *, is_all: bool) -> int:
+        masks, whole, unheld, kept = self.masks, self._whole, list[int](), 0
         look_up = masks.get
         for block in hashes:
             mask = look_up(block)
@@ -122,9 +123,11 @@ class Holders:
                 unheld.append(block)
             elif mask is not None and mask & bit:
                 masks[block] = mask ^ bit
+                kept += 1
                 if block in whole:
                     self._leave(block, bit, mask, is_all)
         self._unlink(unheld)
+        return kept + len(unheld)
 
     def _join(self, block: int, bit: int, mask: int) -> None:
         """A worker has come to a linked block whose mask was `mask`."""

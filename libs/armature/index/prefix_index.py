@@ -4,9 +4,9 @@ It is no tree: a sequence hash names its whole prefix, so a flat map from hash t
 links between blocks (`holders.py`) only make matches faster. It knows nothing of where events come from (`tracker.py`)
 and is never wrong about more than it was told.
 
-Invariant: in every tier, a worker's bit is set in the mask of a hash exactly if the hash is among the worker's blocks,
-and no mask is 0. So a dropped worker leaves no bit behind and its slot can be given to the next one at once. To drop
-one takes time proportional to its own blocks, however many others there are.
+Invariant: in every tier, a hash in whose mask a worker's bit is set is in that worker's log (`holdings.py`), and no
+mask is 0. So a dropped worker leaves no bit behind and its slot can be given to the next one at once. To drop one takes
+time proportional to its own blocks, however many others there are.
 
 Memory has a limit. When a store goes beyond it, the blocks leave that were stored or matched the longest ago, a
 sixteenth of a tier's at a time; the links that matches make count at the next store. What has left counts as not held
@@ -15,6 +15,7 @@ from then on: its removal, told later, is ignored, and a later store is new.
 
 import heapq
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from itertools import compress
@@ -24,6 +25,7 @@ from typing import NamedTuple
 from armature.index.change import Change, ChangeKind
 from armature.index.descent import walk
 from armature.index.holders import Holders
+from armature.index.holdings import Holdings
 from armature.index.size import IndexSize, estimated_bytes
 from armature.index.tiers import Tier
 
@@ -57,12 +59,12 @@ class Reach(NamedTuple):
 class _Source:
     """What one worker holds, and its bit."""
 
-    __slots__ = ("bit", "blocks", "is_stale", "slot")
+    __slots__ = ("bit", "held", "is_stale", "slot")
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
         self.bit = 1 << slot
-        self.blocks: dict[Tier, set[int]] = {}
+        self.held: dict[Tier, Holdings] = {}
         self.is_stale = False
 
 
@@ -114,37 +116,38 @@ class PrefixIndex:
 
     def store(self, worker_id: str, hashes: Iterable[int], tier: Tier = Tier.G1) -> None:
         """Note blocks of a worker, which becomes known if it is not."""
-        source = self._source(worker_id)
-        known = source.blocks.get(tier)
-        if known is None:
-            known = source.blocks[tier] = set()
-        stored, before = list(hashes), len(known)
-        known.update(stored)
-        self._holdings += len(known) - before
-        self._tiers[tier].store(source.bit, stored)
+        source, stored = self._source(worker_id), hashes if isinstance(hashes, tuple) else tuple(hashes)
+        held, holders = source.held.get(tier), self._tiers[tier]
+        if held is None:
+            held = source.held[tier] = Holdings(source.bit)
+        new = holders.store(source.bit, stored)
+        held.stored(stored, new, holders.masks)
+        self._holdings += new
         if self._size_bytes() > self._limit_bytes:
             self._evict()
 
     def remove(self, worker_id: str, hashes: Iterable[int], tier: Tier = Tier.G1) -> None:
         """Forget blocks of a worker; those that it does not hold are ignored."""
         source = self._sources.get(worker_id)
-        known = source.blocks.get(tier) if source else None
-        if source is None or known is None:
+        held = source.held.get(tier) if source else None
+        if source is None or held is None:
             return
-        removed, before = list(hashes), len(known)
-        self._tiers[tier].remove(source.bit, removed)
-        known.difference_update(removed)
-        self._holdings -= before - len(known)
+        holders = self._tiers[tier]
+        removed = holders.remove(source.bit, hashes)
+        held.removed(removed, holders.masks)
+        self._holdings -= removed
 
     def clear(self, worker_id: str, tier: Tier | None = None) -> None:
         """Forget all blocks of a worker in one tier, or in every tier."""
         source = self._sources.get(worker_id)
         if source is None:
             return
-        for cleared in list(source.blocks) if tier is None else [tier]:
-            blocks = source.blocks.pop(cleared, set())
-            self._holdings -= len(blocks)
-            self._tiers[cleared].clear(source.bit, blocks)
+        for cleared in list(source.held) if tier is None else [tier]:
+            held = source.held.pop(cleared, None)
+            if held is not None:
+                holders = self._tiers[cleared]
+                holders.clear(source.bit, held.blocks(holders.masks))
+                self._holdings -= held.num_blocks
 
     def drop(self, worker_id: str) -> None:
         """Forget a worker; unknown ones are ignored."""
@@ -203,12 +206,14 @@ class PrefixIndex:
     def holdings(self, worker_id: str) -> dict[Tier, "array[int]"]:
         """A copy of what a worker holds, by tier, as unsigned 64-bit integers in no particular order."""
         source = self._sources.get(worker_id)
-        return {tier: array("Q", blocks) for tier, blocks in source.blocks.items()} if source else {}
+        if source is None:
+            return {}
+        return {tier: array("Q", held.blocks(self._tiers[tier].masks)) for tier, held in source.held.items()}
 
     def num_blocks(self, worker_id: str) -> int:
         """Blocks that a worker holds, over all tiers."""
         source = self._sources.get(worker_id)
-        return sum(map(len, source.blocks.values())) if source else 0
+        return sum(held.num_blocks for held in source.held.values()) if source else 0
 
     def size(self) -> IndexSize:
         tiers, stale = self._tiers.values(), sum(source.is_stale for source in self._sources.values())
@@ -221,11 +226,13 @@ class PrefixIndex:
             holders.check()
             for source in self._sources.values():
                 known = {block for block, mask in holders.masks.items() if mask & source.bit}
-                assert known == source.blocks.get(tier, set()), f"masks and blocks disagree in {tier.name}"
+                held = source.held.get(tier, Holdings(source.bit))
+                assert known == held.blocks(holders.masks), f"masks and logs disagree in {tier.name}"
+                assert len(known) == held.num_blocks, f"{len(known)} blocks are counted as {held.num_blocks}"
             used = sum(source.bit for source in self._sources.values())
             assert not any(mask & ~used for mask in holders.masks.values()), "a dropped worker left a bit behind"
-        held = sum(len(blocks) for source in self._sources.values() for blocks in source.blocks.values())
-        assert held == self._holdings, f"{held} holdings are counted as {self._holdings}"
+        total = sum(map(self.num_blocks, self._sources))
+        assert total == self._holdings, f"{total} holdings are counted as {self._holdings}"
 
     def _source(self, worker_id: str) -> _Source:
         source = self._sources.get(worker_id)
@@ -285,8 +292,8 @@ class PrefixIndex:
         tier, holders = max(self._tiers.items(), key=lambda one: len(one[1].masks))
         while self._size_bytes() > self._limit_bytes and holders.masks:
             evicted = holders.evict(len(holders.masks) // _EVICTED_SHARE + 1)
-            for block, mask in evicted:
+            for mask, number in Counter(mask for _, mask in evicted).items():
                 for worker_id in self._named(mask):
-                    self._sources[worker_id].blocks[tier].remove(block)
-                self._holdings -= mask.bit_count()
-                self._evicted += mask.bit_count()
+                    self._sources[worker_id].held[tier].removed(number, holders.masks)
+                self._holdings -= number * mask.bit_count()
+                self._evicted += number * mask.bit_count()
