@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import os
+import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
@@ -21,7 +22,7 @@ from armature.runtime.metrics import MetricsServer, start_metrics
 from armature.runtime.presence import Presence
 from armature.runtime.server import RpcServer
 from armature.runtime.settings import CommonSettings
-from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, MEMBER_STATE_READY, Member, WorkerInfo
+from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, MEMBER_STATE_READY, Member, OffloadInfo, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class Runtime(Generic[S]):
         self.was_hurried = False
         """Whether requests were given up because of a second signal."""
         self._presence = Presence(settings, tasks)
-        self._member = Member(id=member_id, kind=kind, epoch=self.epoch, pid=os.getpid())
+        self.node = settings.node or platform.node()
+        """The machine that this process runs on, as the cell knows it."""
+        self._member = Member(id=member_id, kind=kind, epoch=self.epoch, pid=os.getpid(), node=self.node)
         self._stopping = asyncio.Event()
         self._is_serving = False
         self._has_given_up = False
@@ -97,6 +100,12 @@ class Runtime(Generic[S]):
         """Tell the cell that this worker has changed, its role for example."""
         self._member.worker.CopyFrom(worker)
         await self._presence.update(self._member)
+
+    async def update_offload(self, offload: OffloadInfo) -> None:
+        """Tell the cell what this kv-offload keeps; before `serve`, it is told with the rest."""
+        self._member.offload.CopyFrom(offload)
+        if self._is_serving:
+            await self._presence.update(self._member)
 
     async def serve(
         self,

@@ -229,6 +229,7 @@ class CommonSettings:
     host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0 to be reached from other machines")
     port: int = option(0, help="gRPC port; 0 takes a free one, which suits everything that clients find through etcd")
     metrics_port: int = option(0, help="port of /metrics; 0 takes a free one, -1 turns it off")
+    node: str = option("", help="name of this machine, whose members reach each other's memory; empty: its host name")
     advertise_host: str = option("", help="host that others reach this process by, if it differs from --host")
     otlp_endpoint: str = option("", help="host:port of an OTLP gRPC collector; empty turns tracing off")
     trace_ratio: float = option(1.0, help="share of new traces that are recorded; lower it when spans cost too much")

@@ -1,7 +1,7 @@
 """Blocks over gRPC: slower than NIXL, but it works wherever the control messages do."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 
@@ -11,14 +11,15 @@ from armature.runtime.tasks import Spawn
 from armature.transfer.region import ReadError
 from armature.transfer.source import Source
 from armature.v1.worker_pb2 import BlockData, ReadBlocksRequest
-from armature.v1.worker_pb2_grpc import PrefillStub
+from armature.v1.worker_pb2_grpc import BlocksServicer as BlocksContract
+from armature.v1.worker_pb2_grpc import BlocksStub
 
 CHUNK_BYTES = 2 * 1024 * 1024
 """Of one message: large enough that its fixed cost does not show, small enough to keep the shared connection fluid."""
 
 
 class GrpcTransport:
-    """Reads staged blocks with `Prefill.ReadBlocks`."""
+    """Reads staged blocks with `Blocks.ReadBlocks`."""
 
     name = "grpc"
 
@@ -54,7 +55,7 @@ class GrpcTransport:
                     settled.set_exception(failure)
 
     async def _copy(self, source: Source, local_ids: Sequence[int], remote_ids: Sequence[int]) -> None:
-        stub = PrefillStub(self._channels.get(source.address))
+        stub = BlocksStub(self._channels.get(source.address))
         request = ReadBlocksRequest(staging_id=source.staging_id, block_ids=remote_ids)
         call = stub.ReadBlocks(request, timeout=self._timeout_s)
         block_bytes = self._memory.block_bytes
@@ -76,10 +77,21 @@ class GrpcTransport:
             raise ReadError("invalid", f"{written} of {len(local_ids)} blocks came")
 
 
-async def read_in_chunks(memory: BlockMemory, block_ids: Sequence[int]) -> AsyncIterator[BlockData]:
-    """The blocks' bytes in messages of at most `CHUNK_BYTES`, read off the loop."""
-    at_once = max(1, CHUNK_BYTES // memory.block_bytes)
-    for first in range(0, len(block_ids), at_once):
-        data = await asyncio.to_thread(memory.read, block_ids[first : first + at_once])
-        for start in range(0, len(data), CHUNK_BYTES):
-            yield BlockData(data=data[start : start + CHUNK_BYTES])
+class BlocksServicer(BlocksContract):
+    """Serves `armature.v1.Blocks`: gives out the bytes of staged blocks, read off the loop.
+
+    Args:
+        may_read: returns the block ids if they are staged under the id, or raises what the caller is to be told.
+    """
+
+    def __init__(self, memory: BlockMemory, may_read: Callable[[str, Sequence[int]], Sequence[int]]) -> None:
+        self._memory = memory
+        self._may_read = may_read
+
+    async def ReadBlocks(self, request: ReadBlocksRequest, context: object) -> AsyncIterator[BlockData]:
+        memory, block_ids = self._memory, self._may_read(request.staging_id, request.block_ids)
+        at_once = max(1, CHUNK_BYTES // memory.block_bytes)
+        for first in range(0, len(block_ids), at_once):
+            data = await asyncio.to_thread(memory.read, block_ids[first : first + at_once])
+            for start in range(0, len(data), CHUNK_BYTES):
+                yield BlockData(data=data[start : start + CHUNK_BYTES])

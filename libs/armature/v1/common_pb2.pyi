@@ -170,6 +170,8 @@ class Member(_message.Message):
     METRICS_ADDRESS_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique for the life of the process; a restarted process has a new id."""
     kind: _builtins.str
@@ -182,9 +184,15 @@ class Member(_message.Message):
     metrics_address: _builtins.str
     """Where Prometheus scrapes, `host:port`; empty if metrics are off."""
     pid: _builtins.int
+    node: _builtins.str
+    """The machine it runs on: members of one node reach each other's memory."""
     @_builtins.property
     def worker(self) -> Global___WorkerInfo:
         """Set on prefill and decode workers."""
+
+    @_builtins.property
+    def offload(self) -> Global___OffloadInfo:
+        """Set on kv-offload."""
 
     def __init__(
         self,
@@ -197,14 +205,92 @@ class Member(_message.Message):
         metrics_address: _builtins.str = ...,
         pid: _builtins.int = ...,
         worker: Global___WorkerInfo | None = ...,
+        node: _builtins.str = ...,
+        offload: Global___OffloadInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offload", b"offload", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "id", b"id", "kind", b"kind", "metrics_address", b"metrics_address", "pid", b"pid", "state", b"state", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "id", b"id", "kind", b"kind", "metrics_address", b"metrics_address", "node", b"node", "offload", b"offload", "pid", b"pid", "state", b"state", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Member: _TypeAlias = Member  # noqa: Y015
+
+@_typing.final
+class KvLayout(_message.Message):
+    """What must be equal for KV blocks to be exchanged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KV_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    kv_fingerprint: _builtins.bytes
+    """Digest of the model weights' identity, dtype and layout: `WorkerInfo.kv_fingerprint`."""
+    block_bytes: _builtins.int
+    """Of one block, all layers."""
+    def __init__(
+        self,
+        *,
+        kv_fingerprint: _builtins.bytes = ...,
+        block_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "kv_fingerprint", b"kv_fingerprint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvLayout: _TypeAlias = KvLayout  # noqa: Y015
+
+@_typing.final
+class OffloadInfo(_message.Message):
+    """What a kv-offload keeps. It takes the layout of the first worker that it sees on its node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def layout(self) -> Global___KvLayout:
+        """Absent until there was such a worker."""
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___OffloadTier]: ...
+    def __init__(
+        self,
+        *,
+        layout: Global___KvLayout | None = ...,
+        tiers: _abc.Iterable[Global___OffloadTier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OffloadInfo: _TypeAlias = OffloadInfo  # noqa: Y015
+
+@_typing.final
+class OffloadTier(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    NUM_BLOCKS_FIELD_NUMBER: _builtins.int
+    tier: Global___Tier.ValueType
+    num_blocks: _builtins.int
+    def __init__(
+        self,
+        *,
+        tier: Global___Tier.ValueType = ...,
+        num_blocks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_blocks", b"num_blocks", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OffloadTier: _TypeAlias = OffloadTier  # noqa: Y015
 
 @_typing.final
 class WorkerInfo(_message.Message):

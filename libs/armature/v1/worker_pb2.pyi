@@ -795,6 +795,7 @@ class LoadReport(_message.Message):
     DECODE_STEP_S_FIELD_NUMBER: _builtins.int
     TRANSFER_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     STEP_COSTS_FIELD_NUMBER: _builtins.int
+    ONBOARDING_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     running_seqs: _builtins.int
     waiting_seqs: _builtins.int
@@ -812,6 +813,10 @@ class LoadReport(_message.Message):
     def step_costs(self) -> Global___StepCosts:
         """What a step takes, as a live fit; absent until a prompt has been measured."""
 
+    @_builtins.property
+    def onboarding(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierSpeed]:
+        """How quickly blocks of its node's lower tiers come to its device; those that are not known yet are absent."""
+
     def __init__(
         self,
         *,
@@ -825,14 +830,42 @@ class LoadReport(_message.Message):
         decode_step_s: _builtins.float = ...,
         transfer_bytes_per_s: _builtins.float = ...,
         step_costs: Global___StepCosts | None = ...,
+        onboarding: _abc.Iterable[Global___TierSpeed] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_step_s", b"decode_step_s", "epoch", b"epoch", "free_blocks", b"free_blocks", "prefill_tokens_per_s", b"prefill_tokens_per_s", "running_seqs", b"running_seqs", "step_costs", b"step_costs", "total_blocks", b"total_blocks", "transfer_bytes_per_s", b"transfer_bytes_per_s", "waiting_prefill_tokens", b"waiting_prefill_tokens", "waiting_seqs", b"waiting_seqs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_step_s", b"decode_step_s", "epoch", b"epoch", "free_blocks", b"free_blocks", "onboarding", b"onboarding", "prefill_tokens_per_s", b"prefill_tokens_per_s", "running_seqs", b"running_seqs", "step_costs", b"step_costs", "total_blocks", b"total_blocks", "transfer_bytes_per_s", b"transfer_bytes_per_s", "waiting_prefill_tokens", b"waiting_prefill_tokens", "waiting_seqs", b"waiting_seqs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadReport: _TypeAlias = LoadReport  # noqa: Y015
+
+@_typing.final
+class TierSpeed(_message.Message):
+    """Reading n bytes takes `latency_s + n / bytes_per_s`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    LATENCY_S_FIELD_NUMBER: _builtins.int
+    tier: _common_pb2.Tier.ValueType
+    bytes_per_s: _builtins.float
+    latency_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        tier: _common_pb2.Tier.ValueType = ...,
+        bytes_per_s: _builtins.float = ...,
+        latency_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "latency_s", b"latency_s", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierSpeed: _TypeAlias = TierSpeed  # noqa: Y015
 
 @_typing.final
 class StepCosts(_message.Message):

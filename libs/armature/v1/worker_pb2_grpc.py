@@ -163,11 +163,6 @@ class PrefillStub:
                 request_serializer=armature_dot_v1_dot_worker__pb2.PrefillRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_worker__pb2.PrefillUpdate.FromString,
                 _registered_method=True)
-        self.ReadBlocks = channel.unary_stream(
-                '/armature.v1.Prefill/ReadBlocks',
-                request_serializer=armature_dot_v1_dot_worker__pb2.ReadBlocksRequest.SerializeToString,
-                response_deserializer=armature_dot_v1_dot_worker__pb2.BlockData.FromString,
-                _registered_method=True)
 
 
 class PrefillServicer:
@@ -186,13 +181,6 @@ class PrefillServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReadBlocks(self, request, context):
-        """The plain transport: bytes of staged blocks over gRPC.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_PrefillServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -200,11 +188,6 @@ def add_PrefillServicer_to_server(servicer, server):
                     servicer.Prefill,
                     request_deserializer=armature_dot_v1_dot_worker__pb2.PrefillRequest.FromString,
                     response_serializer=armature_dot_v1_dot_worker__pb2.PrefillUpdate.SerializeToString,
-            ),
-            'ReadBlocks': grpc.unary_stream_rpc_method_handler(
-                    servicer.ReadBlocks,
-                    request_deserializer=armature_dot_v1_dot_worker__pb2.ReadBlocksRequest.FromString,
-                    response_serializer=armature_dot_v1_dot_worker__pb2.BlockData.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -245,6 +228,55 @@ class Prefill:
             metadata,
             _registered_method=True)
 
+
+class BlocksStub:
+    """Served by whoever stages blocks: the plain transport.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ReadBlocks = channel.unary_stream(
+                '/armature.v1.Blocks/ReadBlocks',
+                request_serializer=armature_dot_v1_dot_worker__pb2.ReadBlocksRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_worker__pb2.BlockData.FromString,
+                _registered_method=True)
+
+
+class BlocksServicer:
+    """Served by whoever stages blocks: the plain transport.
+    """
+
+    def ReadBlocks(self, request, context):
+        """Bytes of staged blocks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_BlocksServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ReadBlocks': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadBlocks,
+                    request_deserializer=armature_dot_v1_dot_worker__pb2.ReadBlocksRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_worker__pb2.BlockData.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'armature.v1.Blocks', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('armature.v1.Blocks', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Blocks:
+    """Served by whoever stages blocks: the plain transport.
+    """
+
     @staticmethod
     def ReadBlocks(request,
             target,
@@ -259,7 +291,7 @@ class Prefill:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/armature.v1.Prefill/ReadBlocks',
+            '/armature.v1.Blocks/ReadBlocks',
             armature_dot_v1_dot_worker__pb2.ReadBlocksRequest.SerializeToString,
             armature_dot_v1_dot_worker__pb2.BlockData.FromString,
             options,

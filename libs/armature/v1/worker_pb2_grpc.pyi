@@ -99,8 +99,6 @@ class PrefillStub:
     Staged blocks are under a lease: they are freed when released or, once the call has ended for any reason, when
     `lease_s` has passed.
     """
-    ReadBlocks: _grpc.UnaryStreamMultiCallable[_worker_pb2.ReadBlocksRequest, _worker_pb2.BlockData]
-    """The plain transport: bytes of staged blocks over gRPC."""
 
 @_typing.type_check_only
 class PrefillAsyncStub(PrefillStub):
@@ -115,8 +113,6 @@ class PrefillAsyncStub(PrefillStub):
     Staged blocks are under a lease: they are freed when released or, once the call has ended for any reason, when
     `lease_s` has passed.
     """
-    ReadBlocks: _aio.UnaryStreamMultiCallable[_worker_pb2.ReadBlocksRequest, _worker_pb2.BlockData]  # type: ignore[assignment]
-    """The plain transport: bytes of staged blocks over gRPC."""
 
 class PrefillServicer(metaclass=_abc_1.ABCMeta):
     """Served by prefill workers, called by decode workers."""
@@ -135,15 +131,38 @@ class PrefillServicer(metaclass=_abc_1.ABCMeta):
         `lease_s` has passed.
         """
 
+def add_PrefillServicer_to_server(servicer: PrefillServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class BlocksStub:
+    """Served by whoever stages blocks: the plain transport."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> BlocksAsyncStub: ...
+    ReadBlocks: _grpc.UnaryStreamMultiCallable[_worker_pb2.ReadBlocksRequest, _worker_pb2.BlockData]
+    """Bytes of staged blocks."""
+
+@_typing.type_check_only
+class BlocksAsyncStub(BlocksStub):
+    """Served by whoever stages blocks: the plain transport."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ReadBlocks: _aio.UnaryStreamMultiCallable[_worker_pb2.ReadBlocksRequest, _worker_pb2.BlockData]  # type: ignore[assignment]
+    """Bytes of staged blocks."""
+
+class BlocksServicer(metaclass=_abc_1.ABCMeta):
+    """Served by whoever stages blocks: the plain transport."""
+
     @_abc_1.abstractmethod
     def ReadBlocks(
         self,
         request: _worker_pb2.ReadBlocksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.BlockData], _abc.AsyncIterator[_worker_pb2.BlockData]]:
-        """The plain transport: bytes of staged blocks over gRPC."""
+        """Bytes of staged blocks."""
 
-def add_PrefillServicer_to_server(servicer: PrefillServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_BlocksServicer_to_server(servicer: BlocksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class WorkerStub:
     """What every worker tells about itself."""

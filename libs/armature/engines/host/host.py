@@ -17,6 +17,7 @@ from armature.runtime.channels import ChannelPool
 from armature.runtime.server import RpcServer
 from armature.runtime.tasks import Spawn
 from armature.scheduling.request import EngineLoad, StepOutput
+from armature.transfer.grpc_transport import BlocksServicer
 from armature.transfer.transports import Transports
 from armature.v1 import common_pb2 as common
 from armature.v1 import worker_pb2_grpc as stubs
@@ -114,6 +115,8 @@ class WorkerHost:
         else:
             decode = DecodeServicer(self.generations, self.embeddings)
             server.add(stubs.add_DecodeServicer_to_server, decode, "armature.v1.Decode")
+        blocks = BlocksServicer(self._engine.memory, self.stagings.blocks_to_read)
+        server.add(stubs.add_BlocksServicer_to_server, blocks, "armature.v1.Blocks")
         worker = WorkerServicer(self.board, lambda: self.fetcher.bytes_per_s)
         server.add(stubs.add_WorkerServicer_to_server, worker, "armature.v1.Worker")
 

@@ -1,4 +1,4 @@
-"""Serves `armature.v1.Prefill`: announces blocks as they are computed, and gives out their bytes over gRPC."""
+"""Serves `armature.v1.Prefill`: announces blocks as they are computed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,16 +9,13 @@ from armature.runtime import telemetry
 from armature.runtime.errors import CallerError, OverloadedError, UnavailableError
 from armature.runtime.tasks import forget_outcome
 from armature.scheduling.request import Staged
-from armature.transfer.grpc_transport import read_in_chunks
 from armature.transfer.region import Region
 from armature.transfer.transports import Transports
 from armature.v1 import worker_pb2_grpc
 from armature.v1.worker_pb2 import (
-    BlockData,
     PrefillDone,
     PrefillRequest,
     PrefillUpdate,
-    ReadBlocksRequest,
     StagedBlocks,
     StagingInfo,
 )
@@ -31,7 +28,6 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
     """One call for each prompt."""
 
     def __init__(self, engine: Engine, stagings: Stagings, transports: Transports) -> None:
-        self._memory = engine.memory
         self._block_size = engine.info.block_size
         self._region = Region.of(engine.memory)
         self._stagings = stagings
@@ -67,11 +63,6 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
         finally:
             obeying.cancel()
             self._stagings.close(prompt)
-
-    async def ReadBlocks(self, request: ReadBlocksRequest, context: object) -> AsyncIterator[BlockData]:
-        block_ids = self._stagings.blocks_to_read(request.staging_id, request.block_ids)
-        async for chunk in read_in_chunks(self._memory, block_ids):
-            yield chunk
 
     async def _obey(self, requests: AsyncIterator[PrefillRequest], prompt: StagedPrompt) -> None:
         """Take the reader's releases until it has nothing more to release, or to say."""

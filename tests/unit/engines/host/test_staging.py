@@ -19,7 +19,7 @@ from armature.v1.worker_pb2 import (
     ReadBlocksRequest,
     StagingInfo,
 )
-from armature.v1.worker_pb2_grpc import PrefillStub
+from armature.v1.worker_pb2_grpc import BlocksStub, PrefillStub
 from tests.support.eventually import eventually
 from tests.support.workers import SECRET, Setup, Worker, worker
 
@@ -58,8 +58,9 @@ async def release(call: Any, up_to_block: int) -> None:
     await call.write(PrefillRequest(release=PrefillRelease(up_to_block=up_to_block)))
 
 
-async def read_blocks(stub: PrefillStub, staging_id: str, block_ids: list[int]) -> bytes:
+async def read_blocks(running: Worker, staging_id: str, block_ids: list[int]) -> bytes:
     request = ReadBlocksRequest(staging_id=staging_id, block_ids=block_ids)
+    stub = BlocksStub(running.channels.get(running.address))
     return b"".join([chunk.data async for chunk in stub.ReadBlocks(request, timeout=10)])
 
 
@@ -77,7 +78,7 @@ async def test_blocks_are_announced_chunk_by_chunk_with_the_digests_of_the_promp
         assert [update.blocks.first_block for update in updates] == list(range(6))
         assert b"".join(update.blocks.digests for update in updates) == b"".join(DIGESTS)
         block_ids = [block_id for update in updates for block_id in update.blocks.block_ids]
-        data = await read_blocks(stub, info.staging_id, block_ids)
+        data = await read_blocks(running, info.staging_id, block_ids)
         ends = [data[end - 16 : end] for end in range(4096, len(data) + 1, 4096)]
         assert ends == DIGESTS
         await release(call, 6)
@@ -155,9 +156,9 @@ async def test_only_blocks_of_the_staging_can_be_read() -> None:
             ("p-guessed", block_ids[2:]), (info.staging_id, [*block_ids[2:], free]), (info.staging_id, block_ids),
         ):  # fmt: skip
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await read_blocks(stub, staging_id, wanted)
+                await read_blocks(running, staging_id, wanted)
             assert refused.value.code() == grpc.StatusCode.NOT_FOUND
-        assert len(await read_blocks(stub, info.staging_id, block_ids[2:])) == 4 * 4096
+        assert len(await read_blocks(running, info.staging_id, block_ids[2:])) == 4 * 4096
         call.cancel()
 
 
@@ -166,7 +167,7 @@ async def test_blocks_larger_than_a_message_arrive_whole() -> None:
     async with prefill_worker(setup) as (running, stub):
         call = await begin(stub, running, PROMPT[:49])
         info, updates = await read_all(call)
-        data = await read_blocks(stub, info.staging_id, list(updates[0].blocks.block_ids))
+        data = await read_blocks(running, info.staging_id, list(updates[0].blocks.block_ids))
         assert len(data) == 3 * 5_000_000
         assert data[5_000_000 - 16 : 5_000_000] == DIGESTS[0]
         call.cancel()
@@ -182,7 +183,7 @@ async def test_computing_stops_with_the_call_and_blocks_stay_for_their_lease() -
         assert steps <= 5, "of 125"
         assert running.load.staged_blocks >= 2
         block_ids = [block_id for update in updates for block_id in update.blocks.block_ids]
-        assert len(await read_blocks(stub, info.staging_id, block_ids)) == 2 * 4096
+        assert len(await read_blocks(running, info.staging_id, block_ids)) == 2 * 4096
         assert len(running.host.stagings) == 1
 
 
@@ -195,7 +196,7 @@ async def test_a_lease_that_runs_out_frees_the_blocks() -> None:
         await eventually(lambda: is_free(running))
         assert 0.15 < time.monotonic() - ended_s < 2.0
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await read_blocks(stub, info.staging_id, list(updates[0].blocks.block_ids))
+            await read_blocks(running, info.staging_id, list(updates[0].blocks.block_ids))
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
