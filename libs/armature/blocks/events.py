@@ -1,9 +1,10 @@
-"""What a block pool tells about its prefix cache: blocks stored, removed, or all of them gone."""
+"""What a holder of blocks tells about them: blocks stored, removed, or a tier emptied."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 from armature.blocks.hashing import BlockDigest
+from armature.index.tiers import Tier
 
 
 class KvEventKind(Enum):
@@ -14,8 +15,9 @@ class KvEventKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KvEvent:
-    """A change in what the pool's prefix cache holds. Events are numbered one by one from 1 within an epoch."""
+    """A change in what can be found in a tier. Events are numbered one by one from 1 within an epoch."""
 
     seq: int
     kind: KvEventKind
     digests: tuple[BlockDigest, ...] = ()
+    tier: Tier = Tier.G1

@@ -1,14 +1,15 @@
-"""What a worker can tell a newcomer about its prefix cache: the latest events, and everything it holds. Pure.
+"""What a holder of blocks can tell a newcomer: the latest events, and everything it holds. Pure.
 
 Readers keep their own place in the log, so a slow one costs nothing: it falls behind the oldest event that is kept and
 is then told everything afresh.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest
+from armature.index.tiers import Tier
 
 
 class KvEventLog:
@@ -16,7 +17,8 @@ class KvEventLog:
 
     def __init__(self, capacity: int = 16384) -> None:
         self._events: deque[KvEvent] = deque(maxlen=capacity)
-        self._held: dict[BlockDigest, None] = {}  # in the order of storing, so that a parent stands before its child
+        # In the order of storing, so that a parent stands before its child.
+        self._held: dict[Tier, dict[BlockDigest, None]] = {}
         self.next_seq = 1
         """Number of the next event."""
 
@@ -26,12 +28,12 @@ class KvEventLog:
         Raises:
             ValueError: one is missing or repeated. What readers would be told is then wrong for good.
         """
-        held = self._held
         for event in events:
             if event.seq != self.next_seq:
                 raise ValueError(f"KV event {event.seq} came where {self.next_seq} was expected")
             self.next_seq += 1
             self._events.append(event)
+            held = self._held.setdefault(event.tier, {})
             if event.kind is KvEventKind.STORED:
                 held.update(dict.fromkeys(event.digests))
             elif event.kind is KvEventKind.REMOVED:
@@ -47,6 +49,6 @@ class KvEventLog:
             return None
         return [self._events[index] for index in range(-count, 0)]
 
-    def held(self) -> list[BlockDigest]:
-        """The digests of all blocks that can be found."""
-        return list(self._held)
+    def held(self) -> Mapping[Tier, list[BlockDigest]]:
+        """The digests of all blocks that can be found, by tier."""
+        return {tier: list(held) for tier, held in self._held.items()}

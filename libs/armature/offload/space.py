@@ -5,7 +5,7 @@ Invariant: every slot is free or has exactly one copy, and a tenant at its quota
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from armature.index.tiers import Tier
 from armature.offload.copies import Copy, CopyState, Place
@@ -104,6 +104,22 @@ class TierSpace:
         self._copies[digest] = copy
         self._held[tenant] += 1
         return copy
+
+    def restore(self, found: Mapping[int, bytes]) -> None:
+        """Give blocks the slots that they have already, by slot.
+
+        Raises:
+            ValueError: a slot is not one of ours, two have the same block, or somebody has a slot already.
+        """
+        num_blocks = self.shape.num_blocks
+        if self._copies or self._doomed:
+            raise ValueError(f"{self.tier.name} is in use: nothing can be restored")
+        if len(set(found.values())) < len(found) or not all(0 <= slot < num_blocks for slot in found):
+            raise ValueError(f"{len(found)} blocks do not lie in {num_blocks} slots, each once")
+        self._free = [slot for slot in range(num_blocks - 1, -1, -1) if slot not in found]
+        for slot, digest in found.items():
+            self._copies[digest] = Copy(digest, slot, "")
+            self._held[""] += 1
 
     def touch(self, copy: Copy, touched: Touched) -> None:
         """A block is ready, or was used: it gets a new place in the order."""

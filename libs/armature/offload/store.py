@@ -10,6 +10,7 @@ ends, by its holder or by its deadline.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from armature.blocks.leases import LeaseTable
@@ -46,19 +47,27 @@ class StoreLimits:
             raise ValueError(f"reservation_s is {self.reservation_s}; it must be above 0")
 
 
+class Answer(Enum):
+    """What becomes of a block that was offered."""
+
+    PLACED = "placed"
+    PRESENT = "present"
+    """It is here already, or on its way."""
+    REFUSED = "refused"
+    """By the tier's admission."""
+    CROWDED = "crowded"
+    """For lack of room: everything else is read, pinned or being written, or the tenant is at its quota with such."""
+
+
 class Reservation(NamedTuple):
     """Room for blocks."""
 
     reservation_id: int
     """0: there is none."""
     places: Sequence[Place | None]
-    """For each block that was offered; None: it is here already, or not wanted."""
-    held: int
-    """Blocks that are here already, or on their way."""
-    refused: int
-    """By the tier's admission."""
-    crowded: int
-    """For lack of room: everything else is read, pinned or being written, or the tenant is at its quota with such."""
+    """For each block that was offered; None: it gets none."""
+    answers: Sequence[Answer]
+    """Likewise, why."""
 
 
 class TierStore:
@@ -88,6 +97,25 @@ class TierStore:
     def counts(self) -> Mapping[Tier, TierCounts]:
         return self._tiers.counts
 
+    # --- what was here before
+
+    def restore(self, tier: Tier, found: Mapping[int, bytes], now_s: float) -> None:
+        """Blocks that an earlier process left in a tier, by slot, oldest first; before the tier takes anything else.
+
+        Raises:
+            ValueError: a slot is not one of the tier's, two have the same block, or the tier is in use.
+        """
+        space = self.spaces[tier]
+        space.restore(found)
+        for digest in found.values():
+            copy = space.get(digest)
+            assert copy is not None
+            self._tiers.put(space, copy, now_s)
+
+    def measured(self, tier: Tier, read_bytes_per_s: float) -> None:
+        """How quickly a tier turned out to be read: decisions go by that from now on."""
+        self.spaces[tier].block_s = self.spaces[tier].shape.block_bytes / read_bytes_per_s
+
     # --- what requests ask for
 
     def see(self, digests: Sequence[bytes], worth_s: Sequence[float], facts: Facts, now_s: float) -> None:
@@ -114,6 +142,13 @@ class TierStore:
             found.append(best[0].tier)
         return found
 
+    def is_coming(self, digest: bytes) -> bool:
+        """Whether a block is on its way to the fastest tier, or in line for that."""
+        top = self._tiers.top
+        known = top.get(digest)
+        is_written = known is not None and known.state is CopyState.WRITING
+        return is_written or self._tiers.cascade.is_wanted(digest, top.tier)
+
     def onboarded(self, digests: Sequence[bytes]) -> None:
         """A device holds these too, now. In the fastest tier they go first, until they are offered again."""
         top = self._tiers.top
@@ -132,29 +167,30 @@ class TierStore:
         tiers, space = self._tiers, self._tiers.top
         copies: list[Copy] = []
         places: list[Place | None] = []
-        held = refused = crowded = 0
+        answers: list[Answer] = []
         for digest in digests:
             places.append(None)
             if (known := space.get(digest)) is not None:
-                held += 1
+                answers.append(Answer.PRESENT)
                 if known.state is CopyState.READY:
                     known.is_above = is_above
                     tiers.touch(space, known, now_s)
             elif not tiers.admits(space, digest):
-                refused += 1
+                answers.append(Answer.REFUSED)
             elif not tiers.make_room(space, facts.tenant):
-                crowded += 1
+                answers.append(Answer.CROWDED)
             else:
                 copy = space.add(digest, facts.tenant)
                 copy.is_above = is_above
                 copies.append(copy)
                 places[-1] = space.place(copy)
+                answers.append(Answer.PLACED)
         if not copies:
-            return Reservation(0, places, held, refused, crowded)
+            return Reservation(0, places, answers)
         self._last_id += 1
         self._reservations[self._last_id] = (space, copies)
         self._ends.grant(self._last_id, now_s + self._reservation_s)
-        return Reservation(self._last_id, places, held, refused, crowded)
+        return Reservation(self._last_id, places, answers)
 
     def commit(self, reservation_id: int, now_s: float, is_good: Sequence[bool] | None = None) -> int:
         """The bytes have come; `is_good` tells of each block that has a place whether they are right (default: all).

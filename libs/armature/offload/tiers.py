@@ -92,6 +92,10 @@ class Tiers:
             space.drop(copy)
             return
         counts.stored += 1
+        self.put(space, copy, now_s)
+
+    def put(self, space: TierSpace, copy: Copy, now_s: float) -> None:
+        """A block can be found from now on."""
         copy.state = CopyState.READY
         self._changes.append((space.tier, True, copy.digest))
         self.touch(space, copy, now_s)

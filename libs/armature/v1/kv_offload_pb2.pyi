@@ -7,7 +7,7 @@ Blocks never travel in these messages. Whoever wants them reads them out of the 
 plain second way, by `Blocks.ReadBlocks`: the server reads what a worker offloads, a worker reads what it onboards.
 
 Digests are 16 bytes each, in one field without gaps, and stand in prompt order. All requests name the layout of their
-blocks; a server keeps blocks of one layout and refuses others with FAILED_PRECONDITION.
+blocks; a server keeps blocks of one layout and refuses others with INVALID_ARGUMENT. UNAVAILABLE: it has none yet.
 """
 
 from armature.v1 import common_pb2 as _common_pb2

@@ -17,7 +17,7 @@ from armature.offload.cascade import CopyJob
 from armature.offload.copies import Place
 from armature.offload.ledger import Facts
 from armature.offload.policy import TierShape, offload_policy_of
-from armature.offload.store import StoreLimits, TierStore
+from armature.offload.store import Answer, StoreLimits, TierStore
 from armature.runtime.policies import OFFLOAD_POLICIES
 
 CHAINS = [[bytes([chain, depth]) * 8 for depth in range(4)] for chain in range(2)]
@@ -75,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
         before, was_held = set(self.told[Tier.G2]), top.held_by(tenant)
         made = self.store.reserve(digests, self.now_s, Facts(tenant=tenant), is_above=is_above)
         placed = [(digest, place) for digest, place in zip(digests, made.places, strict=True) if place]
-        assert len(placed) + made.held + made.refused + made.crowded == len(digests)
+        assert [answer is Answer.PLACED for answer in made.answers] == [place is not None for place in made.places]
         assert bool(placed) == bool(made.reservation_id)
         for digest, place in placed:
             self.memory[place] = SCRIBBLE

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from armature.index.tiers import Tier
+from armature.offload.copies import Place
 from armature.offload.ledger import NO_FACTS, Facts
 from armature.offload.policy import TierShape, offload_policy_of
-from armature.offload.store import StoreLimits, TierStore
+from armature.offload.store import Answer, StoreLimits, TierStore
 
 BLOCK_BYTES = 1000
 
@@ -228,6 +229,49 @@ def test_a_full_line_gives_up_the_oldest_wish() -> None:
         store.commit(made.reservation_id, 0.0)
     assert copy_all(store) == 3
     assert held(store, Tier.G3) == [2, 3, 4]
+
+
+def test_a_reservation_says_of_every_block_why() -> None:
+    store = store_of({"g2": {"tenants": {"acme": 0.5}, "admission": {"frequency": {"min_uses": 1}}}}, 4)
+    for number in range(3):
+        store.see([digest(number)], [1.0], Facts(tenant="acme"), 0.0)
+    store.reserve([digest(0)], 0.0, Facts(tenant="acme"))
+    made = store.reserve([digest(number) for number in (0, 9, 1, 2)], 0.0, Facts(tenant="acme"))
+    assert made.answers == [Answer.PRESENT, Answer.REFUSED, Answer.PLACED, Answer.CROWDED]
+
+
+# --- what an earlier process left
+
+
+def test_what_an_earlier_process_left_is_found_where_it_was_and_goes_oldest_first() -> None:
+    store = store_of({}, 2, 3)
+    store.restore(Tier.G3, {2: digest(1), 0: digest(2)}, 0.0)
+    assert store.find([digest(2), digest(1)]) == [Tier.G3, Tier.G3]
+    assert [(change.tier, change.is_stored, list(change.digests)) for change in store.take_changes()] == [
+        (Tier.G3, True, [digest(1), digest(2)])
+    ]
+    assert store.readers.lease([digest(1)], 0.0, 9.0).places == [Place(Tier.G3, 2)]
+    assert store.is_coming(digest(1))
+    assert not store.is_coming(digest(2))
+    copy_all(store)
+    assert store.find([digest(1)]) == [Tier.G2]
+    assert not store.is_coming(digest(1))
+    store.check()
+
+
+@pytest.mark.parametrize(
+    "found", [{3: digest(1)}, {-1: digest(1)}, {0: digest(1), 1: digest(1)}], ids=["outside", "negative", "twice"]
+)
+def test_what_does_not_fit_a_tier_is_not_restored(found: dict[int, bytes]) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        store_of({}, 2, 3).restore(Tier.G3, found, 0.0)
+
+
+def test_nothing_is_restored_into_a_tier_in_use() -> None:
+    store = store_of({}, 2, 3)
+    put(store, 1)
+    with pytest.raises(ValueError, match="in use"):
+        store.restore(Tier.G2, {0: digest(2)}, 0.0)
 
 
 # --- pins, leases, quotas

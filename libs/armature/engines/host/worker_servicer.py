@@ -4,28 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 
-from armature.blocks.events import KvEvent, KvEventKind
-from armature.blocks.hashing import BlockDigest, pack_hashes
+from armature.blocks.events import KvEvent
 from armature.engines.host.pulse import Pulse
 from armature.engines.kv_event_log import KvEventLog
+from armature.engines.kv_event_stream import event_batches
 from armature.runtime.errors import CallerError
 from armature.scheduling.request import EngineLoad
 from armature.v1 import worker_pb2 as worker
 from armature.v1 import worker_pb2_grpc
-from armature.v1.common_pb2 import TIER_G1
 
-HASHES_PER_MESSAGE = 8192
-"""64 KiB."""
-EVENTS_PER_MESSAGE = 1024
 MIN_LOAD_INTERVAL_S = 0.01
 """Nobody decides better for hearing more than a hundred times a second."""
 MAX_LOAD_INTERVAL_S = 3600.0
-
-_KINDS = {
-    KvEventKind.STORED: worker.KvEvent.KIND_STORED,
-    KvEventKind.REMOVED: worker.KvEvent.KIND_REMOVED,
-    KvEventKind.CLEARED: worker.KvEvent.KIND_CLEARED,
-}
 
 
 class Board:
@@ -55,22 +45,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
         self._transfer_bytes_per_s = transfer_bytes_per_s
 
     async def KvEvents(self, request: worker.KvEventsRequest, context: object) -> AsyncIterator[worker.KvEventBatch]:
-        board, log = self._board, self._board.log
-        next_seq = request.next_seq if request.epoch == board.epoch else 0
-        is_first = True
-        while True:
-            events = log.since(next_seq) if next_seq else None
-            if events is None:
-                next_seq = log.next_seq
-                for batch in self._dump(log.held(), next_seq):
-                    yield batch
-            elif events or is_first:
-                events = events[:EVENTS_PER_MESSAGE]
-                yield worker.KvEventBatch(epoch=board.epoch, first_seq=next_seq, events=map(_event, events))
-                next_seq += len(events)
-            is_first = False
-            if next_seq == log.next_seq:
-                await board.events_changed.wait()
+        board = self._board
+        async for batch in event_batches(board.log, board.epoch, board.events_changed.wait, request):
+            yield batch
 
     async def Load(self, request: worker.LoadRequest, context: object) -> AsyncIterator[worker.LoadReport]:
         board = self._board
@@ -86,20 +63,6 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             while board.load == told and self._transfer_bytes_per_s() == rate:
                 await board.load_changed.wait()
 
-    def _dump(self, held: Sequence[BlockDigest], next_seq: int) -> list[worker.KvEventBatch]:
-        batches = [
-            worker.KvEventBatch(
-                epoch=self._board.epoch,
-                first_seq=next_seq,
-                events=[_stored(held[first : first + HASHES_PER_MESSAGE])],
-                more=True,
-            )
-            for first in range(0, len(held), HASHES_PER_MESSAGE)
-        ] or [worker.KvEventBatch(epoch=self._board.epoch, first_seq=next_seq)]
-        batches[0].reset = True
-        batches[-1].more = False
-        return batches
-
     def _report(self, load: EngineLoad, transfer_bytes_per_s: float) -> worker.LoadReport:
         return worker.LoadReport(
             epoch=self._board.epoch,
@@ -113,11 +76,3 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             transfer_bytes_per_s=transfer_bytes_per_s,
             step_costs=None if load.step_costs is None else worker.StepCosts(**asdict(load.step_costs)),
         )
-
-
-def _event(event: KvEvent) -> worker.KvEvent:
-    return worker.KvEvent(kind=_KINDS[event.kind], tier=TIER_G1, sequence_hashes=pack_hashes(event.digests))
-
-
-def _stored(digests: Sequence[BlockDigest]) -> worker.KvEvent:
-    return worker.KvEvent(kind=worker.KvEvent.KIND_STORED, tier=TIER_G1, sequence_hashes=pack_hashes(digests))

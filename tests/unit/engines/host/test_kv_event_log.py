@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest
 from armature.engines.kv_event_log import KvEventLog
+from armature.index.tiers import Tier
 
 
 def digest(number: int) -> BlockDigest:
@@ -48,35 +49,42 @@ def test_a_repeated_or_missing_event_is_refused(seq: int) -> None:
 
 
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(list(KvEventKind)), st.lists(st.integers(0, 5), max_size=3, unique=True)), max_size=20
+    st.tuples(
+        st.sampled_from(list(KvEventKind)),
+        st.lists(st.integers(0, 5), max_size=3, unique=True),
+        st.sampled_from([Tier.G1, Tier.G3]),
+    ),
+    max_size=20,
 )
+Held = set[tuple[Tier, BlockDigest]]
 
 
 @given(CHANGES, st.integers(1, 8), st.integers(1, 22))
 def test_what_is_held_and_what_is_replayed_lead_to_the_same_set(
-    changes: list[tuple[KvEventKind, list[int]]], capacity: int, seq: int
+    changes: list[tuple[KvEventKind, list[int], Tier]], capacity: int, seq: int
 ) -> None:
-    log, held, after = KvEventLog(capacity), set[BlockDigest](), [frozenset[BlockDigest]()]
-    for number, (kind, numbers) in enumerate(changes, 1):
-        digests = tuple(map(digest, numbers))
-        log.append([KvEvent(number, kind, digests)])
-        _apply(held, kind, digests)
+    log, held, after = KvEventLog(capacity), Held(), [frozenset[tuple[Tier, BlockDigest]]()]
+    for number, (kind, numbers, tier) in enumerate(changes, 1):
+        event = KvEvent(number, kind, tuple(map(digest, numbers)), tier)
+        log.append([event])
+        _apply(held, event)
         after.append(frozenset(held))
-    assert set(log.held()) == held
+    assert {(tier, digest) for tier, digests in log.held().items() for digest in digests} == held
     replay = log.since(seq)
     if replay is not None:
         copy = set(after[seq - 1])
         for event in replay:
-            _apply(copy, event.kind, event.digests)
+            _apply(copy, event)
         assert copy == held
     else:
         assert seq > log.next_seq or log.next_seq - seq > capacity
 
 
-def _apply(held: set[BlockDigest], kind: KvEventKind, digests: tuple[BlockDigest, ...]) -> None:
-    if kind is KvEventKind.STORED:
-        held.update(digests)
-    elif kind is KvEventKind.REMOVED:
-        held.difference_update(digests)
+def _apply(held: Held, event: KvEvent) -> None:
+    named = {(event.tier, digest) for digest in event.digests}
+    if event.kind is KvEventKind.STORED:
+        held.update(named)
+    elif event.kind is KvEventKind.REMOVED:
+        held.difference_update(named)
     else:
-        held.clear()
+        held.difference_update([one for one in held if one[0] is event.tier])

@@ -10,8 +10,9 @@ import pytest
 
 from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest
-from armature.engines.host.worker_servicer import HASHES_PER_MESSAGE, Board, WorkerServicer
+from armature.engines.host.worker_servicer import Board, WorkerServicer
 from armature.engines.kv_event_log import KvEventLog
+from armature.engines.kv_event_stream import HASHES_PER_MESSAGE
 from armature.scheduling.request import EngineLoad
 from armature.v1 import worker_pb2 as worker
 from armature.v1.worker_pb2_grpc import WorkerStub
