@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-failed lint proto bench bench-gateway clean
+.PHONY: help setup serve tour test test-failed lint proto bench bench-gateway clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,6 +25,18 @@ $(STAMP): pyproject.toml constraints.txt
 
 serve: setup ## Bring up a whole cell with the demo model
 	@$(BIN)/armature up
+
+# LiteLLM pins other versions of much that is installed here, so it has an environment of its own.
+LITELLM := .venv-litellm
+
+$(LITELLM)/.installed:
+	@test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
+	@echo "installing LiteLLM" >&2
+	@$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[mcp]==1.106.2'
+	@touch $@
+
+tour: setup $(LITELLM)/.installed ## Try what runs under make serve with the clients that people use (TOUR="--url ..." for another)
+	@$(BIN)/python -m tests.tour --litellm-python $(LITELLM)/bin/python $(TOUR)
 
 # Two at a time: whole-cell tests mostly wait for each other's processes. A module's tests stay together, with its cell.
 test: setup ## Run all tests
@@ -51,5 +63,5 @@ bench-gateway: setup ## Gateway alone, against Dynamo's frontend with DYNAMO_PYT
 	@$(BIN)/python -m tests.bench gateway $(if $(DYNAMO_PYTHON),--dynamo-python $(DYNAMO_PYTHON))
 
 clean: ## Remove what make and the tests have made
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
+	@rm -rf $(VENV) $(LITELLM) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,10 +40,8 @@ def status(directory: Path, console: Console) -> int:
     """Print the cell's table; the exit status is 0 if all processes are well, else 1."""
     state = find_cell(directory)
     seen = asyncio.run(_look_twice(state))
-    plain(
-        console,
-        [f"cell {state.namespace}, model {state.model}, {state.url or 'not serving yet'}, etcd {state.etcd or '-'}"],
-    )
+    serves = f"{state.url}, gRPC {state.grpc}" if state.url else "not serving yet"
+    plain(console, [f"cell {state.namespace}, model {state.model}, {serves}, etcd {state.etcd or '-'}"])
     wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
     wide.print(table(seen, wide.width))
     return 0 if state.url and all(row.is_well for row in seen) else 1

@@ -44,6 +44,8 @@ class CellState:
     """Of `armature up` itself."""
     url: str
     """Of the gateway, empty until it serves."""
+    grpc: str
+    """The gateway's address for gRPC clients, empty until it serves."""
     etcd: str
     model: str
     processes: tuple[ProcessState, ...]

@@ -147,11 +147,12 @@ class _Up:
     def _state(self) -> CellState:
         processes = self._cell.processes if self._cell else []
         scheme = "https" if "http_tls_cert" in self._options.settings.get("gateway", {}) else "http"
-        url = next((f"{scheme}://{p.running.ready.http}" for p in processes if p.running and p.running.ready.http), "")
+        gateway = next((p.running.ready for p in processes if p.running and p.running.ready.http), None)
         return CellState(
             namespace=self._options.namespace,
             pid=os.getpid(),
-            url=url,
+            url=f"{scheme}://{gateway.http}" if gateway else "",
+            grpc=gateway.grpc if gateway else "",
             etcd=self._etcd,
             model=self._options.served_name,
             processes=tuple(_process_state(p, self._log_of(p)) for p in processes),

@@ -1,9 +1,6 @@
-"""`inference.GRPCInferenceService`: by tritonclient, and message by message."""
+"""`inference.GRPCInferenceService`, message by message."""
 
-import asyncio
-import json
 import struct
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -64,37 +61,6 @@ def texts(response: pb.ModelInferResponse) -> dict[str, str]:
     )
     named = zip(response.outputs, response.raw_output_contents, strict=True)
     return {output.name: raw[4:].decode() for output, raw in named}
-
-
-async def test_tritonclient_goes_its_whole_tour() -> None:
-    async with serving(make_worker(batch=3)) as (address, _, core):
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.services.gateway.triton_tour", address, MODEL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        out, err = await asyncio.wait_for(child.communicate(), 60)
-        assert child.returncode == 0, err.decode()
-        assert core.inflight == 0
-    report = json.loads(out)
-    assert [report[name] for name in ("live", "ready", "model_ready", "other_ready")] == [True, True, True, False]
-    assert report["server"]["name"] == "armature"
-    assert [tensor["name"] for tensor in report["metadata"]["outputs"]] == ["text_output", "finish_reason"]
-    assert report["config"]["model_transaction_policy"] == {"decoupled": True}
-    first = report["whole"]["text"]
-    assert first and TEXT.startswith(first)
-    whole = {"id": "r1", "text": first, "reason": "length", "is_last": True, "tokens": 4}
-    assert report["whole"] == whole
-    assert report["by_parameters"] == report["by_json"] == whole | {"id": ""}
-    assert report["refused"].startswith("StatusCode.INVALID_ARGUMENT") and "max_tokens" in report["refused"]
-    assert "".join(part["text"] for part in report["streamed"]) == TEXT
-    assert [part["reason"] for part in report["streamed"]] == [None] * (len(report["streamed"]) - 1) + ["stop"]
-    assert len(report["streamed"]) > 1
-    together = report["together"]
-    assert ["text_input" in part for part in together if isinstance(part, str)] == [True]
-    for request_id in ("a", "b"):
-        parts = [part for part in together if isinstance(part, dict) and part["id"] == request_id]
-        assert "".join(part["text"] for part in parts) == first
-        assert [part["is_last"] for part in parts] == [False] * (len(parts) - 1) + [True]
 
 
 async def test_an_answer_begins_with_its_input_only_if_that_is_wished() -> None:

@@ -10,6 +10,7 @@ STATE = CellState(
     namespace="blue",
     pid=1,
     url="http://127.0.0.1:8000",
+    grpc="127.0.0.1:9000",
     etcd="127.0.0.1:2379",
     model="demo",
     processes=(ProcessState("router", "router", "ready", 2, "router-1", "a:1", "a:2", 3, "router.log"),),
@@ -36,7 +37,7 @@ def test_only_one_can_run_a_cell(tmp_path: Path) -> None:
 def test_a_cell_that_was_killed_is_no_running_cell(tmp_path: Path) -> None:
     holder = (
         "import sys, pathlib; from armature.cli.state import *; d = CellDirectory(pathlib.Path(sys.argv[1]));"
-        "assert d.acquire(); d.write(CellState('n', 1, '', '', '', ())); print('held', flush=True); sys.stdin.read()"
+        "assert d.acquire(); d.write(CellState('n', 1, *[''] * 4, ())); print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", holder, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:

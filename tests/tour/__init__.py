@@ -1,0 +1,1 @@
+"""A tour of a running gateway with the clients that people use; `python -m tests.tour` prints what passed."""
