@@ -6,9 +6,21 @@ from random import Random
 from armature.blocks.events import KvEventKind
 from armature.blocks.hashing import BlockDigest, BlockHasher
 from armature.blocks.pool import BlockPool
+from armature.index.tiers import Tier
 from armature.performance.fit import StepFit
 from armature.scheduling.limits import Limits
-from armature.scheduling.request import FinishReason, Request, Reserved, Sampling, Staged, TokenOutput, Work
+from armature.scheduling.lower_tiers import LowerTiers, TierChange
+from armature.scheduling.offloading import OffloadRun, OffloadTiming
+from armature.scheduling.request import (
+    FinishReason,
+    OffloadNews,
+    Request,
+    Reserved,
+    Sampling,
+    Staged,
+    TokenOutput,
+    Work,
+)
 from armature.scheduling.scheduler import Scheduler
 from tests.support.recording_runner import RecordingRunner, expected_answer, fingerprints
 
@@ -36,7 +48,17 @@ class Client:
 class World:
     """Owns scheduler and runner and knows what every request must be answered."""
 
-    def __init__(self, seed: int, *, num_blocks: int, max_num_seqs: int, budget: int, max_waiting: int = 1000) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        num_blocks: int,
+        max_num_seqs: int,
+        budget: int,
+        max_waiting: int = 1000,
+        below: OffloadTiming | None = None,
+    ) -> None:
+        """`below`: there is a tier below the device, and so its blocks are offered to it."""
         self.random = Random(seed)
         self.hasher = BlockHasher(b"secret", 4)
         self.pool = BlockPool(num_blocks)
@@ -48,7 +70,14 @@ class World:
             eos_token_ids=(EOS,),
             max_waiting=max_waiting,
         )
-        self.scheduler = Scheduler(self.limits, self.pool, self.hasher)
+        self.lower = LowerTiers(StepFit(), block_size=4, block_bytes=100, chunk_tokens=budget)
+        self.below: dict[BlockDigest, list[int]] = {}
+        """What the cells of each block below hold."""
+        self.runs: list[OffloadRun] = []
+        """Offered and not yet copied."""
+        self.timing = below
+        lower = None if below is None else self.lower
+        self.scheduler = Scheduler(self.limits, self.pool, self.hasher, lower, below)
         self.runner = RecordingRunner(num_blocks, self.hasher, VOCAB_SIZE)
         self.pool_tokens = self.pool.total_blocks * 4
         self.clients: dict[str, Client] = {}
@@ -106,12 +135,39 @@ class World:
         """The transport brings blocks in order and they are verified."""
         assert client.reserved is not None
         request, reserved = client.request, client.reserved
+        if reserved.is_onboarding:
+            self._onboard(client, reserved, num_blocks)
+            return
         for index in range(client.landed, num_blocks):
             start = (reserved.first_block + index) * 4
             cells = fingerprints(request.root, request.token_ids)[start : start + 4]
             self.runner.write(reserved.block_ids[index], cells, reserved.digests[index])
         client.landed = num_blocks
         self.scheduler.land(request.request_id, num_blocks)
+
+    def _onboard(self, client: Client, reserved: Reserved, num_blocks: int) -> None:
+        """Read from below what is still there, without a hole."""
+        for index in range(client.landed, num_blocks):
+            cells = self.below.get(reserved.digests[index])
+            if cells is None:
+                break
+            self.runner.write(reserved.block_ids[index], cells, reserved.digests[index])
+            client.landed = index + 1
+        self.scheduler.land(client.request.request_id, client.landed)
+
+    def copy_below(self, run: OffloadRun) -> None:
+        """Copy what was offered, as far as the blocks still hold it."""
+        self.runs.remove(run)
+        for digest, block_id in zip(run.digests, run.block_ids, strict=True):
+            block = self.runner.blocks[block_id]
+            if block.digest == digest:
+                self.below[digest] = list(block.cells)
+                self.lower.apply([TierChange(KvEventKind.STORED, Tier.G2, digest[:8])])
+        self.scheduler.offloaded(run.run_id)
+
+    def evict_below(self, digest: BlockDigest) -> None:
+        del self.below[digest]
+        self.lower.apply([TierChange(KvEventKind.REMOVED, Tier.G2, digest[:8])])
 
     def finish_remote(self, client: Client, quarantined: list[int]) -> None:
         client.is_fetching = False
@@ -190,10 +246,15 @@ class World:
             client.reserved, client.landed = reserved, 0
             client.is_fetching = bool(reserved.block_ids)
             whole = (client.request.prompt_tokens - 1) // 4
+            if reserved.is_onboarding:
+                whole = reserved.first_block + len(reserved.block_ids)
+                assert all(self.lower.holds(digest) for digest in reserved.digests)
             assert reserved.first_block + len(reserved.block_ids) == whole
             digests = self.hasher.extend(client.request.root, client.request.token_ids)
             assert all(not self.runner.blocks[block_id].digest for block_id in reserved.block_ids), "not opened"
             assert list(reserved.digests) == digests[reserved.first_block : whole]
+        if output.offload is not None:
+            self._take_offload(output.offload)
         for staged in output.staged:
             self._take_staged(staged)
         for tokens in output.tokens:
@@ -201,6 +262,16 @@ class World:
         held = sum(len(client.staged) for client in self.clients.values())
         assert load.staged_blocks == held, "staged blocks are miscounted"
         assert load.quarantined_blocks == len(self.quarantined)
+
+    def _take_offload(self, news: OffloadNews) -> None:
+        assert self.timing is not None
+        flying = [digest for run in self.runs for digest in run.digests]
+        for run in news.runs:
+            assert all(digest in self.cached and digest not in self.below for digest in run.digests)
+            flying += run.digests
+        assert len(flying) == len(set(flying)), "a block was offered twice at a time"
+        assert len(flying) <= self.timing.max_in_flight_blocks
+        self.runs += news.runs
 
     def _take_staged(self, staged: Staged) -> None:
         client = self.clients[staged.request_id]
@@ -236,6 +307,8 @@ class World:
         for _ in range(10_000):
             is_busy = self.step()
             self.unquarantine()
+            for run in self.runs[:]:
+                self.copy_below(run)
             for client in self.clients.values():
                 if client.is_fetching:
                     self.finish_remote(client, [])
@@ -244,6 +317,9 @@ class World:
             if not is_busy and not self.scheduler.has_work:
                 break
         self.listen()
+        while self.runs:
+            self.copy_below(self.runs[0])
+            self.listen()
         load = self.scheduler.load(StepFit())
         assert (load.running_seqs, load.waiting_seqs, load.waiting_prefill_tokens) == (0, 0, 0)
         assert (load.staged_blocks, load.quarantined_blocks) == (0, 0)

@@ -61,6 +61,10 @@ class BlockPool:
             found.append(block_id)
         return found
 
+    def block_of(self, digest: BlockDigest) -> int | None:
+        """The cached block with this content, not pinned."""
+        return self._cached.get(digest)
+
     def num_inactive(self, block_ids: Sequence[int]) -> int:
         """How many of these blocks nobody uses: pinning them lowers `free_blocks` by as much."""
         users = self._users

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from armature.blocks.hashing import BlockDigest
+from armature.index.tiers import Tier
+from armature.scheduling.lower_tiers import TierChange, TierSpeed
 from armature.scheduling.request import Request, StepOutput
 from armature.v1.common_pb2 import Grammar
 
@@ -129,4 +131,16 @@ class Engine(Protocol):
 
     def release(self, request_id: str, up_to_block: int | None = None) -> None:
         """Let go of staged blocks below prompt index `up_to_block`; None: of all, and end the request."""
+        ...
+
+    def offloaded(self, run_id: int) -> None:
+        """Blocks that were offered to the tiers below the device have been copied, or won't be."""
+        ...
+
+    def tell_below(self, changes: Sequence[TierChange]) -> None:
+        """What the tiers below the device hold has changed."""
+        ...
+
+    def tell_speed(self, tier: Tier, speed: TierSpeed) -> None:
+        """How quickly blocks come from a tier below to the device by now."""
         ...

@@ -20,9 +20,12 @@ from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.engines.engine import BlockMemory, EngineInfo
 from armature.engines.runner import Runner
+from armature.index.tiers import Tier
 from armature.performance.fit import StepFit
 from armature.performance.shape import shape_of
 from armature.scheduling.limits import Limits
+from armature.scheduling.lower_tiers import LowerTiers, TierChange, TierSpeed
+from armature.scheduling.offloading import OffloadTiming
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.request import EngineLoad, FinishReason, Request, StepOutput, TokenOutput
 from armature.scheduling.scheduler import Scheduler
@@ -42,7 +45,10 @@ class LocalEngine:
         ValueError: the hasher's block size is not the runner's, or the limits contradict each other.
     """
 
-    def __init__(self, runner: Runner, hasher: BlockHasher, *, max_waiting: int = 1024) -> None:
+    def __init__(
+        self, runner: Runner, hasher: BlockHasher, *, max_waiting: int = 1024, offload: OffloadTiming | None = None
+    ) -> None:
+        """`offload`: blocks are offered to tiers below the device, and looked for there; None: there are none."""
         info = runner.info
         if hasher.block_size != info.block_size:
             raise ValueError(f"the hasher's block size is {hasher.block_size}, the runner's {info.block_size}")
@@ -55,8 +61,15 @@ class LocalEngine:
             eos_token_ids=info.eos_token_ids,
             max_waiting=max_waiting,
         )
-        self._scheduler = Scheduler(limits, BlockPool(info.num_blocks), hasher)
         self._fit = StepFit()
+        self._lower = LowerTiers(
+            self._fit,
+            block_size=info.block_size,
+            block_bytes=info.block_bytes,
+            chunk_tokens=info.max_num_batched_tokens,
+        )
+        lower = self._lower if offload else None
+        self._scheduler = Scheduler(limits, BlockPool(info.num_blocks), hasher, lower, offload)
         self._failed_steps = 0
         self._free_since_s = 0.0
         """When the thread had last computed all that it had, or was woken."""
@@ -121,6 +134,15 @@ class LocalEngine:
 
     def release(self, request_id: str, up_to_block: int | None = None) -> None:
         self._send(self._scheduler.release, request_id, up_to_block)
+
+    def offloaded(self, run_id: int) -> None:
+        self._send(self._scheduler.offloaded, run_id)
+
+    def tell_below(self, changes: Sequence[TierChange]) -> None:
+        self._send(self._lower.apply, changes)
+
+    def tell_speed(self, tier: Tier, speed: TierSpeed) -> None:
+        self._send(self._lower.measured, tier, speed)
 
     def clear_cache(self) -> None:
         """Forget all cached content; running requests go on."""

@@ -23,6 +23,7 @@ from armature.engines.local import LocalEngine
 from armature.engines.step_clock import StepClock
 from armature.performance.shape import shape_of
 from armature.performance.step import PerformanceModel
+from armature.scheduling.offloading import OffloadTiming
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.plan import Sequence as TokenSequence
 from armature.scheduling.request import TokenLogprobs, Work
@@ -183,7 +184,9 @@ class SimulatedRunner:
         return token_id
 
 
-def simulated_engine(model: SimulatedModel, secret: bytes, *, max_waiting: int = 1024) -> LocalEngine:
+def simulated_engine(
+    model: SimulatedModel, secret: bytes, *, max_waiting: int = 1024, offload: OffloadTiming | None = None
+) -> LocalEngine:
     """An engine that computes nothing, shaped by `model`, or by the configuration in `model.path` where there is one.
 
     Raises:
@@ -191,7 +194,8 @@ def simulated_engine(model: SimulatedModel, secret: bytes, *, max_waiting: int =
     """
     if model.path:
         model = _shaped_by_config(model)
-    return LocalEngine(SimulatedRunner(model), BlockHasher(secret, model.block_size), max_waiting=max_waiting)
+    hasher = BlockHasher(secret, model.block_size)
+    return LocalEngine(SimulatedRunner(model), hasher, max_waiting=max_waiting, offload=offload)
 
 
 def _shaped_by_config(model: SimulatedModel) -> SimulatedModel:

@@ -37,6 +37,8 @@ class Job(Sequence):
     state: State = State.WAITING
     is_aborted: bool = False
     """To be ended as soon as no transport writes to its blocks."""
+    is_stopped: bool = False
+    """Likewise to be held, as it is by then."""
     computed: int = 0
     """Leading tokens whose KV is in the blocks."""
     digests: list[BlockDigest] = field(default_factory=list[BlockDigest])
@@ -45,6 +47,10 @@ class Job(Sequence):
     """Prompt tokens found in the cache at first admission; -1 before it."""
     backlog: int = 0
     """Tokens that this request adds to the load's `waiting_prefill_tokens`."""
+    asks_below: bool = False
+    """The tiers below the device are still to be asked for blocks of the prompt."""
+    is_onboarding: bool = False
+    """What it fetches comes from those."""
     fetch_from: int = 0
     """Index of the first block to fetch."""
     landed: int = 0

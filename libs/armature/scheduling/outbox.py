@@ -1,7 +1,7 @@
 """What the scheduler has to tell since it was last asked."""
 
 from armature.scheduling.job import Job
-from armature.scheduling.request import FinishReason, Request, Reserved, Staged, TokenOutput
+from armature.scheduling.request import FinishReason, Request, Reserved, SeenPrompt, Staged, TokenOutput
 
 
 class Outbox:
@@ -11,6 +11,7 @@ class Outbox:
         self.tokens: list[TokenOutput] = []
         self.reserved: list[Reserved] = []
         self.staged: list[Staged] = []
+        self.seen: list[SeenPrompt] = []
         self.opened: list[int] = []
         """Blocks that a transport will write as soon as `reserved` is told: their digests must be zeroed before."""
         self.left: list[str] = []

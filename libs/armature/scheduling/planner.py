@@ -138,12 +138,15 @@ class Planner:
             job = queues.waiting[0]
             if self._is_hopeless(job):
                 break
-            if job.wants_fetch:
+            up_to_block = self._blocks_to_fetch(job)
+            if up_to_block:
                 # It computes nothing yet, so it needs neither budget nor a seat.
                 if self._reservations.is_full:
                     break
+                if self._reserve(job, up_to_block):
+                    continue
                 # With nothing running, only those who wait behind it, and hold blocks all the same, can make room.
-                if not self._reserve(job) and (queues.num_running or not self._room.take_from_waiting(job)):
+                if queues.num_running or not self._room.take_from_waiting(job):
                     break
                 continue
             if not budget or queues.num_running >= self._limits.max_num_seqs:
@@ -172,11 +175,26 @@ class Planner:
     def _refuse_room(self, job: Job) -> None:
         self._refused, self._refused_room = job, self._room.spare_blocks
 
-    def _reserve(self, job: Job) -> bool:
+    def _blocks_to_fetch(self, job: Job) -> int:
+        """Up to which block of its prompt a transport is to bring what is missing; 0: nothing."""
+        whole = (job.prompt_tokens - 1) // self._block_size
+        if job.wants_fetch:
+            self._room.extend_digests(job, whole)
+            return whole
+        if not job.asks_below:
+            return 0
+        if not job.digests:
+            self._room.extend_digests(job, whole)
+            self._reservations.note_seen(job, whole)
+        # Decided once: nobody waits for a place among those who read, and a long prompt is long to look up.
+        up_to_block = 0 if self._reservations.is_full else self._reservations.find_below(job, whole)
+        job.asks_below = up_to_block > 0
+        return up_to_block
+
+    def _reserve(self, job: Job, up_to_block: int) -> bool:
         queues = self._queues
-        self._room.extend_digests(job, (job.prompt_tokens - 1) // self._block_size)
         queues.leave(job)
-        is_reserved = self._reservations.reserve(job, len(queues.decoding))
+        is_reserved = self._reservations.reserve(job, len(queues.decoding), up_to_block)
         if not is_reserved:
             self._refuse_room(job)
         if job.state is State.WAITING:

@@ -100,8 +100,8 @@ class Queues:
             return 0
         if job.is_prefill:
             return job.end - job.computed
-        if job.wants_fetch or job.state is State.FETCHING:
+        if job.wants_fetch:
             return len(job.token_ids) - (job.prompt_tokens - 1) // self._block_size * self._block_size
-        if job.state is State.WAITING:
+        if job.state in (State.WAITING, State.FETCHING):
             return len(job.token_ids) - len(job.block_ids) * self._block_size
         return len(job.token_ids) - job.computed

@@ -12,6 +12,7 @@ from armature.blocks.events import KvEvent as KvEvent
 from armature.blocks.events import KvEventKind as KvEventKind
 from armature.blocks.hashing import BlockDigest
 from armature.performance.linear import LinearModel
+from armature.scheduling.offloading import OffloadRun
 
 
 class FinishReason(Enum):
@@ -101,7 +102,7 @@ class TokenOutput(NamedTuple):
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
-    """Prompt tokens found in the local prefix cache when the request was first admitted."""
+    """Prompt tokens found in the local prefix cache when the request was first admitted, or onboarded for it then."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     error: str = ""
     embedding: bytes = b""
@@ -122,6 +123,8 @@ class Reserved:
     """Index in the prompt of the first block to fetch; the blocks before it are in the local cache."""
     block_ids: tuple[int, ...]
     digests: tuple[BlockDigest, ...]
+    is_onboarding: bool = False
+    """They come from the tiers below the device; more of the prompt may have to be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,25 @@ class EngineLoad(NamedTuple):
 _NO_LOAD = EngineLoad()
 
 
+class SeenPrompt(NamedTuple):
+    """A prompt that is about to be served: what is kept below the device is decided by such."""
+
+    digests: tuple[BlockDigest, ...]
+    """Of its whole blocks."""
+    tenant: str
+    priority: int
+
+
+class OffloadNews(NamedTuple):
+    """For the tiers below the device."""
+
+    runs: tuple[OffloadRun, ...] = ()
+    """Blocks that may be copied; the receiver answers each with `Engine.offloaded`."""
+    seen: tuple[SeenPrompt, ...] = ()
+    missed_blocks: int = 0
+    """Evicted before they could be offered, since the start."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """Everything that one engine step has to tell."""
@@ -175,3 +197,5 @@ class StepOutput:
     staged: tuple[Staged, ...] = ()
     kv_events: tuple[KvEvent, ...] = ()
     load: EngineLoad = _NO_LOAD
+    offload: OffloadNews | None = None
+    """None: there is nothing to tell."""

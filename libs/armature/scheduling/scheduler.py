@@ -19,11 +19,13 @@ from armature.performance.fit import StepFit
 from armature.scheduling.job import Job, open_job
 from armature.scheduling.lifecycle import Event, State
 from armature.scheduling.limits import Limits, refusal
+from armature.scheduling.lower_tiers import LowerTiers
+from armature.scheduling.offloading import Offloading, OffloadTiming
 from armature.scheduling.outbox import Outbox
 from armature.scheduling.plan import SampledToken, Slice, StepPlan
 from armature.scheduling.planner import Planner
 from armature.scheduling.queues import Queues
-from armature.scheduling.request import EngineLoad, FinishReason, Request, StepOutput, TokenOutput
+from armature.scheduling.request import EngineLoad, FinishReason, OffloadNews, Request, StepOutput, TokenOutput
 from armature.scheduling.reservations import Reservations
 from armature.scheduling.room import Room
 from armature.scheduling.staging import Staging
@@ -32,7 +34,15 @@ from armature.scheduling.staging import Staging
 class Scheduler:
     """Decides steps and keeps every request's state between them."""
 
-    def __init__(self, limits: Limits, pool: BlockPool, hasher: BlockHasher) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        pool: BlockPool,
+        hasher: BlockHasher,
+        lower: LowerTiers | None = None,
+        timing: OffloadTiming | None = None,
+    ) -> None:
+        """`lower`: what is kept below the device, if anything is; blocks are offered to it in good `timing`."""
         self._limits = limits
         self._pool = pool
         self._block_size = hasher.block_size
@@ -40,7 +50,9 @@ class Scheduler:
         self._outbox = Outbox()
         self._queues = Queues(hasher.block_size, limits.max_num_batched_tokens)
         self._room = Room(pool, hasher, self._queues)
-        self._reservations = Reservations(pool, self._outbox, hasher.block_size, limits.max_num_seqs)
+        self._lower = lower
+        self._offloading = None if lower is None else Offloading(timing or OffloadTiming(), pool, lower)
+        self._reservations = Reservations(pool, self._outbox, hasher.block_size, limits.max_num_seqs, lower)
         self._staging = Staging(pool, self._outbox, hasher.block_size)
         self._planner = Planner(limits, self._queues, self._room, self._reservations, self._staging, self._hold)
         self._jobs: dict[str, Job] = {}
@@ -56,6 +68,7 @@ class Scheduler:
             return
         rank = self._queues.rank_of(request)
         job = open_job(request, rank, self._limits, self._block_size, self._pool_tokens)
+        job.asks_below = self._lower is not None and job.shares_blocks and not job.wants_fetch
         self._jobs[job.request_id] = job
         self._queues.enqueue(job)
         finish_reason = self._finish_reason(job)
@@ -87,6 +100,8 @@ class Scheduler:
         self._queues.enqueue(job)
         if job.is_aborted:
             self._end(job, FinishReason.CANCELLED)
+        elif job.is_stopped:
+            self._hold(job)
 
     def unquarantine(self, block_ids: Sequence[int]) -> None:
         """Nothing can write to these blocks any more."""
@@ -97,7 +112,10 @@ class Scheduler:
         job = self._jobs.get(request_id)
         if job is None or not job.is_prefill or job.state is State.HOLDING:
             return
-        self._hold(job)
+        if job.state is State.FETCHING:
+            job.is_stopped = True
+        else:
+            self._hold(job)
 
     def release(self, request_id: str, up_to_block: int | None = None) -> None:
         """Let go of staged blocks below prompt index `up_to_block`; None: of all, and end the request."""
@@ -105,10 +123,15 @@ class Scheduler:
         if job is None or not job.is_prefill:
             return
         if up_to_block is None:
-            self._end(job, FinishReason.CANCELLED)
+            self.abort(request_id)
             return
         self._staging.release(job, up_to_block)
         self._end_if_released(job)
+
+    def offloaded(self, run_id: int) -> None:
+        """A run of blocks is copied below, or never will be."""
+        if self._offloading is not None:
+            self._offloading.over(run_id)
 
     def clear_cache(self) -> None:
         """Forget all cached content; running requests keep their blocks."""
@@ -218,13 +241,22 @@ class Scheduler:
     def take(self, load: EngineLoad) -> StepOutput:
         """All news since the last call."""
         outbox = self._outbox
+        news = None if self._offloading is None else self._take_offload_news(self._offloading)
         output = StepOutput(
-            tuple(outbox.tokens), tuple(outbox.reserved), tuple(outbox.staged), self._pool.take_events(), load
+            tuple(outbox.tokens), tuple(outbox.reserved), tuple(outbox.staged), self._pool.take_events(), load, news
         )
         outbox.tokens.clear()
         outbox.reserved.clear()
         outbox.staged.clear()
         return output
+
+    def _take_offload_news(self, offloading: Offloading) -> OffloadNews | None:
+        runs, seen = offloading.take(), self._outbox.seen
+        if not runs and not seen:
+            return None
+        news = OffloadNews(tuple(runs), tuple(seen), offloading.missed_blocks)
+        seen.clear()
+        return news
 
     def load(self, fit: StepFit, failed_steps_in_a_row: int = 0) -> EngineLoad:
         """What there is to do."""
@@ -303,6 +335,9 @@ class Scheduler:
     def _forget(self, job: Job) -> None:
         self._queues.leave(job)
         self._staging.drop(job)
+        if self._offloading is not None:
+            complete = min(len(job.digests), job.computed // self._block_size)
+            self._offloading.released(job.digests[:complete], job.request.tenant, job.request.priority)
         self._pool.release(job.block_ids[job.held_from :])
         if job.is_prefill:
             # Blocks released one by one are older than their successors now; a prefix must be evicted from its tail.
