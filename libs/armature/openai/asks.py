@@ -26,7 +26,7 @@ DEFAULT_COMPLETION_TOKENS = 16
 """What the OpenAI API gives to /v1/completions without `max_tokens`."""
 
 # Templates know `system`; `developer` is OpenAI's newer word for it.
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _TEMPLATE_OWN = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 
 
@@ -132,9 +132,9 @@ def _message(where: str, message: Message, called: dict[str, str]) -> dict[str, 
     """A message as templates expect it. `called` has the functions of earlier calls by call id, and gets new ones."""
     if message.role == "function":
         raise unsupported(f"{where}.role", "send the result as a message with role tool and the call's tool_call_id")
-    role = _ROLES.get(message.role)
+    role = ROLES.get(message.role)
     if role is None:
-        raise invalid(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not '{message.role[:40]}'")
+        raise invalid(f"{where}.role", f"must be one of {', '.join(ROLES)}, not '{message.role[:40]}'")
     if message.function_call:
         raise unsupported(f"{where}.function_call", "use tool_calls instead")
     if message.audio:

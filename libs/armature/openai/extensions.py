@@ -43,7 +43,7 @@ class AgentHints(msgspec.Struct, forbid_unknown_fields=True):
     speculative_prefill: bool | None = None
 
 
-class CacheControl(msgspec.Struct, forbid_unknown_fields=True):
+class NvCacheControl(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     ttl: str = "5m"
 
@@ -54,7 +54,7 @@ class SessionControl(msgspec.Struct, forbid_unknown_fields=True):
 
 class NvExt(msgspec.Struct, forbid_unknown_fields=True):
     agent_hints: AgentHints | None = None
-    cache_control: CacheControl | None = None
+    cache_control: NvCacheControl | None = None
     session_control: SessionControl | None = None
 
 
@@ -136,7 +136,7 @@ def _theirs(nvext: NvExt) -> _Said:
     return said
 
 
-def _ttl_s(control: CacheControl) -> float:
+def _ttl_s(control: NvCacheControl) -> float:
     if control.type != "ephemeral":
         raise invalid("nvext.cache_control.type", f"must be 'ephemeral', not '{control.type[:40]}'")
     ttl_s = _CACHE_TTL_S.get(control.ttl)

@@ -106,7 +106,7 @@ RANGES: Mapping[str, Range] = {
 }
 
 # Field, what leaves the answer's meaning alone, what to do instead.
-_UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("functions", ([],), 'send {"type": "function", "function": ...} in tools instead'),
     ("function_call", ("none", "auto"), "use tools and tool_choice instead"),
     ("modalities", ([], ["text"]), 'only ["text"] is implemented'),
@@ -124,7 +124,7 @@ _UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
 
 def refuse_unsupported(body: Body) -> None:
     """Raise for fields whose values would change the meaning of the answer and are not implemented."""
-    for name, neutral, fix in _UNSUPPORTED:
+    for name, neutral, fix in UNSUPPORTED:
         value = getattr(body, name)
         if value is None or any(type(value) is type(other) and value == other for other in neutral):
             continue

@@ -15,9 +15,6 @@ from armature.openai.extensions import ArmatureOptions, NvExt, unknown_key
 
 B = TypeVar("B", bound=msgspec.Struct)
 
-NOTHING = msgspec.Raw()
-"""Of a field that holds any JSON, and is not there."""
-
 
 class ContentPart(msgspec.Struct):
     type: str
@@ -52,7 +49,7 @@ class StreamOptions(msgspec.Struct):
 
 class JsonSchemaFormat(msgspec.Struct):
     name: str | None = None
-    schema: msgspec.Raw = NOTHING
+    schema: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     strict: bool | None = None
 
 
@@ -64,7 +61,7 @@ class ResponseFormat(msgspec.Struct):
 class StructuredOutputs(msgspec.Struct):
     """vLLM's. What it says of layout is left to us."""
 
-    json: msgspec.Raw = NOTHING
+    json: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     json_object: bool | None = None
     regex: str | None = None
     choice: list[str] | None = None
@@ -98,7 +95,7 @@ class Body(msgspec.Struct, kw_only=True):
     n: int | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: msgspec.Raw = NOTHING
+    guided_json: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None

@@ -13,7 +13,7 @@ from armature.openai.errors import ApiError, invalid, unsupported
 from armature.openai.parsers.calls import Tools
 
 MAX_TOOLS = 256
-_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _CHOICES = ("none", "auto", "required")
 _CHOICE_FIX = 'must be "none", "auto", "required" or {"type": "function", "function": {"name": ...}}'
 
@@ -107,7 +107,7 @@ def _function(where: str, tool: Any) -> tuple[str, Mapping[str, Any]]:
         raise invalid(f"{where}.function", "must be an object with a name")
     fields = cast(dict[str, Any], function)
     name, schema = fields.get("name"), fields.get("parameters")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
         raise invalid(f"{where}.function.name", "must be 1 to 128 letters, digits or any of _ . : / -")
     if schema is not None and not isinstance(schema, dict):
         raise invalid(f"{where}.function.parameters", "must be a JSON schema, or left out")

@@ -4,6 +4,14 @@ from dataclasses import dataclass
 
 MAX_TTFT_TARGET_S = 86_400
 
+RANGES = {
+    "priority": (-10, 10),
+    "latency_sensitivity": (0, 10),
+    "ttft_target_s": (0, MAX_TTFT_TARGET_S),
+    "expected_output_tokens": (0, 1 << 31),
+    "cache_ttl_s": (0, 30 * 86_400),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
@@ -26,13 +34,7 @@ class Hints:
     """The next turn will come: have this turn's answer in the cache before it does."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("priority", -10, 10),
-            ("latency_sensitivity", 0, 10),
-            ("ttft_target_s", 0, MAX_TTFT_TARGET_S),
-            ("expected_output_tokens", 0, 1 << 31),
-            ("cache_ttl_s", 0, 30 * 86_400),
-        ):
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must be from {low} to {high}")

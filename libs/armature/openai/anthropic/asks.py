@@ -37,7 +37,7 @@ _ALIKE = ("model", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _CACHE_TTL_S = {"5m": 300.0, "1h": 3600.0}
 
-_REFUSED = (
+REFUSED = (
     ("container", "there are no containers or skills here; leave it out"),
     ("mcp_servers", "tools are called by the client; leave it out and declare them as tools"),
     ("context_management", "conversations are never shortened; send what is to stay"),
@@ -81,7 +81,7 @@ def _ask(chat: ChatBody, session: str) -> Ask:
 
 
 def _chat_body(body: CountBody) -> ChatBody:
-    for name, fix in _REFUSED:
+    for name, fix in REFUSED:
         if getattr(body, name):
             raise unsupported(name, fix)
     system = [Message("system", system_text(body.system))] if body.system else []

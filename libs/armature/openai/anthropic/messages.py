@@ -8,7 +8,7 @@ from armature.openai.anthropic.schema import Block, InputMessage
 from armature.openai.errors import invalid, unsupported
 from armature.openai.schema import CalledFunction, Message, ToolCall
 
-_ROLES = ("user", "assistant", "system")
+ROLES = ("user", "assistant", "system")
 
 
 def system_text(system: str | list[Block] | None) -> str:
@@ -34,8 +34,8 @@ def chat_messages(messages: Sequence[InputMessage]) -> list[Message]:
     chat: list[Message] = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        if message.role not in _ROLES:
-            raise invalid(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not '{message.role[:40]}'")
+        if message.role not in ROLES:
+            raise invalid(f"{where}.role", f"must be one of {', '.join(ROLES)}, not '{message.role[:40]}'")
         if isinstance(message.content, str):
             chat.append(Message(message.role, message.content))
         elif message.role == "assistant":

@@ -15,7 +15,7 @@ from armature.openai.renaming import renaming
 from armature.openai.responses.items import chat_messages
 from armature.openai.responses.schema import Format, Item, ResponseBody
 from armature.openai.rules import RANGES, Ask
-from armature.openai.schema import NOTHING, ChatBody, JsonSchemaFormat, Message, ResponseFormat
+from armature.openai.schema import ChatBody, JsonSchemaFormat, Message, ResponseFormat
 
 LOGPROBS = "message.output_text.logprobs"
 """In `include`: log probabilities are wanted."""
@@ -37,7 +37,7 @@ _ALIKE = (
     "logit_bias", "ignore_eos", "min_tokens", "chat_template_kwargs", "armature", "nvext",
 )  # fmt: skip
 
-_REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("background", (False,), 'responses are not made in the background; leave it out, and use "stream": true'),
     ("conversation", (), "use previous_response_id"),
     ("prompt", (), "prompt templates are not stored here; send the input itself"),
@@ -54,7 +54,7 @@ def check_body(body: ResponseBody) -> None:
     Raises:
         ApiError: 400 that names the field.
     """
-    for name, neutral, fix in _REFUSED:
+    for name, neutral, fix in REFUSED:
         value = getattr(body, name)
         if value is not None and not any(type(value) is type(one) and value == one for one in neutral):
             raise unsupported(name, fix)
@@ -88,7 +88,7 @@ def response_ask(body: ResponseBody, items: Sequence[Item], session: str = "") -
 def _response_format(wanted: Format | None) -> ResponseFormat | None:
     if wanted is None or wanted.type != "json_schema":
         return None if wanted is None else ResponseFormat(wanted.type)
-    schema = NOTHING if wanted.schema is None else msgspec.Raw(msgspec.json.encode(wanted.schema))
+    schema = msgspec.Raw() if wanted.schema is None else msgspec.Raw(msgspec.json.encode(wanted.schema))
     return ResponseFormat("json_schema", JsonSchemaFormat(wanted.name, schema, wanted.strict))
 
 

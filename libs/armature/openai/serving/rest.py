@@ -8,12 +8,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from armature.openai.answers import model_entry
 from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, internal
+from armature.openai.openapi.routes import Description
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoints import GenerateEndpoint
 from armature.openai.serving.http_io import WriteWatch
@@ -43,18 +44,20 @@ def make_rest_app(
     )
     posted = {endpoint.route: endpoint for endpoint in endpoints}
     views = _Views(core)
+    routes = [
+        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posted.items()),
+        *ResponseViews(core, responses).routes(),
+        *more,
+        Route("/v1/models", views.models),
+        Route("/v1/models/{model:path}", views.model),
+        Route("/health", views.health),
+        Route("/ready", views.ready),
+        Route("/live", views.live),
+        Route("/metrics", views.metrics),
+    ]
+    routes += Description(routes, core.doorkeeper).routes()
     others = Starlette(
-        routes=[
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posted.items()),
-            *ResponseViews(core, responses).routes(),
-            *more,
-            Route("/v1/models", views.models),
-            Route("/v1/models/{model:path}", views.model),
-            Route("/health", views.health),
-            Route("/ready", views.ready),
-            Route("/live", views.live),
-            Route("/metrics", views.metrics),
-        ],
+        routes=routes,
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
     )
 
@@ -114,13 +117,23 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path, allowed = request.url.path[:200], (error.headers or {}).get("Allow", "")
+    path = request.url.path[:200]
     if error.status_code == 404:
         return _error(request, ApiError(404, f"There is nothing at {path}", code="unknown_url"))
     if error.status_code == 405:
+        allowed = ", ".join(_methods(request))
         message = f"{request.method} is not possible at {path}, only {allowed}"
         return _error(request, ApiError(405, message, code="method_not_allowed"), {"allow": allowed})
     return _error(request, ApiError(error.status_code, str(error.detail)))
+
+
+def _methods(request: Request) -> list[str]:
+    """All that are possible at the request's path, which several routes may share."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    found = {
+        method for route in routes if route.matches(request.scope)[0] != Match.NONE for method in route.methods or ()
+    }
+    return sorted(found)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

@@ -156,10 +156,15 @@ def _name(name: str) -> str:
 
 def _day(request: Request, name: str, default: datetime.date) -> datetime.date:
     text = request.query_params.get(name)
+    if text is None:
+        return default
     try:
-        return datetime.date.fromisoformat(text) if text else default
+        day = datetime.date.fromisoformat(text)
     except ValueError:
-        raise invalid(name, "must be a day like 2030-01-31") from None
+        day = None
+    if day is None or day.isoformat() != text:  # weeks and days without dashes are dates too
+        raise invalid(name, "must be a day like 2030-01-31")
+    return day
 
 
 async def _body(request: Request, shape: type[Shape]) -> Shape:

@@ -20,13 +20,15 @@ ID_CHARACTERS = 12
 _NO_DIGEST = "0" * 64
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[\w.-]{1,64}$")]
+NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
+"""`$` alone would let a line end after it."""
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 
 
 class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What is written down of a tenant; limits of 0 are none."""
 
-    cache_namespace: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]{0,64}$")] = ""
+    cache_namespace: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}$(?!\n)")] = ""
     """Empty: the tenant's name, which no other tenant has."""
     requests_per_min: Count = 0
     tokens_per_min: Count = 0
@@ -38,7 +40,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """What is written down of a key."""
 
     tenant: Name
-    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
     name: str = ""
     """For people."""
     created_at: datetime.datetime | None = None
