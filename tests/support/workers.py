@@ -16,10 +16,12 @@ from typing import Any
 from armature.blocks.hashing import BlockHasher
 from armature.engines.host.fetch import FetchLimits
 from armature.engines.host.host import HostLimits, Identity, WorkerHost
+from armature.engines.host.tiers.offloader import OffloadLimits
 from armature.engines.local import LocalEngine
 from armature.engines.simulated import SimulatedModel, SimulatedRunner
 from armature.runtime.channels import ChannelPool
 from armature.runtime.server import RpcServer
+from armature.scheduling.offloading import OffloadTiming
 from armature.transfer.transports import open_transports
 from armature.v1 import common_pb2 as common
 from armature.v1.worker_pb2 import PrefillTarget
@@ -50,6 +52,8 @@ class Setup:
     max_waiting: int = 1024
     max_stagings: int = 256
     secret: str = "test"
+    offload: bool = False
+    """Whether it uses the kv-offload of its node, which is called `here`."""
 
 
 ROLES = {"decode": common.ROLE_DECODE, "prefill": common.ROLE_PREFILL, "aggregated": common.ROLE_AGGREGATED}
@@ -117,8 +121,9 @@ def make_engine(setup: Setup) -> tuple[LocalEngine, Any]:
         )  # fmt: skip
         runner = SlowRunner(model, setup.step_s)
     return LocalEngine(
-        runner, BlockHasher(setup.secret.encode(), setup.block_size), max_waiting=setup.max_waiting
-    ), runner
+        runner, BlockHasher(setup.secret.encode(), setup.block_size), max_waiting=setup.max_waiting,
+        offload=OffloadTiming() if setup.offload else None,
+    ), runner  # fmt: skip
 
 
 @asynccontextmanager
@@ -133,20 +138,26 @@ async def worker(setup: Setup) -> AsyncIterator[Worker]:
             host="127.0.0.1", read_timeout_s=setup.read_timeout_s,
         )  # fmt: skip
         host = WorkerHost(
-            engine, transports, identity=Identity(setup.member_id, 7, ROLES[setup.role]),
+            engine, transports, identity=Identity(setup.member_id, 7, ROLES[setup.role], node="here"),
             cluster_secret=setup.secret.encode(), channels=channels, spawn=running.create_task,
             limits=HostLimits(
                 lease_s=setup.lease_s,
                 max_stagings=setup.max_stagings,
                 fetch=FetchLimits(read_timeout_s=setup.read_timeout_s, prefill_timeout_s=setup.prefill_timeout_s),
+                offload=OffloadLimits() if setup.offload else None,
             ),
         )  # fmt: skip
         host.register(server)
         await server.start()
         await engine.start(host.on_step)
+        endless: list[asyncio.Task[None]] = []
+        if host.offloader is not None:
+            endless.append(running.create_task(host.offloader.run()))
         try:
             yield Worker(host, engine, runner, server, channels, server.address)
         finally:
+            for task in endless:
+                task.cancel()
             await server.stop(0)
             await channels.close()
             await engine.stop()

@@ -12,6 +12,7 @@ from armature.transfer.grpc_transport import GrpcTransport
 from armature.transfer.nixl_agent import NixlAgent
 from armature.transfer.region import Region
 from armature.transfer.source import Source
+from armature.v1.worker_pb2 import StagingInfo
 
 NIXL = "nixl"
 GRPC = "grpc"
@@ -73,6 +74,20 @@ class Transports:
     async def close(self) -> None:
         if self._agent:
             await self._agent.close()
+
+
+def describe_staging(memory: BlockMemory, transports: Transports, staging_id: str, lease_s: float) -> StagingInfo:
+    """What a reader must know of this worker's memory."""
+    return StagingInfo(
+        nixl_metadata=transports.nixl_metadata,
+        base_address=memory.base_address,
+        block_bytes=memory.block_bytes,
+        num_blocks=memory.num_blocks,
+        device_id=memory.device_id,
+        memory_kind=memory.memory_kind,
+        lease_s=lease_s,
+        staging_id=staging_id,
+    )
 
 
 async def open_transports(

@@ -645,6 +645,8 @@ class ServingInfo(_message.Message):
     TTFT_S_FIELD_NUMBER: _builtins.int
     MIGRATIONS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ONBOARDED_FIELD_NUMBER: _builtins.int
+    ONBOARD_S_FIELD_NUMBER: _builtins.int
     decode_worker: _builtins.str
     prefill_worker: _builtins.str
     """Empty if the prompt was computed on the decode worker."""
@@ -665,6 +667,14 @@ class ServingInfo(_message.Message):
     """How often the request was moved to another worker. Set by the gateway."""
     reason: _builtins.str
     """Why the router chose so. Set by the gateway."""
+    onboard_s: _builtins.float
+    """From asking for these to the last of them."""
+    @_builtins.property
+    def onboarded(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierTokens]:
+        """Of `cached_tokens` (on the prefill worker, of `prefill_cached_tokens`), those that were read from tiers below the
+        device.
+        """
+
     def __init__(
         self,
         *,
@@ -679,11 +689,35 @@ class ServingInfo(_message.Message):
         ttft_s: _builtins.float = ...,
         migrations: _builtins.int = ...,
         reason: _builtins.str = ...,
+        onboarded: _abc.Iterable[Global___TierTokens] | None = ...,
+        onboard_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_worker", b"decode_worker", "migrations", b"migrations", "prefill_cached_tokens", b"prefill_cached_tokens", "prefill_worker", b"prefill_worker", "reason", b"reason", "transfer_s", b"transfer_s", "transferred_bytes", b"transferred_bytes", "transferred_tokens", b"transferred_tokens", "transport", b"transport", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_worker", b"decode_worker", "migrations", b"migrations", "onboard_s", b"onboard_s", "onboarded", b"onboarded", "prefill_cached_tokens", b"prefill_cached_tokens", "prefill_worker", b"prefill_worker", "reason", b"reason", "transfer_s", b"transfer_s", "transferred_bytes", b"transferred_bytes", "transferred_tokens", b"transferred_tokens", "transport", b"transport", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServingInfo: _TypeAlias = ServingInfo  # noqa: Y015
+
+@_typing.final
+class TierTokens(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    tier: Global___Tier.ValueType
+    tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        tier: Global___Tier.ValueType = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tier", b"tier", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierTokens: _TypeAlias = TierTokens  # noqa: Y015

@@ -1,18 +1,21 @@
 """Composes a worker process: engine, transports, host, and their start and stop."""
 
 import asyncio
+import math
 from typing import TypeVar
 
 from armature.blocks.hashing import BlockHasher
 from armature.engines.host.fetch import FetchLimits
 from armature.engines.host.host import HostLimits, Identity, WorkerHost
 from armature.engines.host.settings import WorkerSettings
+from armature.engines.host.tiers.offloader import OffloadLimits
 from armature.engines.local import LocalEngine
 from armature.engines.simulated import SimulatedModel, simulated_engine
 from armature.performance.faster import Faster
 from armature.performance.presets import PRESETS
 from armature.runtime.errors import StartError
 from armature.runtime.runtime import Runtime
+from armature.scheduling.offloading import OffloadTiming
 from armature.transfer.transports import GRPC, open_transports
 from armature.v1.common_pb2 import ROLE_AGGREGATED, Role
 
@@ -30,7 +33,8 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
     settings = runtime.settings
     engine = await asyncio.to_thread(make_engine, settings)
     transports = await open_transports(
-        GRPC if role == ROLE_AGGREGATED else settings.transport,  # it neither reads nor is read
+        # An aggregated worker neither reads nor is read, unless blocks are kept below.
+        GRPC if role == ROLE_AGGREGATED and not settings.offload else settings.transport,
         engine.memory,
         channels=runtime.channels,
         spawn=runtime.tasks.create_task,
@@ -40,7 +44,9 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
     host = WorkerHost(
         engine,
         transports,
-        identity=Identity(runtime.member_id, runtime.epoch, role, settings.tool_call_parser, settings.reasoning_parser),
+        identity=Identity(
+            runtime.member_id, runtime.epoch, role, settings.tool_call_parser, settings.reasoning_parser, runtime.node
+        ),
         cluster_secret=settings.cluster_secret.encode(),
         channels=runtime.channels,
         spawn=runtime.tasks.create_task,
@@ -49,6 +55,9 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
     host.register(runtime.server)
     runtime.tasks.create_task(_watch_engine(host), name="engine watch")
     await engine.start(host.on_step)
+    if host.tiers is not None and host.offloader is not None:
+        runtime.tasks.create_task(host.offloader.run(), name="offloading")
+        await runtime.view("kv-offload", on_change=host.tiers.on_change)
     try:
         await runtime.serve(worker=host.worker_info, drain=host.drain)
     finally:
@@ -63,9 +72,11 @@ def make_engine(settings: WorkerSettings) -> LocalEngine:
         StartError: it can't be loaded; the message says why.
     """
     secret = settings.cluster_secret.encode()
+    timing = OffloadTiming(when=settings.offload_when) if settings.offload else None
     if settings.engine == "simulated":
         try:
-            return simulated_engine(_simulated_model(settings), secret, max_waiting=settings.max_waiting)
+            model = _simulated_model(settings)
+            return simulated_engine(model, secret, max_waiting=settings.max_waiting, offload=timing)
         except (ValueError, OSError) as error:
             raise StartError(f"can't simulate {settings.model}: {error}") from error
     try:
@@ -88,7 +99,7 @@ def make_engine(settings: WorkerSettings) -> LocalEngine:
             threads=settings.threads or None,
         )
         hasher = BlockHasher(secret, settings.block_size)
-        return LocalEngine(runner, hasher, max_waiting=settings.max_waiting)
+        return LocalEngine(runner, hasher, max_waiting=settings.max_waiting, offload=timing)
     except (ModelError, ValueError, OSError, RuntimeError) as error:
         raise StartError(f"can't load the model {settings.model}: {error}") from error
 
@@ -120,6 +131,7 @@ def _limits(settings: WorkerSettings) -> HostLimits:
             prefill_timeout_s=settings.prefill_timeout_s,
             max_fetches=settings.max_fetches,
         ),
+        offload=OffloadLimits(bytes_per_s=settings.offload_bytes_per_s or math.inf) if settings.offload else None,
     )
 
 

@@ -1,9 +1,7 @@
 """Brings a prompt's KV blocks from a prefill worker into blocks that the engine has reserved.
 
-Blocks are read batch by batch while the rest of the prompt is still being computed there. A block counts only when the
-bytes that arrived end with the digest that we have computed ourselves. Whatever goes wrong costs time only: what has
-landed is used, the engine computes the rest, and blocks that a late read may still overwrite stay out of use until
-that read has ended.
+Blocks are read batch by batch while the rest of the prompt is still being computed there. Whatever goes wrong costs
+time only: what has landed is used, and the engine computes the rest.
 """
 
 import asyncio
@@ -18,23 +16,20 @@ from opentelemetry.trace import Span
 from armature.blocks.hashing import DIGEST_BYTES
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
+from armature.engines.host.landing import Landing, LandingReport, explain, reason_of
 from armature.engines.host.prefill_call import PrefillCall
 from armature.runtime import telemetry
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import PeerError
-from armature.runtime.tasks import Spawn, forget_outcome
+from armature.runtime.tasks import Spawn
 from armature.scheduling.request import Reserved
 from armature.transfer.region import ReadError
 from armature.transfer.source import Source
-from armature.transfer.transports import Transport, Transports
+from armature.transfer.transports import Transports
 from armature.v1.worker_pb2 import PrefillStart, StagedBlocks
 
 log = logging.getLogger(__name__)
 
-MAX_READ_BYTES = 32 * 1024 * 1024
-"""Of one read: milliseconds over NIXL, so that reads of several prompts take turns and land early."""
-SETTLE_GRACE_S = 0.05
-"""A read that is given up is most likely about to end; waiting for that is cheaper than a quarantine."""
 AVOID_S = 5.0
 """After a sign of death nobody waits for that worker again for so long; then membership tells routers as well."""
 _SIGNS_OF_DEATH = frozenset({"timeout", "unavailable", "deadline_exceeded", "disconnected"})
@@ -55,17 +50,10 @@ class FetchLimits:
 
 
 @dataclass(slots=True)
-class FetchReport:
+class FetchReport(LandingReport):
     """How a fetch went; complete when it has ended."""
 
-    transport: str = ""
-    blocks: int = 0
-    """Landed, from the first reserved one on."""
-    size_bytes: int = 0
-    reading_s: float = 0.0
     prefill_cached_tokens: int = 0
-    failure: str = ""
-    """One word why not everything was fetched; empty if all was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +89,10 @@ class Fetcher:
             async with self._slots:
                 await pull.run()
         except (ReadError, PeerError, TimeoutError, grpc.aio.AioRpcError) as error:
-            report.failure = _reason(error)
+            report.failure = reason_of(error)
             if report.failure in _SIGNS_OF_DEATH:
                 self._avoid(order.address)
-            log.warning("fetching %s from %s: %s", order.start.request_id, order.address, _explain(error))
+            log.warning("fetching %s from %s: %s", order.start.request_id, order.address, explain(error))
         except asyncio.CancelledError:
             report.failure = "cancelled"
             raise
@@ -133,10 +121,9 @@ class _Pull:
         self._fetcher = fetcher
         self._order = order
         self._report = report
+        self._landing = Landing(fetcher.engine, order.reserved, report, fetcher.measured)
         self._call: PrefillCall | None = None
         self._span: Span | None = None
-        self._settled: asyncio.Future[None] | None = None
-        self._reading: Sequence[int] = ()
 
     async def run(self) -> None:
         """Read until everything is here, or raise."""
@@ -148,16 +135,13 @@ class _Pull:
         if source.region.block_bytes != block_bytes:
             raise PeerError(f"a block has {source.region.block_bytes} bytes there, {block_bytes} here")
         transport = self._fetcher.transports.choose(source)
-        self._report.transport = transport.name
-        at_once = max(1, MAX_READ_BYTES // block_bytes)
-        while self._report.blocks < len(order.reserved.block_ids):
+        while self._landing.missing_blocks:
             update = await call.update(limits.prefill_timeout_s)
             if update.WhichOneof("step") != "blocks":
                 raise PeerError("the prefill worker has ended before the last block")
             remote_ids = self._check(update.blocks)
             self._span = self._span or telemetry.start_span("transfer", traceparent=order.traceparent)
-            for first in range(0, len(remote_ids), at_once):
-                await self._read(transport, source, remote_ids[first : first + at_once])
+            await self._landing.read(transport, source, remote_ids, limits.read_timeout_s)
 
     def _check(self, staged: StagedBlocks) -> Sequence[int]:
         """The ids of the blocks that we want of these, the next ones; each must hold what we would compute."""
@@ -170,33 +154,12 @@ class _Pull:
             raise ReadError("mismatch", "the staged blocks are not the ones asked for")
         return list(staged.block_ids)[skip : skip + len(wanted)]
 
-    async def _read(self, transport: Transport, source: Source, remote_ids: Sequence[int]) -> None:
-        engine, report, reserved = self._fetcher.engine, self._report, self._order.reserved
-        upto = report.blocks + len(remote_ids)
-        local_ids = reserved.block_ids[report.blocks : upto]
-        started_s = time.perf_counter()
-        self._reading, self._settled = local_ids, transport.read(source, local_ids, remote_ids)
-        done, _ = await asyncio.wait({self._settled}, timeout=self._fetcher.limits.read_timeout_s)
-        if not done:
-            raise TimeoutError(f"a read over {transport.name} has taken too long")
-        self._settled.result()
-        self._reading, self._settled = (), None
-        if engine.memory.digests(local_ids) != list(reserved.digests[report.blocks : upto]):
-            raise ReadError("stale", "the blocks were used for something else while they were read")
-        seconds, size_bytes = time.perf_counter() - started_s, len(local_ids) * engine.memory.block_bytes
-        self._fetcher.measured(size_bytes, seconds)
-        report.reading_s += seconds
-        report.size_bytes += size_bytes
-        report.blocks = upto
-        engine.land(reserved.request_id, upto)
-
     async def finish(self) -> None:
         """Hand the blocks back to the engine at once, then let the prefill worker free its own."""
         try:
-            if self._settled is not None:
-                await asyncio.wait({self._settled}, timeout=SETTLE_GRACE_S)
+            await self._landing.finish()
         finally:
-            self._hand_over()
+            count(self._report)
             if self._span is not None:
                 report = self._report
                 self._span.set_attribute("transport", report.transport)
@@ -206,23 +169,6 @@ class _Pull:
                 self._span.end()
             if self._call is not None:
                 self._call.close_soon(self._fetcher.spawn)
-
-    def _hand_over(self) -> None:
-        engine, report, request_id = self._fetcher.engine, self._report, self._order.reserved.request_id
-        count(report)
-        if self._settled is None or self._settled.done():
-            if self._settled is not None:
-                forget_outcome(self._settled)
-            engine.finish_remote(request_id, report.blocks)
-            return
-        in_doubt = tuple(self._reading)
-        engine.finish_remote(request_id, report.blocks, in_doubt)
-
-        def free(settled: asyncio.Future[None]) -> None:
-            forget_outcome(settled)
-            engine.unquarantine(in_doubt)
-
-        self._settled.add_done_callback(free)
 
 
 def count(report: FetchReport) -> None:
@@ -234,19 +180,3 @@ def count(report: FetchReport) -> None:
     if report.size_bytes:
         metrics.transferred_bytes.labels(report.transport).inc(report.size_bytes)
         metrics.transfer_s.labels(report.transport).observe(report.reading_s)
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return str(error) or type(error).__name__
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ReadError):
-        return error.reason
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, grpc.aio.AioRpcError):
-        return error.code().name.lower()
-    return "protocol"

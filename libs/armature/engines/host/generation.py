@@ -28,6 +28,7 @@ from armature.engines.host.conversion import (
 )
 from armature.engines.host.fetch import Fetcher, FetchOrder, FetchReport
 from armature.engines.host.pulse import Pulse
+from armature.engines.host.tiers.onboarder import Onboarder, OnboardReport
 from armature.engines.host.token_stream import TokenStream
 from armature.runtime import telemetry
 from armature.runtime.errors import ArmatureError, CallerError, UnavailableError
@@ -64,6 +65,7 @@ class Generation:
     timer: asyncio.TimerHandle | None = None
     fetching: asyncio.Task[None] | None = None
     report: FetchReport | None = None
+    onboarding: OnboardReport | None = None
     cached_tokens: int = -1
     """-1 until the first token."""
 
@@ -77,11 +79,19 @@ class Generations:
     """Every request of this worker's clients."""
 
     def __init__(
-        self, engine: Engine, hasher: BlockHasher, fetcher: Fetcher | None, *, member_id: str, spawn: Spawn
+        self,
+        engine: Engine,
+        hasher: BlockHasher,
+        fetcher: Fetcher | None,
+        onboarder: Onboarder | None = None,
+        *,
+        member_id: str,
+        spawn: Spawn,
     ) -> None:
         self._engine = engine
         self._hasher = hasher
         self._fetcher = fetcher
+        self._onboarder = onboarder
         self._member_id = member_id
         self._spawn = spawn
         self._all: dict[str, Generation] = {}
@@ -149,6 +159,12 @@ class Generations:
             if output.finish_reason is not None:
                 self._forget(generation, output.finish_reason)
         metrics.decode_tokens.inc(made)
+
+    def on_onboarding(self, engine_id: str, report: OnboardReport) -> None:
+        """Blocks of a prompt are being read from tiers below the device."""
+        generation = self._all.get(engine_id)
+        if generation is not None:
+            generation.onboarding = report
 
     def on_reserved(self, reserved: Reserved) -> None:
         """There is room for a prompt's blocks: fetch them, if they are still wanted."""
@@ -294,6 +310,8 @@ class Generations:
             info.transport = report.transport
             info.transfer_s = report.reading_s
             info.prefill_cached_tokens = report.prefill_cached_tokens
+        if generation.onboarding is not None:
+            generation.onboarding.describe(info, self._engine.info.block_size)
         metrics.cached_tokens.inc(cached_tokens)
 
     def _expire(self, generation: Generation) -> None:
@@ -319,6 +337,8 @@ class Generations:
             generation.fetching.cancel()  # and then aborted, see `_fetch`
         else:
             self._engine.abort(generation.engine_id)
+            if self._onboarder is not None:
+                self._onboarder.cancel(generation.engine_id)
 
     def _detach(self, generation: Generation) -> None:
         if generation.stream is not None:

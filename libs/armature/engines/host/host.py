@@ -1,6 +1,7 @@
 """The worker host: one engine, and between it and the contracts everything that is the same for all engines."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from armature.blocks.hashing import BlockHasher
@@ -12,11 +13,14 @@ from armature.engines.host.fetch import Fetcher, FetchLimits
 from armature.engines.host.generation import Generations
 from armature.engines.host.prefill_servicer import PrefillServicer
 from armature.engines.host.staging import Stagings
+from armature.engines.host.tiers.node_tiers import NodeTiers
+from armature.engines.host.tiers.offloader import Offloader, OffloadLimits
+from armature.engines.host.tiers.onboarder import Onboarder
 from armature.engines.host.worker_servicer import Board, WorkerServicer
 from armature.runtime.channels import ChannelPool
 from armature.runtime.server import RpcServer
 from armature.runtime.tasks import Spawn
-from armature.scheduling.request import EngineLoad, StepOutput
+from armature.scheduling.request import EngineLoad, Reserved, StepOutput
 from armature.transfer.grpc_transport import BlocksServicer
 from armature.transfer.transports import Transports
 from armature.v1 import common_pb2 as common
@@ -35,6 +39,8 @@ class HostLimits:
     max_stagings: int = 256
     """Prompts staged for readers at the same time; further ones are refused."""
     fetch: FetchLimits = field(default_factory=FetchLimits)
+    offload: OffloadLimits | None = None
+    """None: blocks are neither offered to tiers below the device nor looked for there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class Identity:
     role: "common.Role.ValueType"
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
+    node: str = ""
+    """The machine: its kv-offload keeps what the device can't."""
 
 
 class WorkerHost:
@@ -67,11 +75,33 @@ class WorkerHost:
         self._identity = identity
         hasher = BlockHasher(cluster_secret, engine.info.block_size)
         self.board = Board(identity.epoch)
+        self._server: RpcServer | None = None
+        self.tiers: NodeTiers | None = None
+        """Is to be told of kv-offloads; None: blocks are kept on the device only."""
+        self.onboarder: Onboarder | None = None
+        self.offloader: Offloader | None = None
+        """Is to be run."""
+        if limits.offload is not None:
+            self.tiers = NodeTiers(engine, identity.node, channels, spawn)
+            self.onboarder = Onboarder(engine, transports, self.tiers, spawn)
+            self.offloader = Offloader(engine, transports, self.tiers, self._address, limits.offload)
         self.fetcher = Fetcher(engine, transports, channels, spawn, limits.fetch)
-        self.stagings = Stagings(engine, transports, hasher, lease_s=limits.lease_s, max_stagings=limits.max_stagings)
+        self.stagings = Stagings(
+            engine,
+            transports,
+            hasher,
+            lease_s=limits.lease_s,
+            max_stagings=limits.max_stagings,
+            onboarder=self.onboarder,
+        )
         can_fetch = identity.role == common.ROLE_DECODE
         self.generations = Generations(
-            engine, hasher, self.fetcher if can_fetch else None, member_id=identity.member_id, spawn=spawn
+            engine,
+            hasher,
+            self.fetcher if can_fetch else None,
+            self.onboarder,
+            member_id=identity.member_id,
+            spawn=spawn,
         )
         self.embeddings = Embeddings(engine)
         self.failed = asyncio.Event()
@@ -83,7 +113,10 @@ class WorkerHost:
     def on_step(self, output: StepOutput) -> None:
         """What the engine calls after each step."""
         for reserved in output.reserved:
-            self.generations.on_reserved(reserved)
+            if reserved.is_onboarding:
+                self._onboard(reserved, output.load)
+            else:
+                self.generations.on_reserved(reserved)
         for staged in output.staged:
             self.stagings.on_staged(staged)
         if output.tokens:
@@ -92,12 +125,20 @@ class WorkerHost:
             self.generations.on_tokens(output.tokens)
             self.embeddings.on_tokens(output.tokens)
         load = output.load
+        if output.offload is not None and self.offloader is not None:
+            self.offloader.on_news(output.offload, load.step_costs)
         self.board.update(output.kv_events if self._engine.info.publishes_kv_events else (), load)
         metrics.steps.inc()
         self._count(load)
         # An engine that has died reports a pool without blocks.
         if load.failed_steps_in_a_row and (load.failed_steps_in_a_row >= MAX_FAILED_STEPS or not load.total_blocks):
             self.failed.set()
+
+    def _onboard(self, reserved: Reserved, load: EngineLoad) -> None:
+        assert self.onboarder is not None, "an engine without tiers below has reserved room for their blocks"
+        report = self.onboarder.begin(reserved, load.step_costs)
+        self.generations.on_onboarding(reserved.request_id, report)
+        self.stagings.on_onboarding(reserved.request_id, report)
 
     def _count(self, load: EngineLoad) -> None:
         if load.computed_prefill_tokens > self._prefill_tokens:
@@ -115,10 +156,22 @@ class WorkerHost:
         else:
             decode = DecodeServicer(self.generations, self.embeddings)
             server.add(stubs.add_DecodeServicer_to_server, decode, "armature.v1.Decode")
-        blocks = BlocksServicer(self._engine.memory, self.stagings.blocks_to_read)
+        self._server = server
+        blocks = BlocksServicer(self._engine.memory, self._blocks_to_read)
         server.add(stubs.add_BlocksServicer_to_server, blocks, "armature.v1.Blocks")
-        worker = WorkerServicer(self.board, lambda: self.fetcher.bytes_per_s)
+        worker = WorkerServicer(
+            self.board, lambda: self.fetcher.bytes_per_s, lambda: self.tiers.speeds if self.tiers else {}
+        )
         server.add(stubs.add_WorkerServicer_to_server, worker, "armature.v1.Worker")
+
+    def _blocks_to_read(self, staging_id: str, block_ids: Sequence[int]) -> Sequence[int]:
+        if self.offloader is not None and staging_id == self.offloader.staging_id:
+            return self.offloader.blocks_to_read(staging_id, block_ids)
+        return self.stagings.blocks_to_read(staging_id, block_ids)
+
+    def _address(self) -> str:
+        assert self._server is not None, "blocks are offered by a worker that serves nobody"
+        return self._server.address
 
     async def drain(self) -> None:
         """Take nothing new; return when everything is answered and no reader needs a block any more."""

@@ -32,6 +32,38 @@ slow_readers = Counter(
     "armature_worker_slow_readers_total", "Token streams whose requests were cancelled, since nobody took the tokens."
 )
 
+onboarded_blocks = Counter(
+    "armature_worker_onboarded_blocks_total", "KV blocks read from tiers below the device.", ["tier"]
+)
+onboarded_bytes = Counter("armature_worker_onboarded_bytes_total", "Their bytes.", ["tier"])
+onboarded_tokens = Counter(
+    "armature_worker_onboarded_tokens_total", "Prompt tokens that were read from there instead of computed.", ["tier"]
+)
+onboard_s = Histogram(
+    "armature_worker_onboard_seconds",
+    "From asking for a prompt's blocks below the device to the last of them.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+onboard_failures = Counter(
+    "armature_worker_onboard_failures_total", "Prompts of which blocks were to be read but were computed.", ["reason"]
+)
+offload_blocks = Counter(
+    "armature_worker_offload_blocks_total", "KV blocks offered to tiers below the device, by what became of them.",
+    ["outcome"],
+)  # fmt: skip
+offload_missed_blocks = Counter(
+    "armature_worker_offload_missed_blocks_total", "KV blocks that were evicted before they could be offered."
+)
+offloaded_bytes = Counter("armature_worker_offloaded_bytes_total", "KV bytes that were copied below the device.")
+offload_s = Histogram(
+    "armature_worker_offload_seconds",
+    "Time in which a run of blocks was copied.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+offload_losses = Counter(
+    "armature_worker_offload_losses_total", "How often the node's kv-offload was not heard any more."
+)
+
 _LOAD = {
     "running_seqs": "Requests in the engine's current step.",
     "waiting_seqs": "Requests that wait for room.",

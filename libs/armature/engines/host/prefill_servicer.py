@@ -9,15 +9,13 @@ from armature.runtime import telemetry
 from armature.runtime.errors import CallerError, OverloadedError, UnavailableError
 from armature.runtime.tasks import forget_outcome
 from armature.scheduling.request import Staged
-from armature.transfer.region import Region
-from armature.transfer.transports import Transports
+from armature.transfer.transports import Transports, describe_staging
 from armature.v1 import worker_pb2_grpc
 from armature.v1.worker_pb2 import (
     PrefillDone,
     PrefillRequest,
     PrefillUpdate,
     StagedBlocks,
-    StagingInfo,
 )
 
 START_TIMEOUT_S = 10.0
@@ -28,8 +26,7 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
     """One call for each prompt."""
 
     def __init__(self, engine: Engine, stagings: Stagings, transports: Transports) -> None:
-        self._block_size = engine.info.block_size
-        self._region = Region.of(engine.memory)
+        self._memory = engine.memory
         self._stagings = stagings
         self._transports = transports
 
@@ -50,7 +47,8 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
         obeying.add_done_callback(forget_outcome)  # a call that breaks ends its handler too
         try:
             with telemetry.span("prefill", request_id=start.request_id, blocks=prompt.num_blocks) as span:
-                yield PrefillUpdate(staging=self._describe(prompt))
+                staging = describe_staging(self._memory, self._transports, prompt.staging_id, self._stagings.lease_s)
+                yield PrefillUpdate(staging=staging)
                 while (staged := await _next(prompt)) is not None:
                     if staged.block_ids:
                         yield PrefillUpdate(blocks=_announcement(staged))
@@ -71,19 +69,6 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
                 self._stagings.release(prompt, request.release.up_to_block)
             if prompt.released:
                 return
-
-    def _describe(self, prompt: StagedPrompt) -> StagingInfo:
-        region = self._region
-        return StagingInfo(
-            nixl_metadata=self._transports.nixl_metadata,
-            base_address=region.base_address,
-            block_bytes=region.block_bytes,
-            num_blocks=region.num_blocks,
-            device_id=region.device_id,
-            memory_kind=region.memory_kind,
-            lease_s=self._stagings.lease_s,
-            staging_id=prompt.staging_id,
-        )
 
 
 async def _next(prompt: StagedPrompt) -> Staged | None:

@@ -52,6 +52,13 @@ class WorkerSettings(CommonSettings):
         True, help="whether simulated engines tell what they cache; no to try a cell of engines that can't"
     )
     transport: Literal["nixl", "grpc"] = option("nixl", help="how KV moves; grpc where NIXL is not to be had")
+    offload: bool = option(
+        False, help="keep KV in this node's kv-offload when the pool is full; yes where there is one"
+    )
+    offload_when: Literal["released", "evicting"] = option(
+        "released", help="evicting: copy KV only shortly before it is evicted, if little of it ever comes back"
+    )
+    offload_bytes_per_s: float = option(0.0, help="most KV copied there in a second; 0: no limit")
     lease_s: float = option(30.0, help="how long staged KV outlives its reader's call; longer than any read takes")
     max_stagings: int = option(256, help="prompts staged for readers at a time; further ones are refused")
     max_fetches: int = option(32, help="prompts fetched from other workers at a time; further ones wait")
@@ -78,6 +85,8 @@ class WorkerSettings(CommonSettings):
         for key in ("lease_s", "read_timeout_s", "prefill_timeout_s", "speed_up"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key} must be above 0")
+        if not self.offload_bytes_per_s >= 0:
+            raise ValueError("offload_bytes_per_s must not be negative")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs: one token for each request")
         if self.read_timeout_s >= self.lease_s:

@@ -16,6 +16,7 @@ from armature.engines.engine import Engine
 from armature.engines.host import metrics
 from armature.engines.host.conversion import check_model, check_prompt, unpack_tokens
 from armature.engines.host.pulse import Pulse
+from armature.engines.host.tiers.onboarder import Onboarder, OnboardReport
 from armature.runtime.errors import CallerError, NotFoundError, OverloadedError, UnavailableError
 from armature.scheduling.request import Request, Staged, TokenOutput, Work
 from armature.transfer.transports import Transports
@@ -36,6 +37,7 @@ class StagedPrompt:
     """Nothing is left to be read."""
     blocks: dict[int, int] = field(default_factory=dict[int, int])
     """Staged blocks that may still be read: block id by index in the prompt."""
+    onboarding: OnboardReport | None = None
     attention: ExitStack = field(default_factory=ExitStack)
     """Keeps the transports attentive to this reader."""
 
@@ -44,12 +46,20 @@ class Stagings:
     """Every staged prompt of one worker."""
 
     def __init__(
-        self, engine: Engine, transports: Transports, hasher: BlockHasher, *, lease_s: float, max_stagings: int
+        self,
+        engine: Engine,
+        transports: Transports,
+        hasher: BlockHasher,
+        *,
+        lease_s: float,
+        max_stagings: int,
+        onboarder: Onboarder | None = None,
     ) -> None:
         self._engine = engine
         self._transports = transports
         self._hasher = hasher
         self._max_stagings = max_stagings
+        self._onboarder = onboarder
         self.lease_s = lease_s
         self._prompts: dict[str, StagedPrompt] = {}
         self._leases = LeaseTable()
@@ -108,6 +118,12 @@ class Stagings:
             if staged.is_last:
                 metrics.cached_tokens.inc(staged.cached_tokens)
 
+    def on_onboarding(self, request_id: str, report: OnboardReport) -> None:
+        """Blocks of a prompt are being read from tiers below the device."""
+        prompt = self._prompts.get(request_id)
+        if prompt is not None:
+            prompt.onboarding = report
+
     def on_failures(self, outputs: Sequence[TokenOutput]) -> None:
         """The engine has given up some prompts and holds nothing for them any more."""
         for output in outputs:
@@ -133,6 +149,8 @@ class Stagings:
         if prompt.released:
             return
         self._engine.stop_prefill(prompt.staging_id)
+        if self._onboarder is not None:
+            self._onboarder.cancel(prompt.staging_id)
         self._leases.grant(prompt.staging_id, self._now_s() + self.lease_s)
         self._set_timer()
 

@@ -1,15 +1,18 @@
 """Serves `armature.v1.Worker`: what a worker tells about its prefix cache and its load."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from armature.blocks.events import KvEvent
 from armature.engines.host.pulse import Pulse
 from armature.engines.kv_event_log import KvEventLog
 from armature.engines.kv_event_stream import event_batches
+from armature.index.tiers import Tier
 from armature.runtime.errors import CallerError
+from armature.scheduling.lower_tiers import TierSpeed
 from armature.scheduling.request import EngineLoad
+from armature.v1 import common_pb2 as common
 from armature.v1 import worker_pb2 as worker
 from armature.v1 import worker_pb2_grpc
 
@@ -40,8 +43,14 @@ class Board:
 class WorkerServicer(worker_pb2_grpc.WorkerServicer):
     """Any number of subscribers, each at its own place in the log."""
 
-    def __init__(self, board: Board, transfer_bytes_per_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        transfer_bytes_per_s: Callable[[], float],
+        onboarding: Callable[[], Mapping[Tier, TierSpeed]] = dict,
+    ) -> None:
         self._board = board
+        self._onboarding = onboarding
         self._transfer_bytes_per_s = transfer_bytes_per_s
 
     async def KvEvents(self, request: worker.KvEventsRequest, context: object) -> AsyncIterator[worker.KvEventBatch]:
@@ -74,5 +83,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             prefill_tokens_per_s=load.prefill_tokens_per_s,
             decode_step_s=load.decode_step_s,
             transfer_bytes_per_s=transfer_bytes_per_s,
+            onboarding=[
+                worker.TierSpeed(
+                    tier=common.Tier.ValueType(tier), bytes_per_s=speed.bytes_per_s, latency_s=speed.latency_s
+                )
+                for tier, speed in self._onboarding().items()
+            ],
             step_costs=None if load.step_costs is None else worker.StepCosts(**asdict(load.step_costs)),
         )
