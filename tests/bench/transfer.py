@@ -19,7 +19,7 @@ import pytest
 
 from armature.engines.host.conversion import pack_tokens
 from armature.engines.host.prefill_call import PrefillCall
-from armature.engines.simulated import HostBlockMemory
+from armature.engines.host_memory import HostBlockMemory
 from armature.runtime.channels import ChannelPool
 from armature.transfer.source import Source
 from armature.transfer.transports import open_transports

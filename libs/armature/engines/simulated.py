@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from prometheus_client import Histogram
 
-from armature.blocks.hashing import DIGEST_BYTES, BlockDigest, BlockHasher
+from armature.blocks.hashing import DIGEST_BYTES, BlockHasher
 from armature.engines.engine import EngineInfo
+from armature.engines.host_memory import HostBlockMemory
 from armature.engines.local import LocalEngine
 from armature.engines.step_clock import StepClock
 from armature.performance.shape import shape_of
@@ -63,40 +64,6 @@ class SimulatedModel:
     """Components of made-up embeddings."""
     kv_events: bool = True
     """Whether it tells which blocks it holds."""
-
-
-class HostBlockMemory:
-    """Block memory in host RAM; see `BlockMemory`. Its bytes are the runner's own."""
-
-    memory_kind = "DRAM"
-    device_id = 0
-
-    def __init__(self, num_blocks: int, block_bytes: int) -> None:
-        if block_bytes < DIGEST_BYTES:
-            raise ValueError(f"block_bytes is {block_bytes}; the digest alone takes {DIGEST_BYTES}")
-        self.num_blocks = num_blocks
-        self.block_bytes = block_bytes
-        flat = np.zeros(num_blocks * block_bytes, dtype=np.uint8)  # numpy asks for huge pages: transports read faster
-        self._flat = flat.data
-        self._bytes = flat.reshape(num_blocks, block_bytes)
-
-    @property
-    def base_address(self) -> int:
-        return self._bytes.ctypes.data
-
-    def read(self, block_ids: Sequence[int]) -> bytes:
-        return self._bytes[list(block_ids)].tobytes()
-
-    def write(self, block_ids: Sequence[int], data: bytes) -> None:
-        self._bytes[list(block_ids)] = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.block_bytes)
-
-    def digests(self, block_ids: Sequence[int]) -> list[BlockDigest]:
-        ends = [(block_id + 1) * self.block_bytes for block_id in block_ids]
-        return [BlockDigest(bytes(self._flat[end - DIGEST_BYTES : end])) for end in ends]
-
-    def set_digest(self, block_id: int, digest: bytes) -> None:
-        end = (block_id + 1) * self.block_bytes
-        self._flat[end - DIGEST_BYTES : end] = digest
 
 
 class SimulatedRunner:

@@ -25,6 +25,8 @@ class Readers:
         self._tiers = tiers
         self._leases: dict[int, list[tuple[TierSpace, Copy]]] = {}
         self._lease_ends: LeaseTable[int] = LeaseTable()
+        self._awaiting: dict[bytes, dict[int, int]] = {}
+        """Leases on blocks that are below the fastest tier, each with the block's place in it."""
         self._pins: dict[bytes, TierSpace] = {}
         self._pin_ends: LeaseTable[bytes] = LeaseTable()
         self._last_id = 0
@@ -38,7 +40,6 @@ class Readers:
 
         Copies of those below the fastest tier to that tier are wanted; `update` tells how far they are.
         """
-        top = self._tiers.top
         held: list[tuple[TierSpace, Copy]] = []
         for digest in digests:
             best = self._tiers.best(digest)
@@ -48,13 +49,31 @@ class Readers:
             held.append(best)
         if not held:
             return Lease(0, ())
-        for space, copy in reversed(held):
-            if space is not top:
-                self._tiers.cascade.want(copy.digest, top.tier, copy.tenant, is_urgent=True)
         self._last_id += 1
         self._leases[self._last_id] = held
+        for i, (space, copy) in enumerate(held):
+            if space is not self._tiers.top:
+                self._awaiting.setdefault(copy.digest, {})[self._last_id] = i
         self._lease_ends.grant(self._last_id, now_s + ttl_s)
+        self.hurry(self._last_id)
         return Lease(self._last_id, [space.place(copy) for space, copy in held])
+
+    def arrived(self, digest: bytes) -> None:
+        """A block is in the fastest tier now: leases on it hold it there, before anybody else needs its room."""
+        best = self._tiers.best(digest)
+        for lease_id, i in self._awaiting.pop(digest, {}).items():
+            space, copy = self._leases[lease_id][i]
+            if best is not None and best[1] is not copy:
+                best[1].readers += 1
+                self._leases[lease_id][i] = best
+                self._tiers.unread(space, copy)
+
+    def hurry(self, lease_id: int) -> None:
+        """Want copies in the fastest tier of what is below; again, if the first wish was given up for lack of room."""
+        tiers = self._tiers
+        for space, copy in reversed(self._leases.get(lease_id, [])):
+            if space is not tiers.top and tiers.top.get(copy.digest) is None:
+                tiers.cascade.want(copy.digest, tiers.top.tier, copy.tenant, is_urgent=True)
 
     def update(self, lease_id: int) -> Lease:
         """The same blocks, each in the fastest tier that has it now; one that is damaged ends the run before it."""
@@ -64,8 +83,7 @@ class Readers:
         for i, (space, copy) in enumerate(held):
             best = self._tiers.best(copy.digest)
             if best is None:
-                for one_space, one in held[i:]:
-                    self._tiers.unread(one_space, one)
+                self._let_go(lease_id, held[i:])
                 del held[i:]
                 break
             if best[1] is not copy:
@@ -80,9 +98,15 @@ class Readers:
         if held is None:
             return False
         self._lease_ends.release(lease_id)
-        for space, copy in held:
-            self._tiers.unread(space, copy)
+        self._let_go(lease_id, held)
         return True
+
+    def _let_go(self, lease_id: int, held: Sequence[tuple[TierSpace, Copy]]) -> None:
+        for space, copy in held:
+            waiting = self._awaiting.get(copy.digest)
+            if waiting is not None and waiting.pop(lease_id, None) is not None and not waiting:
+                del self._awaiting[copy.digest]
+            self._tiers.unread(space, copy)
 
     def pin(self, digests: Sequence[bytes], until_s: float) -> int:
         """Keep blocks from being evicted, each where it is fastest; how many are pinned. Tiers set limits to that."""
@@ -125,4 +149,6 @@ class Readers:
 
     def held(self) -> Counter[Copy]:
         """What leases read, and how often."""
+        waiting = {(lease_id, i) for entry in self._awaiting.values() for lease_id, i in entry.items()}
+        assert all(i < len(self._leases[lease_id]) for lease_id, i in waiting), "a lease that has ended waits"
         return Counter([copy for lease in self._leases.values() for _, copy in lease])

@@ -94,6 +94,11 @@ class TierStore:
         return self._tiers.spaces
 
     @property
+    def top(self) -> TierSpace:
+        """The fastest tier, which blocks come into first."""
+        return self._tiers.top
+
+    @property
     def counts(self) -> Mapping[Tier, TierCounts]:
         return self._tiers.counts
 
@@ -255,6 +260,7 @@ class TierStore:
         source, target, copy = ended
         self._tiers.end_write(target, copy, is_good, now_s)
         if is_good:
+            self.readers.arrived(copy.digest)
             self._tiers.let_leave(source, copy.digest)
         self._tiers.keep_headroom()
         return True

@@ -89,9 +89,14 @@ class BlocksServicer(BlocksContract):
         self._may_read = may_read
 
     async def ReadBlocks(self, request: ReadBlocksRequest, context: object) -> AsyncIterator[BlockData]:
-        memory, block_ids = self._memory, self._may_read(request.staging_id, request.block_ids)
-        at_once = max(1, CHUNK_BYTES // memory.block_bytes)
-        for first in range(0, len(block_ids), at_once):
-            data = await asyncio.to_thread(memory.read, block_ids[first : first + at_once])
-            for start in range(0, len(data), CHUNK_BYTES):
-                yield BlockData(data=data[start : start + CHUNK_BYTES])
+        async for chunk in read_in_chunks(self._memory, self._may_read(request.staging_id, request.block_ids)):
+            yield chunk
+
+
+async def read_in_chunks(memory: BlockMemory, block_ids: Sequence[int]) -> AsyncIterator[BlockData]:
+    """The blocks' bytes in messages of at most `CHUNK_BYTES`, read off the loop."""
+    at_once = max(1, CHUNK_BYTES // memory.block_bytes)
+    for first in range(0, len(block_ids), at_once):
+        data = await asyncio.to_thread(memory.read, block_ids[first : first + at_once])
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield BlockData(data=data[start : start + CHUNK_BYTES])

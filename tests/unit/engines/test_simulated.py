@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from armature.blocks.hashing import BlockHasher
+from armature.engines.host_memory import HostBlockMemory
 from armature.engines.local import LocalEngine
-from armature.engines.simulated import HostBlockMemory, SimulatedModel, SimulatedRunner, simulated_engine
+from armature.engines.simulated import SimulatedModel, SimulatedRunner, simulated_engine
 from armature.engines.step_clock import StepClock
 from armature.performance.faster import Faster
 from armature.performance.presets import PRESETS

@@ -240,6 +240,18 @@ def test_a_reservation_says_of_every_block_why() -> None:
     assert made.answers == [Answer.PRESENT, Answer.REFUSED, Answer.PLACED, Answer.CROWDED]
 
 
+def test_a_block_that_comes_up_for_a_lease_stays_though_room_is_needed_at_once() -> None:
+    store = store_of({}, 4, 64)
+    put(store, *range(20))
+    lease = store.readers.lease([digest(number) for number in range(8)], 1.0, 9.0)
+    while jobs := store.take_copies(1.0):
+        for job in jobs:
+            store.finish_copy(job.job_id, 1.0)
+    places = store.readers.update(lease.lease_id).places
+    assert [place.tier for place in places] == [Tier.G2] * 4 + [Tier.G3] * 4, "as many as there is room for, in order"
+    store.check()
+
+
 # --- what an earlier process left
 
 

@@ -1,0 +1,219 @@
+"""A node's blocks below the device, on an event loop: takes them from workers, brings them up for workers, keeps them.
+
+What is taken in, what goes and what goes where is the business of `armature.offload`. Here bytes are moved, and looked
+at before they count: a block's digest stands at its end, wherever it comes from.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from armature.blocks.events import KvEvent, KvEventKind
+from armature.blocks.hashing import BlockDigest
+from armature.engines.host.pulse import Pulse
+from armature.engines.host_memory import HostBlockMemory
+from armature.engines.kv_event_log import KvEventLog
+from armature.engines.kv_event_stream import HASHES_PER_MESSAGE
+from armature.index.tiers import Tier
+from armature.kv_store import metrics
+from armature.kv_store.lower_store import LowerStore
+from armature.kv_store.mover import Mover
+from armature.kv_store.speed import Speed
+from armature.offload.ledger import Facts
+from armature.offload.store import Answer, TierStore
+from armature.runtime.errors import OverloadedError
+from armature.runtime.tasks import Spawn
+from armature.transfer.region import ReadError
+from armature.transfer.source import Source
+from armature.transfer.transports import Transports
+
+log = logging.getLogger(__name__)
+
+_STEP_INTERVAL_S = 0.25
+_READ_BYTES = 32 * 1024 * 1024
+"""Of one read: milliseconds over NIXL, so that offers of several workers take turns."""
+_PATIENCE_S = 0.5
+"""How long an offer waits for tiers below that are slow; then blocks go that did not get there."""
+_WAITING_FOR_EACH = 16
+"""Offers under way for each that is read; further ones are refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Bounds of what workers may ask at a time."""
+
+    lease_s: float = 30.0
+    """How long blocks are kept for a worker that has been told of all of them."""
+    max_takes: int = 16
+    """Offers that are read at the same time; further ones wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Blocks in a worker's memory."""
+
+    source: Source
+    digests: Sequence[bytes]
+    block_ids: Sequence[int]
+    facts: Facts
+    stay_on_device: bool = False
+
+
+class NodeStore:
+    """Owns the tiers, the pool and everything that moves bytes between them; `run` keeps it going."""
+
+    def __init__(
+        self,
+        tiers: TierStore,
+        pool: HostBlockMemory,
+        stores: Mapping[Tier, LowerStore],
+        transports: Transports,
+        *,
+        spawn: Spawn,
+        settings: StoreSettings = StoreSettings(),
+    ) -> None:
+        self.tiers = tiers
+        self.pool = pool
+        self.transports = transports
+        self.settings = settings
+        self.log = KvEventLog()
+        self.news = Pulse()
+        """Fires when the log has grown, or a block is where it was not before, or will not be."""
+        self.mover = Mover(tiers, pool, stores, self.publish)
+        self._stores = stores
+        self._spawn = spawn
+        self._take_slots = asyncio.Semaphore(settings.max_takes)
+        self._num_takes = 0
+        self.taking = Speed()
+        self.hits: Counter[Tier] = Counter()
+        """Blocks announced to onboarding workers, by where they were."""
+        metrics.watch(tiers.spaces, tiers.counts, lambda: len(tiers.readers))
+        metrics.watch_speed(Tier.G2, "write", lambda: self.taking.bytes_per_s)
+
+    async def restore(self) -> None:
+        """Find what an earlier process has left; before anything is taken."""
+        for tier, store in self._stores.items():
+            found = await store.found()
+            self.tiers.restore(tier, found, time.monotonic())
+            log.info("%s: %d blocks of an earlier process", tier.name, len(found))
+        self.publish()
+
+    async def run(self) -> None:
+        """Move blocks and let times run out, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.mover.run(), name="mover")
+            while True:
+                await asyncio.sleep(_STEP_INTERVAL_S)
+                self.tiers.step(time.monotonic())
+                self.publish()
+                self.mover.wake()  # a write budget may allow more by now
+
+    def publish(self) -> None:
+        """Tell what can be found now, and no longer."""
+        events: list[KvEvent] = []
+        for change in self.tiers.take_changes():
+            kind = KvEventKind.STORED if change.is_stored else KvEventKind.REMOVED
+            for first in range(0, len(change.digests), HASHES_PER_MESSAGE):
+                digests = tuple(BlockDigest(one) for one in change.digests[first : first + HASHES_PER_MESSAGE])
+                events.append(KvEvent(self.log.next_seq + len(events), kind, digests, change.tier))
+        self.log.append(events)
+        self.news.fire()
+
+    async def take(self, offer: Offer) -> list[Answer | None]:
+        """Read what the tiers want of an offer; what became of each block, None: its bytes did not come.
+
+        The reading goes on if the caller goes: NIXL can't be stopped, and until it has ended its blocks are nobody's.
+
+        Raises:
+            OverloadedError: too many offers wait.
+        """
+        if self._num_takes >= self.settings.max_takes * _WAITING_FOR_EACH:
+            raise OverloadedError(f"{self._num_takes} offers are under way")
+        settled: asyncio.Future[list[Answer | None]] = asyncio.get_running_loop().create_future()
+        self._spawn(self._take(offer, settled))
+        return await asyncio.shield(settled)
+
+    async def _take(self, offer: Offer, settled: "asyncio.Future[list[Answer | None]]") -> None:
+        self._num_takes += 1
+        answers: list[Answer | None] = []
+        try:
+            async with self._take_slots:
+                patient_until_s = time.monotonic() + _PATIENCE_S
+                while len(answers) < len(offer.digests):
+                    answers += await self._take_some(offer, len(answers), await self._room(patient_until_s))
+        finally:
+            self._num_takes -= 1
+            settled.set_result(answers + [None] * (len(offer.digests) - len(answers)))
+
+    async def _room(self, patient_until_s: float) -> int:
+        """How many blocks may come at once without others going that the tier below has not seen, or not got yet."""
+        top = self.tiers.top
+        while top.leaving_blocks and top.free_blocks < top.headroom_blocks:
+            try:
+                async with asyncio.timeout(max(0.0, patient_until_s - time.monotonic())):
+                    await self.news.wait()
+            except TimeoutError:
+                break
+        return max(top.free_blocks, top.headroom_blocks)
+
+    async def _take_some(self, offer: Offer, first: int, count: int) -> list[Answer | None]:
+        """Reserve, read, commit."""
+        digests, block_ids = offer.digests[first : first + count], offer.block_ids[first : first + count]
+        made = self.tiers.reserve(digests, time.monotonic(), offer.facts, is_above=offer.stay_on_device)
+        answers: list[Answer | None] = list(made.answers)
+        if made.reservation_id:
+            wanted = [i for i, place in enumerate(made.places) if place is not None]
+            slots = [place.slot for place in made.places if place is not None]
+            goods = [False] * len(wanted)
+            try:
+                goods = await self._read(
+                    offer.source, [digests[i] for i in wanted], [block_ids[i] for i in wanted], slots
+                )
+            finally:
+                self.tiers.commit(made.reservation_id, time.monotonic(), goods)
+            for i, is_good in zip(wanted, goods, strict=True):
+                answers[i] = Answer.PLACED if is_good else None
+        self.publish()
+        self.mover.wake()
+        return answers
+
+    async def _read(
+        self, source: Source, digests: Sequence[bytes], block_ids: Sequence[int], slots: Sequence[int]
+    ) -> list[bool]:
+        """Read a worker's blocks into slots; whether each is the right one."""
+        goods: list[bool] = []
+        transport = self.transports.choose(source)
+        at_once = max(1, _READ_BYTES // self.pool.block_bytes)
+        for first in range(0, len(slots), at_once):
+            here = slots[first : first + at_once]
+            started_s = time.monotonic()
+            try:
+                await transport.read(source, here, block_ids[first : first + at_once])
+            except ReadError as error:
+                log.warning("blocks of %s can't be read: %s", source.address, error)
+                break
+            taken_s = time.monotonic() - started_s
+            goods += [found == wanted for found, wanted in zip(self.pool.digests(here), digests[first:], strict=False)]
+            size_bytes = len(here) * self.pool.block_bytes
+            self.taking.measured(size_bytes, taken_s)
+            metrics.seconds.labels("take", "g2").observe(taken_s)
+            metrics.written_bytes.labels("g2").inc(size_bytes)
+        return goods + [False] * (len(slots) - len(goods))
+
+    async def evict(self, digests: Sequence[bytes], tier: Tier | None) -> int:
+        """Forget blocks, also for later processes; how many copies went."""
+        gone = self.tiers.evict(digests, tier)
+        self.publish()
+        for lower, store in self._stores.items():
+            if tier in (None, lower):
+                await store.forget(digests)
+        return gone
+
+    async def close(self) -> None:
+        """End what reads and writes; `run` has ended. The pool must stay mapped: somebody may still read it."""
+        await self.transports.close()
+        for store in self._stores.values():
+            await store.close()

@@ -1,0 +1,3 @@
+from services.kv_offload.app import main
+
+raise SystemExit(main())

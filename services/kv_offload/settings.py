@@ -1,0 +1,50 @@
+"""What a kv-offload can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from armature.runtime.redis_client import RedisSettings
+from armature.runtime.settings import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvOffloadSettings(RedisSettings):
+    """Keeps KV blocks of its node's workers in slower, larger memory than theirs."""
+
+    policy: str = option(
+        "frequency", help="what the tiers take in and let go: frequency, tinylfu, cost, all, or a file NAME.yaml"
+    )
+    host_bytes: int = option(1 << 30, help="size of tier G2, host memory; as much as the machine can spare")
+    disk_dir: Path | None = option(None, help="directory of tier G3, on a quick local disk; without one there is none")
+    disk_bytes: int = option(8 << 30, help="size of tier G3, if it has a directory; below what is free there")
+    remote_bytes: int = option(0, help="size of this node's part of tier G4 in Redis; 0: none; needs redis")
+    remote_ttl_s: float = option(86400.0, help="how long Redis keeps a block that nobody stores again")
+    remote_timeout_s: float = option(2.0, help="longest wait for one block of tier G4; raise it for slow links")
+    transport: Literal["nixl", "grpc"] = option("nixl", help="how KV moves; grpc where NIXL is not to be had")
+    lease_s: float = option(30.0, help="how long blocks are kept for a worker that could have read them")
+    read_timeout_s: float = option(5.0, help="longest wait for one read of a worker's blocks over grpc")
+    max_takes: int = option(16, help="offers of workers that are read at a time; further ones wait")
+    remembered_blocks: int = option(
+        1 << 18, help="blocks whose past use is remembered, some 200 bytes each; several times what the tiers hold"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("host_bytes", "disk_bytes", "max_takes", "remembered_blocks"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1")
+        for key in ("remote_ttl_s", "remote_timeout_s", "lease_s", "read_timeout_s"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be above 0")
+        if self.remote_bytes < 0:
+            raise ValueError("remote_bytes must be at least 0")
+        if self.remote_bytes and not self.redis:
+            raise ValueError("remote_bytes needs redis: set it, or remote_bytes to 0")
+
+    @property
+    def risks(self) -> list[str]:
+        found = super().risks
+        if self.tls is not None and self.transport == "nixl":
+            found.append("TLS does not cover NIXL, KV travels in the clear: set transport to grpc if others can listen")
+        return found
