@@ -7,6 +7,10 @@ makes prompts of about 27, 215 and 860 blocks. Both sides get the same prompts, 
 turn by turn in one run; each figure is the best of several. All are processor time, of all threads; `_wall` is how
 long a caller waits, which on a busy machine says little.
 
+`reach_*_us` is a match with lower tiers, in nodes of eight workers: nobody has told of any (`none`); the node of each
+prompt holds all of it in host memory (`whole`); the device has lost the last four fifths, of which the node holds the
+first half in host memory and the rest on disk (`tails`); or every other stretch of 16 blocks is only there (`torn`).
+
 Of theirs, `unknown` is a prompt of which nothing is held and `event` one whose event changes nothing: what it costs to
 get there (a thread hop, lists converted, JSON read). `scores` makes a dict of the result. `net` is what is left.
 """
@@ -21,11 +25,13 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from armature.index.packing import pack_hashes, unpack_hashes
 from armature.index.prefix_index import PrefixIndex
+from armature.index.tiers import Tier
 
 Prompt = tuple[int, list[int], list[int]]
 """A worker, the sequence hashes that it holds, and which of them no earlier prompt has given it."""
@@ -37,6 +43,7 @@ MOST_BLOCKS = 400_000
 SLICE = Path(__file__).parent.parent / "data" / "mooncake_conversation_200.jsonl"
 DYNAMO = Path(__file__).parent / "dynamo_index.py"
 PAGE_BYTES = 4096
+NODE_WORKERS = 8
 
 
 def prompts_of(trace: Path, cut: int, num_workers: int) -> list[Prompt]:
@@ -118,6 +125,43 @@ class Ours:
         }  # fmt: skip
 
 
+def reaches(prompts: Sequence[Prompt]) -> dict[str, float]:
+    """What it takes to tell how far workers reach, over all prompts, where nodes hold blocks for their workers."""
+    best: dict[str, float] = {}
+    for kind in ("none", "whole", "tails", "torn"):
+        ours = Ours(prompts)
+        for worker, hashes, _ in prompts:
+            worker_id, node_id = f"worker-{worker:05}", f"node-{worker // NODE_WORKERS:04}"
+            kept, host, disk = parts_of(kind, hashes)
+            ours.index.store(worker_id, kept)
+            for tier, blocks in ((Tier.G2, host), (Tier.G3, disk)):
+                if blocks:
+                    ours.index.store(node_id, blocks, tier)
+            if kind != "none":
+                first = worker // NODE_WORKERS * NODE_WORKERS
+                ours.index.attach(node_id, [f"worker-{first + i:05}" for i in range(NODE_WORKERS)])
+        for run in range(1 + RUNS):
+            found = ours.timed_us(
+                f"reach_{kind}", lambda ours=ours: [ours.index.reach(one) for _, one, _ in ours.prompts]
+            )
+            if run:
+                keep_best(best, found)
+    return best
+
+
+def parts_of(kind: str, hashes: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """What the device, host memory and disk hold of a prompt."""
+    kept, middle = len(hashes) // 5, len(hashes) * 3 // 5
+    if kind == "none":
+        return hashes, [], []
+    if kind == "whole":
+        return hashes[:kept], hashes, []
+    if kind == "tails":
+        return hashes[:kept], hashes[kept:middle], hashes[middle:]
+    stretches = [hashes[first : first + 16] for first in range(0, len(hashes), 16)]
+    return list(chain.from_iterable(stretches[::2])), list(chain.from_iterable(stretches[1::2])), []
+
+
 class Theirs:
     def __init__(self, child: "subprocess.Popen[str]") -> None:
         self._child = child
@@ -180,7 +224,7 @@ def case(trace: Path, cut: int, num_workers: int, python: str | None) -> dict[st
     result: dict[str, object] = {
         "prompts": len(prompts), "mean_depth": round(num_blocks / len(prompts)), "us_per_prompt": rounded(best),
         "blocks_per_s": {name: round(num_blocks / len(prompts) / best[name] * 1e6) for name in ("store", "remove")},
-        "memory": rounded(ours.memory()),
+        "reach_us_per_prompt": rounded(reaches(prompts)), "memory": rounded(ours.memory()),
     }  # fmt: skip
     if their_best:
         assert best["depths"] == their_best["depths"], "they find other matches than we do"

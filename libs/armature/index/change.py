@@ -25,6 +25,8 @@ class ChangeKind(IntEnum):
     """Some are missing and on their way."""
     ASSUMED = 8
     """It tells none: what it holds is assumed from what was sent to it."""
+    ATTACHED = 9
+    """What it holds in lower tiers counts for these workers, and for nobody else."""
 
 
 class Change(NamedTuple):
@@ -32,3 +34,5 @@ class Change(NamedTuple):
     worker_id: str
     tier: Tier | None = None
     hashes: Sequence[int] = ()
+    readers: Sequence[str] = ()
+    """Whom it is attached to."""

@@ -2,13 +2,20 @@
 
 `descend` is for masks that only shrink with depth and probes a few of them. `walk` is for any masks, and looks at every
 block: a worker may hold a block and not the one before it, since an engine may evict a block of the middle while a
-request still uses the one behind it, and events may be missing.
+request still uses the one behind it, and events may be missing. `go_on` is a walk of workers who start at different
+depths.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from operator import and_
+
+Ends = list[tuple[int, int]]
+"""`(depth, mask)`, shallowest first: whose run of blocks is that long. No mask is 0 and no bit occurs twice."""
+
+LookUp = Callable[[Sequence[int]], list[int]]
+"""Gives the masks of consecutive blocks."""
 
 # A walk's look-ups are done in stretches that double, so that at most about as many are wasted as were needed, and stop
 # growing where the fixed cost of a stretch no longer shows.
@@ -19,8 +26,8 @@ _LONGEST_STRETCH = 256
 _FIRST_STEP = 8
 
 
-def descend(masks: Mapping[int, int], hashes: Sequence[int]) -> list[tuple[int, int]]:
-    """Where runs of held blocks end: `(depth, mask)`, shallowest first; no mask is 0 and no bit occurs twice.
+def descend(masks: Mapping[int, int], hashes: Sequence[int]) -> Ends:
+    """Where runs of held blocks end.
 
     `masks` maps a sequence hash to the bits of the workers that hold the block and all before it, so that along a
     prompt they only shrink; bit w of a result at `depth` says that worker w holds the blocks 0 to depth-1 and not the
@@ -29,7 +36,7 @@ def descend(masks: Mapping[int, int], hashes: Sequence[int]) -> list[tuple[int, 
     if not hashes:
         return []
     look_up, last = masks.get, len(hashes) - 1
-    ends: list[tuple[int, int]] = []
+    ends: Ends = []
     low, held, step = 0, look_up(hashes[0], 0), _FIRST_STEP
     while held:
         if low == last:
@@ -47,7 +54,7 @@ def _split(
     look_up: Callable[[int, int], int],
     hashes: Sequence[int],
     stretch: tuple[int, int, int, int],
-    ends: list[tuple[int, int]],
+    ends: Ends,
 ) -> None:
     """Append the ends between two blocks, of which the second is held by fewer."""
     low, held, high, survivors = stretch
@@ -65,15 +72,12 @@ def _split(
         low, held = above, at_above
 
 
-def walk(
-    look_up: Callable[[Sequence[int]], list[int]], hashes: Sequence[int], depth: int, held: int
-) -> list[tuple[int, int]]:
+def walk(look_up: LookUp, hashes: Sequence[int], depth: int, held: int) -> Ends:
     """Where runs end, for masks of which nothing is known: every block up to the end of the longest run is looked up.
 
-    `held` are the workers that hold all blocks before `depth`; `look_up` gives the masks of consecutive blocks. The
-    result is `descend`'s, of the workers in `held`.
+    `held` are the workers that hold all blocks before `depth`; the result is `descend`'s, of those.
     """
-    ends: list[tuple[int, int]] = []
+    ends: Ends = []
     stretch, num_blocks = _FIRST_STRETCH, len(hashes)
     while held:
         if depth == num_blocks:
@@ -87,4 +91,30 @@ def walk(
             held = runs[offset]
         depth += len(runs) - 1
         stretch = min(2 * stretch, _LONGEST_STRETCH)
+    return ends
+
+
+def go_on(look_up: LookUp, hashes: Sequence[int], starts: Mapping[int, int]) -> dict[int, int]:
+    """Where runs end that have come so far already: masks by depth, of all workers of `starts`.
+
+    Takes a look at the block behind each start, and at every block behind which somebody goes on.
+    """
+    num_blocks = len(hashes)
+    ends = dict(starts)
+    depths = sorted([depth for depth in starts if depth < num_blocks])
+    held, moving = 0, list[tuple[int, int]]()
+    for depth, mask in zip(depths, look_up([hashes[depth] for depth in depths]), strict=True):
+        going = mask & starts[depth]
+        if going:
+            moving.append((depth, going))
+            ends[depth] ^= going
+    stops = [*(depth for depth, _ in moving), num_blocks][1:]
+    for (depth, going), until in zip(moving, stops, strict=True):
+        held |= going
+        runs = walk(look_up, hashes if until == num_blocks else hashes[:until], depth, held)
+        held = runs.pop()[1] if runs[-1][0] == until else 0
+        for end, mask in runs:
+            ends[end] = ends.get(end, 0) | mask
+    if held:
+        ends[num_blocks] = ends.get(num_blocks, 0) | held
     return ends

@@ -16,16 +16,17 @@ from then on: its removal, told later, is ignored, and a later store is new.
 import heapq
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import compress
 from operator import or_
 from typing import NamedTuple
 
 from armature.index.change import Change, ChangeKind
-from armature.index.descent import walk
+from armature.index.descent import Ends
 from armature.index.holders import Holders
 from armature.index.holdings import Holdings
+from armature.index.shared import SharedSources
 from armature.index.size import IndexSize, estimated_bytes
 from armature.index.tiers import Tier
 
@@ -45,15 +46,13 @@ _BITS = bytes.maketrans(b"01", b"\0\1")
 
 
 class Reach(NamedTuple):
-    """How many blocks from a prompt's start a worker holds without a hole: in G1; in G1 or G2; and so on.
+    """How many blocks from a prompt's start workers can use without a hole."""
 
-    What is behind `g1` has to be onboarded, in order, from the lowest of the tiers that its number includes.
-    """
-
-    g1: int
-    g2: int
-    g3: int
-    g4: int
+    device: dict[str, int]
+    """Held in G1, by worker; nobody with none."""
+    lower: dict[Tier, dict[str, int]]
+    """Held in this tier or one above it: those who come further with it than without. What is behind the device's is
+    to be onboarded, in order."""
 
 
 class _Source:
@@ -81,6 +80,7 @@ class PrefixIndex:
         self._limit_bytes = limit_bytes
         self._tiers = {tier: Holders() for tier in Tier}
         self._sources: dict[str, _Source] = {}
+        self._shared = SharedSources(self._bit_of)
         self._worker_ids: list[str] = []
         """By slot; empty where a slot is free."""
         self._free_slots: list[int] = []
@@ -90,8 +90,13 @@ class PrefixIndex:
 
     @property
     def worker_ids(self) -> list[str]:
-        """Every worker that was heard of and not dropped, oldest first."""
+        """Every worker that was heard of and not dropped, oldest first; shared sources among them."""
         return list(self._sources)
+
+    @property
+    def attached(self) -> Mapping[str, Sequence[str]]:
+        """The workers of every shared source."""
+        return self._shared.attached()
 
     def __contains__(self, worker_id: str) -> bool:
         return worker_id in self._sources
@@ -102,7 +107,7 @@ class PrefixIndex:
 
     def apply(self, change: Change) -> None:
         """Make one change; blocks without a tier are in G1."""
-        kind, worker_id, tier, hashes = change
+        kind, worker_id, tier, hashes, readers = change
         if kind is ChangeKind.STORED:
             self.store(worker_id, hashes, tier or Tier.G1)
         elif kind is ChangeKind.REMOVED:
@@ -111,8 +116,18 @@ class PrefixIndex:
             self.clear(worker_id, tier)
         elif kind is ChangeKind.DROPPED:
             self.drop(worker_id)
+        elif kind is ChangeKind.ATTACHED:
+            self.attach(worker_id, readers)
         else:
             self.mark(worker_id, stale=kind is not ChangeKind.EXACT)
+
+    def attach(self, source_id: str, worker_ids: Collection[str]) -> None:
+        """What a source holds in lower tiers counts for these workers from now on, as far as they are known.
+
+        It replaces the workers that it had, and ends when the source is dropped.
+        """
+        self._source(source_id)
+        self._shared.attach(source_id, worker_ids)
 
     def store(self, worker_id: str, hashes: Iterable[int], tier: Tier = Tier.G1) -> None:
         """Note blocks of a worker, which becomes known if it is not."""
@@ -155,6 +170,8 @@ class PrefixIndex:
         source = self._sources.pop(worker_id, None)
         if source is not None:
             self._worker_ids[source.slot] = ""
+            self._shared.detach(worker_id)
+            self._shared.forget_bits()
             self._made.clear()
             heapq.heappush(self._free_slots, source.slot)
 
@@ -172,36 +189,28 @@ class PrefixIndex:
 
         `hashes` are those of the prompt's blocks, from the first.
         """
-        ends = self._tiers[tier].match(hashes)
-        if not ends:
-            return {}
-        left = reduce(or_, [mask for _, mask in ends])
-        depths: dict[str, int] = {}
-        for depth, mask in ends:
-            # Those who end here, and with them those who go on, who are the same for all prompts of a common head.
-            if mask.bit_count() > _MOST_NAMED_SINGLY:
-                reached = self._reached(left, depth)
-                depths = depths | reached if depths else reached.copy()
-            else:
-                depths.update(dict.fromkeys(self._named(mask), depth))
-            left ^= mask
-        return depths
+        return self._depths(self._tiers[tier].match(hashes))
 
-    def reach(self, hashes: Sequence[int]) -> dict[str, Reach]:
-        """How far each worker's blocks reach when those of lower tiers are counted too.
+    def reach(self, hashes: Sequence[int]) -> Reach:
+        """How far each worker's blocks reach, and how much further when those of lower tiers are counted too.
 
-        Costs no more than `match` while nobody has told of blocks in a lower tier; else every block is looked up that
-        one of the workers that have can use.
+        Costs no more than `match` while nobody has told of blocks in a lower tier; else a few look-ups for each depth
+        at which somebody's blocks end, and one in every tier for each block behind which a lower tier goes on in such
+        a place.
         """
-        depths = self.match(hashes)
-        reached = {worker_id: [depth] * 4 for worker_id, depth in depths.items()}
-        for lowest in (Tier.G2, Tier.G3, Tier.G4):
-            if not self._tiers[lowest].masks:
-                continue
-            for worker_id, depth in self._union_depths(hashes, lowest):
-                levels = reached.setdefault(worker_id, [0] * 4)
-                levels[lowest - 1 :] = [depth] * (5 - lowest)
-        return {worker_id: Reach(*levels) for worker_id, levels in reached.items()}
+        upper = [self._tiers[Tier.G1]]
+        ends = upper[0].match(hashes)
+        reach = Reach(self._depths(ends), {})
+        reached = dict(ends)
+        for tier in (Tier.G2, Tier.G3, Tier.G4) if hashes else ():
+            if self._tiers[tier].masks:
+                upper.append(self._tiers[tier])
+                before, reached = reached, self._shared.deepen(reached, upper, hashes)
+                further = [(depth, mask & ~before.get(depth, 0)) for depth, mask in reached.items() if depth]
+                gained = self._depths(sorted([end for end in further if end[1]]))
+                if gained:
+                    reach.lower[tier] = gained
+        return reach
 
     def holdings(self, worker_id: str) -> dict[Tier, "array[int]"]:
         """A copy of what a worker holds, by tier, as unsigned 64-bit integers in no particular order."""
@@ -244,6 +253,7 @@ class PrefixIndex:
                 slot = len(self._worker_ids)
                 self._worker_ids.append(worker_id)
             source = self._sources[worker_id] = _Source(slot)
+            self._shared.forget_bits()
         return source
 
     def _reached(self, mask: int, depth: int) -> dict[str, int]:
@@ -267,19 +277,25 @@ class PrefixIndex:
             mask ^= 1 << slot
         return names[::-1]
 
-    def _union_depths(self, hashes: Sequence[int], lowest: Tier) -> Iterable[tuple[str, int]]:
-        """How far the workers that hold any block of the lower tiers reach in those from G1 to `lowest` together."""
-        tiers = [self._tiers[tier] for tier in Tier if tier <= lowest]
-        useful = reduce(or_, [holders.users for holders in tiers[1:]])
-        look_ups = [holders.masks.get for holders in tiers]
+    def _depths(self, ends: Ends) -> dict[str, int]:
+        """The depth by worker; may share what was made before and is not changed."""
+        if not ends:
+            return {}
+        left = reduce(or_, [mask for _, mask in ends])
+        depths: dict[str, int] = {}
+        for depth, mask in ends:
+            # Those who end here, and with them those who go on, who are the same for all prompts of a common head.
+            if mask.bit_count() > _MOST_NAMED_SINGLY:
+                reached = self._reached(left, depth)
+                depths = depths | reached if depths else reached.copy()
+            else:
+                depths.update(dict.fromkeys(self._named(mask), depth))
+            left ^= mask
+        return depths
 
-        def masks_of(part: Sequence[int]) -> list[int]:
-            return [reduce(or_, [look_up(block, 0) for look_up in look_ups]) for block in part]
-
-        held = masks_of(hashes[:1])[0] & useful if hashes else 0
-        for depth, mask in walk(masks_of, hashes, 1, held):
-            for worker_id in self._named(mask):
-                yield worker_id, depth
+    def _bit_of(self, worker_id: str) -> int:
+        source = self._sources.get(worker_id)
+        return source.bit if source else 0
 
     def _size_bytes(self) -> int:
         blocks = linked = 0

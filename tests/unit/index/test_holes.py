@@ -86,8 +86,7 @@ def test_blocks_of_lower_tiers_continue_what_is_in_device_memory() -> None:
     index.store("cold", PROMPT[:300], Tier.G3)
     index.store("torn", PROMPT[1:], Tier.G2)
     index.store("warm", PROMPT[:20])
-    assert index.reach(PROMPT) == {
-        "warm": Reach(20, 20, 20, 20), "w": Reach(10, 100, 100, 200), "cold": Reach(0, 0, 300, 300),
-    }  # fmt: skip
+    lower = {Tier.G2: {"w": 100}, Tier.G3: {"cold": 300}, Tier.G4: {"w": 200}}
+    assert index.reach(PROMPT) == Reach({"warm": 20, "w": 10}, lower)
     assert index.match(PROMPT) == {"warm": 20, "w": 10}
-    assert index.reach([]) == {}
+    assert index.reach([]) == Reach({}, {})

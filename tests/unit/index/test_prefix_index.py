@@ -1,6 +1,6 @@
 """The index against a naive oracle: a set of blocks per worker and tier."""
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import and_
 
 import pytest
@@ -15,8 +15,12 @@ from armature.index.tiers import Tier
 
 TIERS = st.sampled_from([Tier.G1, Tier.G1, *Tier])
 WORKERS = [f"w{number}" for number in range(5)]
+SOURCES = ["node-0", "node-1", "w4"]
+"""What they hold in lower tiers may count for others; one is a worker, too."""
 IDLE = [f"idle-{number}" for number in range(62)]
 """They hold nothing and have the first slots, so that masks of the others are on both sides of 64 bits."""
+
+HOLDERS = [*WORKERS, *SOURCES[:2]]
 
 LENGTH = 14
 FORKS = {1: (0, 3), 2: (0, 3), 3: (0, 9), 4: (1, 6)}
@@ -56,6 +60,7 @@ class AgainstOracle(RuleBasedStateMachine):
         super().__init__()
         self.index = PrefixIndex()
         self.held: dict[str, dict[Tier, set[int]]] = {}
+        self.attached: dict[str, set[str]] = {}
         for worker_id in IDLE:
             self.index.add(worker_id)
             self.tiers_of(worker_id)
@@ -63,28 +68,29 @@ class AgainstOracle(RuleBasedStateMachine):
     def tiers_of(self, worker_id: str) -> dict[Tier, set[int]]:
         return self.held.setdefault(worker_id, {tier: set() for tier in Tier})
 
-    @rule(worker_id=st.sampled_from(WORKERS), blocks=BLOCKS, tier=TIERS)
+    @rule(worker_id=st.sampled_from(HOLDERS), blocks=BLOCKS, tier=TIERS)
     def store(self, worker_id: str, blocks: list[int], tier: Tier) -> None:
         self.index.store(worker_id, blocks, tier)
         self.tiers_of(worker_id)[tier].update(blocks)
 
-    @rule(worker_id=st.sampled_from(WORKERS), blocks=BLOCKS, tier=TIERS)
+    @rule(worker_id=st.sampled_from(HOLDERS), blocks=BLOCKS, tier=TIERS)
     def remove(self, worker_id: str, blocks: list[int], tier: Tier) -> None:
         self.index.remove(worker_id, blocks, tier)
         if worker_id in self.held:
             self.held[worker_id][tier].difference_update(blocks)
 
-    @rule(worker_id=st.sampled_from(WORKERS), tier=st.sampled_from([None, *Tier]))
+    @rule(worker_id=st.sampled_from(HOLDERS), tier=st.sampled_from([None, *Tier]))
     def clear(self, worker_id: str, tier: Tier | None) -> None:
         self.index.clear(worker_id, tier)
         for cleared in Tier if tier is None else [tier]:
             if worker_id in self.held:
                 self.held[worker_id][cleared].clear()
 
-    @rule(worker_id=st.sampled_from([*WORKERS, IDLE[0]]))
+    @rule(worker_id=st.sampled_from([*HOLDERS, IDLE[0]]))
     def drop(self, worker_id: str) -> None:
         self.index.drop(worker_id)
         self.held.pop(worker_id, None)
+        self.attached.pop(worker_id, None)
 
     @rule(prompt=PROMPTS)
     def fill(self, prompt: list[int]) -> None:
@@ -98,14 +104,32 @@ class AgainstOracle(RuleBasedStateMachine):
         found = self.index.match(prompt, tier)
         assert found == naive_match({worker_id: tiers[tier] for worker_id, tiers in self.held.items()}, prompt)
 
+    @rule(source_id=st.sampled_from(SOURCES), worker_ids=st.sets(st.sampled_from([*WORKERS, *SOURCES, IDLE[0]])))
+    def attach(self, source_id: str, worker_ids: set[str]) -> None:
+        self.index.attach(source_id, worker_ids)
+        self.tiers_of(source_id)
+        self.attached[source_id] = worker_ids
+
     @rule(prompt=PROMPTS)
     def reach(self, prompt: list[int]) -> None:
-        expected: dict[str, Reach] = {}
+        levels = [self.naive_reach(prompt, lowest) for lowest in Tier]
+        expected: dict[Tier, dict[str, int]] = {}
+        for tier, (above, below) in zip((Tier.G2, Tier.G3, Tier.G4), pairwise(levels), strict=True):
+            further = {worker_id: depth for worker_id, depth in below.items() if depth > above[worker_id]}
+            if further:
+                expected[tier] = further
+        assert self.index.reach(prompt) == Reach(self.index.match(prompt), expected)
+
+    def naive_reach(self, prompt: list[int], lowest: Tier) -> dict[str, int]:
+        """By everybody who is known, with what is in the tiers from G1 to `lowest` of whom it reads from."""
+        depths: dict[str, int] = {}
         for worker_id, tiers in self.held.items():
-            depths = [naive_depth(set().union(*(tiers[t] for t in Tier if t <= tier)), prompt) for tier in Tier]
-            if any(depths):
-                expected[worker_id] = Reach(*depths)
-        assert self.index.reach(prompt) == expected
+            usable = set(tiers[Tier.G1])
+            readable = [source_id for source_id, readers in self.attached.items() if worker_id in readers]
+            for source_id in readable if worker_id in self.attached else [*readable, worker_id]:
+                usable.update(*(self.held[source_id][tier] for tier in Tier if Tier.G1 < tier <= lowest))
+            depths[worker_id] = naive_depth(usable, prompt)
+        return depths
 
     @invariant()
     def agrees(self) -> None:
