@@ -28,7 +28,7 @@ from armature.index.holders import Holders
 from armature.index.holdings import Holdings
 from armature.index.shared import SharedSources
 from armature.index.size import IndexSize, estimated_bytes
-from armature.index.tiers import Tier
+from armature.index.tiers import LOWER_TIERS, Tier
 
 DEFAULT_LIMIT_BYTES = 4 << 30
 """About 20 million blocks with one holder each: more than the pools of a hundred large machines have."""
@@ -202,7 +202,7 @@ class PrefixIndex:
         ends = upper[0].match(hashes)
         reach = Reach(self._depths(ends), {})
         reached = dict(ends)
-        for tier in (Tier.G2, Tier.G3, Tier.G4) if hashes else ():
+        for tier in LOWER_TIERS if hashes else ():
             if self._tiers[tier].masks:
                 upper.append(self._tiers[tier])
                 before, reached = reached, self._shared.deepen(reached, upper, hashes)

@@ -12,3 +12,7 @@ class Tier(IntEnum):
     """Disk."""
     G4 = 4
     """Remote store."""
+
+
+LOWER_TIERS = (Tier.G2, Tier.G3, Tier.G4)
+"""Below the device, the fastest first."""

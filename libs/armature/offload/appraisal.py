@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-from armature.index.tiers import Tier
+from armature.index.tiers import LOWER_TIERS, Tier
 from armature.offload.admission import Offer
 from armature.offload.copies import Copy
 from armature.offload.eviction import Touched
 from armature.offload.ledger import Ledger, Seen
-from armature.offload.policy import LOWER_TIERS
 from armature.offload.space import TierSpace
 
 

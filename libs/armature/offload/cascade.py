@@ -8,10 +8,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from armature.index.tiers import Tier
+from armature.index.tiers import LOWER_TIERS, Tier
 from armature.offload.budget import WriteBudget
 from armature.offload.copies import Copy, Place
-from armature.offload.policy import LOWER_TIERS
 from armature.offload.space import TierSpace
 
 _INFINITE = float("inf")

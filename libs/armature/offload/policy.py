@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from armature.index.tiers import Tier
+from armature.index.tiers import LOWER_TIERS, Tier
 from armature.offload.admission import ADMISSIONS, Admission, All
 from armature.offload.eviction import EVICTIONS, Eviction, Lru
 from armature.routing.checks import check_numbers
 from armature.routing.parts import PolicyError, part_of, parts_of
-
-LOWER_TIERS = (Tier.G2, Tier.G3, Tier.G4)
-"""Below the device, the fastest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from armature.index.tiers import Tier
+from armature.index.tiers import LOWER_TIERS, Tier
 from armature.offload.appraisal import Appraiser
 from armature.offload.cascade import Cascade
 from armature.offload.copies import Copy, CopyState
 from armature.offload.ledger import Ledger
-from armature.offload.policy import LOWER_TIERS, OffloadPolicy, TierShape
+from armature.offload.policy import OffloadPolicy, TierShape
 from armature.offload.space import TierSpace
 
 

@@ -10,14 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from armature.index.tiers import LOWER_TIERS
 from armature.performance.linear import LinearModel
 from armature.performance.step import StepShape
 from armature.routing import columns as at
 from armature.routing.columns import NUM_ROWS, Floats
 from armature.routing.worker import UNMEASURED, Load, Role, Speeds, Worker
+from armature.scheduling.lower_tiers import TierSpeed
 
 Key = tuple[str, str]
 """Owner and request id."""
+
+_NO_SPEED = TierSpeed(0.0)
 
 # Workers are compared by the time of such a prompt.
 _REFERENCE = StepShape(0, 0, 2048, 2048 * 2048 / 2)
@@ -84,19 +88,14 @@ class Account:
         """Take over what the worker is."""
         self.worker = worker
         self.worker_id = worker.worker_id
-        column, block_bytes = self.column, worker.block_bytes
+        column = self.column
         column[at.BLOCK_SIZE] = worker.block_size
         column[at.NUM_BLOCKS] = worker.num_blocks
         column[at.CAPACITY] = 0 if worker.is_draining else worker.num_blocks
         column[at.MAX_BATCH_TOKENS] = worker.max_num_batched_tokens
         column[at.MAX_SEQS] = worker.max_num_seqs
         column[at.IS_DECODE] = worker.role is Role.DECODE
-        for row, bytes_per_s in (
-            (at.BLOCK_HOST_S, worker.host_bytes_per_s),
-            (at.BLOCK_DISK_S, worker.disk_bytes_per_s),
-            (at.BLOCK_PULL_S, worker.pull_bytes_per_s),
-        ):
-            column[row] = block_bytes / bytes_per_s if bytes_per_s else 0.0
+        self._read()
         self._pace()
         self._sum_up()
 
@@ -108,7 +107,10 @@ class Account:
     def report(self, load: Load, now_s: float, settle_s: float) -> None:
         """Take over what the worker says; only what was placed just now is still to be added to it."""
         is_same = load.speeds == self._load.speeds and load.steps == self._load.steps
+        reads_alike = load.reading is self._load.reading or load.reading == self._load.reading
         self._load = load
+        if not reads_alike:
+            self._read()
         if not is_same:
             speeds = Speeds(*(new or old for new, old in zip(load.speeds, self.measured.speeds, strict=True)))
             self.measured = Pace(speeds, load.steps or self.measured.steps)
@@ -197,6 +199,14 @@ class Account:
         """Computing so many tokens of a prompt behind those before them."""
         chunks = -(-tokens // self.worker.max_num_batched_tokens)
         return tokens * (self.token_s + self.pair_s * (cached_tokens + tokens / 2)) + chunks * self.chunk_s
+
+    def _read(self) -> None:
+        column, block_bytes, reading = self.column, self.worker.block_bytes, self._load.reading
+        column[at.BLOCK_PULL_S] = block_bytes / reading.pull_bytes_per_s if reading.pull_bytes_per_s else 0.0
+        for i, tier in enumerate(LOWER_TIERS):
+            speed = reading.tiers.get(tier, _NO_SPEED)
+            column[at.BLOCK_ONBOARD_S + i] = block_bytes / speed.bytes_per_s if speed.bytes_per_s else 0.0
+            column[at.ONBOARD_LATENCY_S + i] = speed.latency_s
 
     def _pace(self) -> None:
         speeds, assumed = self.measured.speeds, self._assumed.speeds

@@ -22,51 +22,53 @@ NUM_BLOCKS: Final = 1
 CAPACITY: Final = 2
 """Blocks of the largest prompt that it takes: all of them, none while it drains."""
 MAX_BATCH_TOKENS: Final = 3
-BLOCK_HOST_S: Final = 4
-"""Onboarding a block from host memory; 0: there are none. Likewise the next two."""
-BLOCK_DISK_S: Final = 5
-BLOCK_PULL_S: Final = 6
+BLOCK_PULL_S: Final = 4
+"""Reading a block from another worker's memory; 0: it can't."""
+BLOCK_ONBOARD_S: Final = 5
+"""Onboarding a block from host memory (G2); 0: there is none, or that is not measured. Then G3 and G4."""
+ONBOARD_LATENCY_S: Final = 8
+"""What onboarding from G2 costs besides bytes. Then G3 and G4."""
 # How fast it is.
-BLOCK_READ_S: Final = 7
+BLOCK_READ_S: Final = 11
 """Reading a block that a prefill worker has computed."""
-TOKEN_S: Final = 8
+TOKEN_S: Final = 12
 """Computing a prompt token, attention apart."""
-PAIR_S: Final = 9
+PAIR_S: Final = 13
 """Attention of a prompt token to one before it."""
-CHUNK_S: Final = 10
+CHUNK_S: Final = 14
 """What a step that computes a prompt takes besides: its fixed part, and the answers that grow in it."""
-FIRST_S: Final = 11
+FIRST_S: Final = 15
 """The step that yields the first token after the prompt's last one; 0 where it is the same step."""
-DECODE_STEP_S: Final = 12
-STREAM_S: Final = 13
+DECODE_STEP_S: Final = 16
+STREAM_S: Final = 17
 """What one more answer adds to a step."""
-CONTEXT_S: Final = 14
+CONTEXT_S: Final = 18
 """What a token of its context adds to that."""
-REFERENCE_S: Final = 15
+REFERENCE_S: Final = 19
 """A given prompt, computed alone: for comparing workers. 0: its steps are not measured."""
 # What it has to do.
-BUSY_UNTIL_S: Final = 16
-STREAMS: Final = 17
+BUSY_UNTIL_S: Final = 20
+STREAMS: Final = 21
 """Answers that grow there, and those that will once their prompts are computed."""
-WAITING: Final = 18
-MAX_SEQS: Final = 19
+WAITING: Final = 22
+MAX_SEQS: Final = 23
 """Places in its batch."""
-FREE_BLOCKS: Final = 20
+FREE_BLOCKS: Final = 24
 """Blocks left once everybody known has his; negative when they wait for some."""
-REQUESTS: Final = 21
+REQUESTS: Final = 25
 """Requests of this router that have not ended there."""
-LAST_PLACED_S: Final = 22
-TURN: Final = 23
+LAST_PLACED_S: Final = 26
+TURN: Final = 27
 """The number of the latest placement on it; -1: none."""
-PREFILL_TOKENS: Final = 24
+PREFILL_TOKENS: Final = 28
 """Tokens of placed prompts that are not computed, those found in the cache left out."""
-ACTIVE_BLOCKS: Final = 25
+ACTIVE_BLOCKS: Final = 29
 """Distinct blocks of requests in flight, where that is counted; else blocks in use as reported."""
 
-IS_DECODE: Final = 26
+IS_DECODE: Final = 30
 """1 if it is to decode only, else 0."""
 
-NUM_ROWS: Final = 27
+NUM_ROWS: Final = 31
 
 
 class Group(NamedTuple):
@@ -87,9 +89,7 @@ class Roster(NamedTuple):
     groups: tuple[Group, ...]
     """Decode workers that have prefill workers to help them, and those."""
     peers: tuple[tuple[int, int], ...]
-    """Ranges of columns of decode workers with one fingerprint, where some can pull from others."""
-    tiers: bool
-    """Whether any worker onboards blocks from host memory or disk."""
+    """Ranges of columns of decode workers with one fingerprint, which could read from each other."""
     slots: dict[str, int]
     """Column by worker id."""
 
@@ -106,12 +106,11 @@ def roster_of(workers: Sequence[Worker]) -> Roster:
         if of[Role.DECODE] and of[Role.PREFILL]:
             groups.append(Group(*of[Role.DECODE], *of[Role.PREFILL]))
         both = [edge for role in (Role.AGGREGATED, Role.DECODE) for edge in of[role]]
-        if both and any(worker.can_pull for worker in ordered[min(both) : max(both)]):
+        if both and max(both) - min(both) > 1:
             peers.append((min(both), max(both)))
-    tiers = any(worker.host_bytes_per_s or worker.disk_bytes_per_s for worker in ordered)
     worker_ids = tuple(worker.worker_id for worker in ordered)
     slots = {worker_id: slot for slot, worker_id in enumerate(worker_ids)}
-    return Roster(worker_ids, len(decoders), tuple(groups), tuple(peers), tiers, slots)
+    return Roster(worker_ids, len(decoders), tuple(groups), tuple(peers), slots)
 
 
 def _place(worker: Worker) -> tuple[bool, bytes, Role, str]:

@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from armature.index.tiers import Tier
 from armature.routing.hints import NO_HINTS, Hints
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class Query:
             raise ValueError(f"request {self.request_id}: prompt_tokens is {self.prompt_tokens}; it must be at least 1")
 
 
+NO_BLOCKS: Mapping[Tier, int] = MappingProxyType({})
+
+
 class Candidate(NamedTuple):
     """One way to serve a query, and what it is predicted to cost."""
 
@@ -60,6 +65,8 @@ class Candidate(NamedTuple):
     """Blocks of the prompt that the decode worker is believed to hold."""
     prefill_overlap_blocks: int
     """Likewise the prefill worker."""
+    onboard_blocks: Mapping[Tier, int] = NO_BLOCKS
+    """Blocks that the decode worker reads from each of the tiers below its device."""
 
 
 class Placed:
@@ -97,6 +104,9 @@ class Placed:
         name = f"{way.decode_id} with prefill on {way.prefill_id}" if way.prefill_id else f"{way.decode_id} alone"
         if way.pull_id:
             name += f" after reading from {way.pull_id}"
+        if way.onboard_blocks:
+            parts = [f"{blocks} of {tier.name}" for tier, blocks in way.onboard_blocks.items()]
+            name += f" with {' and '.join(parts)}"
         if not way.terms:
             return f"{name} by {self.judgement.policy.name}"
         terms = " + ".join(f"{term} {value:.3f}" for term, value in way.terms.items() if value)

@@ -42,12 +42,17 @@ class Forecast:
         return self.turnover_s * np.maximum(np.maximum(short_blocks, short_seqs), 0.0)
 
 
+ONBOARDED = ("host_blocks", "disk_blocks", "remote_blocks")
+"""By tier below the device."""
+
+
 class Ways:
     """Ways in a row, phase by phase; a phase that none of them has is None. Arrays are never changed in place."""
 
     __slots__ = (
-        "decode", "first_s", "onboard_s", "overlap", "own_s", "own_tokens", "prefill", "prefill_overlap",
-        "prefill_s", "pull_s", "pull_slot", "queue_s", "room_s", "rows", "tokens", "transfer_s",
+        "decode", "disk_blocks", "first_s", "host_blocks", "onboard_s", "overlap", "own_s", "own_tokens", "prefill",
+        "prefill_overlap", "prefill_s", "pull_s", "pull_slot", "queue_s", "remote_blocks", "room_s", "rows", "tokens",
+        "transfer_s",
     )  # fmt: skip
 
     def __init__(self, decode: Slots, rows: Floats, overlap: Floats) -> None:
@@ -67,6 +72,10 @@ class Ways:
         self.room_s: Floats | None = None
         """Until blocks and a place in the batch are free."""
         self.onboard_s: Floats | None = None
+        self.host_blocks: Floats | None = None
+        """Blocks that are onboarded from there. Likewise the next two."""
+        self.disk_blocks: Floats | None = None
+        self.remote_blocks: Floats | None = None
         self.pull_s: Floats | None = None
         self.prefill_s: Floats | None = None
         """Computing the prompt, wherever that is."""
@@ -112,16 +121,20 @@ def local_ways(snapshot: Snapshot, slots: Slots, forecast: Forecast) -> Ways:
 
 def _fetch(snapshot: Snapshot, ways: Ways, forecast: Forecast) -> None:
     """Have a part of the prompt read instead of computed, wherever that is faster."""
-    for row, depths in ((at.BLOCK_HOST_S, snapshot.host_depths), (at.BLOCK_DISK_S, snapshot.disk_depths)):
+    rows = ways.rows
+    for i, depths in enumerate(snapshot.lower_depths):
         if depths is not None:
-            read_s, taken = _read(snapshot, ways, ways.rows[row], depths[ways.decode], 0.0)
+            speed = rows[at.BLOCK_ONBOARD_S + i], rows[at.ONBOARD_LATENCY_S + i]
+            before = ways.tokens
+            read_s, taken = _read(snapshot, ways, depths[ways.decode], *speed)
             if taken is not None:
+                setattr(ways, ONBOARDED[i], (before - ways.tokens) / rows[at.BLOCK_SIZE])
                 ways.onboard_s = read_s if ways.onboard_s is None else ways.onboard_s + read_s
-    for first, end in snapshot.roster.peers:
+    for first, end in snapshot.roster.peers if rows[at.BLOCK_PULL_S].any() else ():
         source = first + int(snapshot.overlap[first:end].argmax())
         depth = snapshot.overlap[source]
         reach = np.where((ways.decode >= first) & (ways.decode < end), depth, 0.0)
-        read_s, taken = _read(snapshot, ways, ways.rows[at.BLOCK_PULL_S], reach, forecast.pull_latency_s)
+        read_s, taken = _read(snapshot, ways, reach, rows[at.BLOCK_PULL_S], forecast.pull_latency_s)
         if taken is not None:
             slots = np.where(taken, source, -1)
             ways.pull_slot = slots if ways.pull_slot is None else np.maximum(ways.pull_slot, slots)
@@ -129,7 +142,7 @@ def _fetch(snapshot: Snapshot, ways: Ways, forecast: Forecast) -> None:
 
 
 def _read(
-    snapshot: Snapshot, ways: Ways, block_s: Floats, depths: Floats, latency_s: float
+    snapshot: Snapshot, ways: Ways, depths: Floats, block_s: Floats, latency_s: Floats | float
 ) -> tuple[Floats, Flags | None]:
     """Read blocks up to `depths` where that pays; how long it takes and where, None if nowhere."""
     assert ways.prefill_s is not None

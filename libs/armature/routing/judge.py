@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from armature.index.tiers import LOWER_TIERS, Tier
 from armature.routing.columns import Flags, Floats, Slots
-from armature.routing.decision import Candidate
+from armature.routing.decision import NO_BLOCKS, Candidate
 from armature.routing.filters import able
-from armature.routing.forecast import Helpers, Ways, frontier, joined, local_ways, remote_ways
+from armature.routing.forecast import ONBOARDED, Helpers, Ways, frontier, joined, local_ways, remote_ways
 from armature.routing.pickers import Pick
 from armature.routing.policy import Disaggregation, Policy
 from armature.routing.snapshot import Snapshot
@@ -54,7 +55,16 @@ class Judgement(NamedTuple):
             terms={name: values.item(way) for name, values in self.terms.items()},
             overlap_blocks=int(ways.overlap[way]),
             prefill_overlap_blocks=0 if held is None else int(held[way]),
+            onboard_blocks=self._onboarded(way) if ways.onboard_s is not None else NO_BLOCKS,
         )
+
+    def _onboarded(self, way: int) -> Mapping[Tier, int]:
+        parts: dict[Tier, int] = {}
+        for tier, name in zip(LOWER_TIERS, ONBOARDED, strict=True):
+            blocks: Floats | None = getattr(self.ways, name)
+            if blocks is not None and blocks[way]:
+                parts[tier] = round(blocks.item(way))
+        return parts
 
     def candidates(self) -> list[Candidate]:
         """All ways, those without a prefill worker first. Takes time in proportion to their number."""

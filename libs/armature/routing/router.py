@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from armature.index.prefix_index import PrefixIndex
+from armature.index.tiers import LOWER_TIERS, Tier
 from armature.index.trust import Trust
 from armature.routing import columns as at
 from armature.routing.account import Account, Key, Pace, Share, reference_s
@@ -24,6 +25,7 @@ from armature.routing.sessions import Sessions
 from armature.routing.snapshot import Rng, Snapshot
 from armature.routing.worker import Load, Speeds, Worker
 
+_NO_LOWER = (None, None, None)
 _RETRY_AFTER_S = (1.0, 30.0)
 
 
@@ -144,7 +146,8 @@ class RoutingCore:
         if pool is None or not pool.roster.num_decoders:
             return Rejected(RejectionCode.NO_WORKERS, f"no decode worker serves model {query.model!r}")
         state, roster = pool.state.copy(), pool.roster
-        depths = self.index.match(query.hashes)
+        reach = self.index.reach(query.hashes)
+        depths = reach.device
         relied = self.trust.discounted(depths, now_s)
         by_slot = indexed = _by_slot(depths, roster)
         if self._expected is not None:
@@ -154,14 +157,10 @@ class RoutingCore:
                 by_slot = _by_slot(depths, roster)
         usable = by_slot if relied is depths else _by_slot(relied, roster)
         overlap = np.minimum(usable, (query.prompt_tokens - 1) // state[at.BLOCK_SIZE])
-        host = disk = None
-        if roster.tiers:
-            reached = self.index.reach(query.hashes)
-            host = np.maximum(by_slot, _by_slot({worker_id: one.g2 for worker_id, one in reached.items()}, roster))
-            disk = np.maximum(host, _by_slot({worker_id: one.g3 for worker_id, one in reached.items()}, roster))
+        lower = _lower_depths(reach.lower, by_slot, roster) if reach.lower else _NO_LOWER
         active = None if self._active is None else _by_slot(self._active.match(query.hashes), roster)
         session, lots = self._sessions.get(query.session_id), (self._rng.random(), self._rng.random())
-        return Snapshot(query, now_s, roster, state, by_slot, overlap, host, disk, active, session, lots, indexed)
+        return Snapshot(query, now_s, roster, state, by_slot, overlap, lower, active, session, lots, indexed)
 
     def enter(self, judgement: Judgement) -> Placed:
         """Carry out what was judged: enter the request into the ledger until it is finished."""
@@ -257,6 +256,17 @@ def _by_slot(depths: dict[str, int], roster: Roster) -> Floats:
         if slot is not None:
             by_slot[slot] = depth
     return by_slot
+
+
+def _lower_depths(reached: Mapping[Tier, dict[str, int]], device: Floats, roster: Roster) -> tuple[Floats | None, ...]:
+    """How far workers get with each lower tier and those above it; None where that is no further for anybody."""
+    depths, best = list[Floats | None](), device
+    for tier in LOWER_TIERS:
+        further = reached.get(tier)
+        if further is not None:
+            best = np.maximum(best, _by_slot(further, roster))
+        depths.append(None if further is None else best)
+    return tuple(depths)
 
 
 def entry_of(judgement: Judgement) -> Entry:

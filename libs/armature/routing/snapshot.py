@@ -1,5 +1,6 @@
 """All that a decision is taken on: immutable, so that it can be explained and judged again later."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from armature.routing import columns as at
@@ -34,9 +35,9 @@ class Snapshot(NamedTuple):
     """Blocks of the prompt that each worker is believed to hold on its device, from the first."""
     overlap: Floats
     """Those of them that are of use: the last token of a prompt is always computed, so its block never is."""
-    host_depths: Floats | None
-    """Blocks held on the device or in host memory; None: nobody has such memory. Likewise for disk, both included."""
-    disk_depths: Floats | None
+    lower_depths: Sequence[Floats | None]
+    """Blocks held on the device or in host memory, without a hole; None: nobody has more than above. Likewise down to
+    disk, and down to the remote store."""
     active_depths: Floats | None
     """Blocks of the prompt that are in use by requests in flight; None: that is not counted."""
     session: Session | None

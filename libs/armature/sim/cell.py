@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from armature.index.tiers import Tier
 from armature.performance.step import PerformanceModel
-from armature.routing.worker import Role, Worker
+from armature.routing.worker import Reading, Role, Worker
+from armature.scheduling.lower_tiers import TierSpeed
 from armature.sim.worker import WorkerShape
 
 
@@ -88,6 +90,12 @@ class CellShape:
             if failure.worker_id not in names:
                 raise ValueError(f"there is no worker {failure.worker_id!r} to fail; there are {_listed(names)}")
 
+    @property
+    def reading(self) -> Reading:
+        """What every worker says of how quickly it reads blocks that are kept elsewhere."""
+        tiers = {Tier.G2: TierSpeed(self.host_bytes_per_s)} if self.host_blocks else {}
+        return Reading(self.link_bytes_per_s if self.can_pull else 0.0, tiers)
+
     def workers(self) -> list[Worker]:
         """The workers as placement knows them."""
         pools = (
@@ -112,8 +120,6 @@ class CellShape:
             num_blocks=shape.num_blocks,
             max_num_seqs=shape.max_num_seqs,
             max_num_batched_tokens=shape.max_num_batched_tokens,
-            host_bytes_per_s=self.host_bytes_per_s if self.host_blocks else 0.0,
-            pull_bytes_per_s=self.link_bytes_per_s if self.can_pull else 0.0,
         )
 
 

@@ -56,6 +56,7 @@ class Simulation:
         if trace.block_size != cell.worker.block_size:
             raise ValueError(f"the trace has blocks of {trace.block_size} tokens, workers {cell.worker.block_size}")
         self._cell = cell
+        self._reading = cell.reading
         self._clock = clock = Clock()
         self._routers = Routers(cores, cell, clock, self._on_decided)
         hasher = ContentHasher(cell.worker.block_size)
@@ -124,7 +125,7 @@ class Simulation:
     def _load_of(self, site: Site, load: EngineLoad) -> Load:
         speeds = Speeds(load.prefill_tokens_per_s, load.decode_step_s, self._handoffs.bytes_per_s(site.worker_id))
         left = (load.running_seqs, load.waiting_seqs, load.waiting_prefill_tokens, load.free_blocks)
-        return Load(*left, speeds, load.step_costs)
+        return Load(*left, speeds, load.step_costs, self._reading)
 
     # --- parts of a circle
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from armature.routing.account import Account
 from armature.routing.decision import Placed, Query, Rejected
@@ -38,7 +39,7 @@ def account(core: RoutingCore, worker_id: str) -> Account:
     return core._accounts[worker_id]
 
 
-def load(**changes: float) -> Load:
+def load(**changes: Any) -> Load:
     """A report; an empty pool unless told otherwise. Speeds are named like the other fields."""
     speeds = Speeds(**{name: changes.pop(name) for name in Speeds._fields if name in changes})
     return Load(**({"free_blocks": 1000, "speeds": speeds} | changes))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armature.index.tiers import Tier
+from armature.index.tiers import LOWER_TIERS, Tier
 from armature.performance.linear import LinearModel
 from armature.routing.decision import Placed, Query
 from armature.routing.filters import HotSpot, Straggler
@@ -16,8 +16,9 @@ from armature.routing.judge import judge
 from armature.routing.pickers import Softmax
 from armature.routing.policy import Disaggregation
 from armature.routing.router import RoutingCore
-from armature.routing.worker import Worker
+from armature.routing.worker import NO_READING, Load, Reading
 from armature.runtime.policies import load_policy, shipped_policies
+from armature.scheduling.lower_tiers import TierSpeed
 from tests.unit.routing.cell import BLOCK_SIZE, POLICY, account, cell, load, placed, prompt, query, worker
 
 FAST = LinearModel(0.01, 0.0, 0.0, 1e-3, 0.0)
@@ -174,14 +175,14 @@ def test_nobody_runs_far_ahead_of_the_others_whatever_is_cached_there() -> None:
 # Where a part of the prompt comes from.
 
 
-def puller(name: str, **changes: object) -> Worker:
-    return worker(name, **({"pull_bytes_per_s": 1e10} | changes))
+PULLS = Reading(pull_bytes_per_s=1e10)
 
 
 def test_a_prefix_is_read_from_a_peer_where_that_is_faster_than_computing_it() -> None:
-    core = cell(puller("a1"), puller("a2"))
+    core = cell("a1", "a2")
     core.index.store("a1", prompt(900))
-    core.report("a1", load(waiting_prefill_tokens=5000), now_s=0.0)
+    core.report("a1", load(waiting_prefill_tokens=5000, reading=PULLS), now_s=0.0)
+    core.report("a2", load(reading=PULLS), now_s=0.0)
     outcome = core.place(query(tokens=1000), now_s=0.0)
     assert isinstance(outcome, Placed)
     chosen = outcome.chosen
@@ -193,26 +194,72 @@ def test_a_prefix_is_read_from_a_peer_where_that_is_faster_than_computing_it() -
 
 
 @pytest.mark.parametrize(
-    "peer", [puller("a1", pull_bytes_per_s=0.0), puller("a1", pull_bytes_per_s=1e6), puller("a1", fingerprint=b"other")]
+    ("reading", "fingerprint"), [(NO_READING, b"same"), (Reading(1e6), b"same"), (PULLS, b"other")]
 )
-def test_a_prefix_is_not_read_where_nobody_can_or_that_is_slower(peer: Worker) -> None:
-    core = cell(replace(peer, worker_id="a2"), worker("a1"))
+def test_a_prefix_is_not_read_where_nobody_can_or_that_is_slower(reading: Reading, fingerprint: bytes) -> None:
+    core = cell(worker("a2", fingerprint=fingerprint), "a1")
     core.index.store("a1", prompt(900))
+    for name in ("a1", "a2"):
+        core.report(name, load(reading=reading), now_s=0.0)
     outcome = core.place(query(tokens=1000, excluded=["a1"]), now_s=0.0)
     assert isinstance(outcome, Placed)
     assert (outcome.chosen.pull_id, outcome.chosen.terms["prefill"]) == ("", pytest.approx(1.0))
 
 
-def test_blocks_in_lower_tiers_are_onboarded_where_that_is_faster() -> None:
-    core = cell(worker("a1", host_bytes_per_s=1e10, disk_bytes_per_s=1e9), "a2")
-    core.index.store("a1", prompt(300))
-    core.index.store("a1", prompt(600), Tier.G2)
-    core.index.store("a1", prompt(900), Tier.G3)
+def reads(host: float, disk: float = 0.0, remote: float = 0.0, latency_s: float = 0.0) -> Reading:
+    """Bytes a second from the tiers that are there."""
+    speeds = zip(LOWER_TIERS, (host, disk, remote), strict=True)
+    return Reading(0.0, {tier: TierSpeed(speed, latency_s) for tier, speed in speeds if speed})
+
+
+def test_blocks_that_a_node_keeps_are_onboarded_where_that_is_faster() -> None:
+    core = cell("a1", "a2", "a3")
+    core.index.store("a1", prompt(200))
+    for tier, tokens in zip(LOWER_TIERS, (400, 600, 900), strict=True):
+        core.index.store("node", prompt(tokens), tier)
+    core.index.attach("node", ["a1", "a2"])
+    core.index.add("a2")
+    core.report("a1", load(reading=reads(1e10, 2e9, 1e9, latency_s=0.001)), now_s=0.0)
+    core.report("a2", load(reading=reads(1e10)), now_s=0.0)
     outcome = core.place(query(tokens=1000), now_s=0.0)
     assert isinstance(outcome, Placed)
-    # 30 blocks of 1 MB from each, at 10 GB/s and at 1 GB/s.
-    assert outcome.chosen.terms["onboard"] == pytest.approx(0.003 + 0.03)
+    assert outcome.chosen.decode_id == "a1"
+    # 20, 20 and 30 blocks of 1 MB, each part after a millisecond.
+    assert outcome.chosen.terms["onboard"] == pytest.approx(0.003 + 0.002 + 0.010 + 0.030)
     assert outcome.chosen.terms["prefill"] == pytest.approx(0.1)
+    assert outcome.chosen.onboard_blocks == {Tier.G2: 20, Tier.G3: 20, Tier.G4: 30}
+    assert "a1 alone with 20 of G2 and 20 of G3 and 30 of G4" in outcome.reason
+    by_id = {candidate.decode_id: candidate for candidate in outcome.candidates}
+    # What is on disk is out of reach of the one, and nothing of the node's counts for who is elsewhere.
+    assert by_id["a2"].onboard_blocks == {Tier.G2: 40}
+    assert by_id["a2"].terms["prefill"] == pytest.approx(0.6)
+    assert (by_id["a3"].onboard_blocks, by_id["a3"].terms["prefill"]) == ({}, pytest.approx(1.0))
+
+
+def test_blocks_are_computed_where_reading_them_takes_longer() -> None:
+    for reading in (reads(1e10), reads(0.0, 1e7), reads(0.0, 1e10, latency_s=2.0)):
+        core = cell("a1")
+        core.index.add("a1")
+        core.index.store("node", prompt(900), Tier.G3)
+        core.index.attach("node", ["a1"])
+        core.report("a1", load(reading=reading), now_s=0.0)
+        outcome = core.place(query(tokens=1000), now_s=0.0)
+        assert isinstance(outcome, Placed)
+        assert (outcome.chosen.onboard_blocks, outcome.chosen.terms["prefill"]) == ({}, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        (Reading(float("inf")), "pull_bytes_per_s"),
+        (Reading(0.0, {Tier.G2: TierSpeed(-1.0)}), "onboarding from G2"),
+        (Reading(0.0, {Tier.G3: TierSpeed(1e9, float("nan"))}), "latency"),
+        (Reading(0.0, {Tier.G1: TierSpeed(1e9)}), "G1 is the device"),
+    ],
+)  # fmt: skip
+def test_a_report_of_impossible_reading_is_refused(reading: Reading, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Load(reading=reading)
 
 
 # Judging again.
