@@ -10,7 +10,7 @@ from armature.runtime import service
 from armature.runtime.index_followers import Followers
 from armature.runtime.index_keeper import Keepable, Keeper
 from armature.runtime.index_snapshots import SnapshotStore
-from armature.runtime.placement import WORKER_KINDS
+from armature.runtime.placement import OFFLOAD_KIND, WORKER_KINDS
 from armature.runtime.redis_client import RedisClient
 from armature.runtime.runtime import Runtime
 from armature.v1 import kv_index_pb2_grpc
@@ -38,8 +38,8 @@ async def app(runtime: Runtime[KvIndexSettings]) -> None:
     store = _store(redis, runtime) if redis else None
     sources = Sources(book, runtime.channels, spawn, store)
     silent = SilentWorkers(book, settings.assumed_ttl_s, store, spawn)
-    for known in (sources, silent):
-        await runtime.view(*WORKER_KINDS, on_change=known.on_change)
+    await runtime.view(*WORKER_KINDS, OFFLOAD_KIND, on_change=sources.on_change)
+    await runtime.view(*WORKER_KINDS, on_change=silent.on_change)
     # A follower replaces what it has by what we have: we must not offer half of it after a restart.
     if not await sources.settled(settings.warm_up_s):
         log.warning("not all workers were heard within %.1f s; serving what is known", settings.warm_up_s)

@@ -1,4 +1,4 @@
-"""Hears the workers: one stream of KV events each, applied to the index and told to the followers."""
+"""Hears workers and kv-offloads: one stream of KV events each, applied to the index and told to the followers."""
 
 import asyncio
 import logging
@@ -17,8 +17,11 @@ from armature.runtime.index_changes import change_by, change_of
 from armature.runtime.index_snapshots import SnapshotStore
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
+from armature.runtime.node_readers import NodeReaders
+from armature.runtime.placement import OFFLOAD_KIND
 from armature.runtime.tasks import Spawn
 from armature.v1.common_pb2 import Member
+from armature.v1.kv_offload_pb2_grpc import KvOffloadStub
 from armature.v1.worker_pb2 import KvEventBatch, KvEventsRequest
 from armature.v1.worker_pb2_grpc import WorkerStub
 from services.kv_index.book import Book
@@ -31,19 +34,23 @@ _dumps = Counter("armature_kv_index_dumps_total", "Workers' dumps, and histories
 
 
 class Sources:
-    """Keeps the book equal to what the workers of the membership say; where `store` has a snapshot, from there on."""
+    """Keeps the book equal to what workers and kv-offloads say; where `store` has a snapshot, from there on."""
 
     def __init__(self, book: Book, channels: ChannelPool, spawn: Spawn, store: SnapshotStore | None = None) -> None:
         self._book = book
         self._store = store
         self._streams = MemberStreams("KV events", channels, spawn, self._read)
         self._trackers: dict[str, SourceTracker] = {}
+        self._readers = NodeReaders()
 
     def on_change(self, change: MemberChange) -> None:
-        """A worker has come or gone; those that publish no events are ignored."""
+        """A member has come or gone; workers that publish no events are only noted as readers of others."""
+        if not change.member.worker.lacks_kv_events:
+            self._hear(change)
+        self._book.enter(self._readers.on_change(change))
+
+    def _hear(self, change: MemberChange) -> None:
         worker_id = change.member.id
-        if change.member.worker.lacks_kv_events:
-            return
         if self._streams.on_change(change):
             # Also of a worker that has moved: its old stream must not meddle with the new one.
             self._trackers[worker_id] = SourceTracker()
@@ -76,7 +83,8 @@ class Sources:
         if tracker.position == Position() and self._store is not None:
             tracker = await self._restore(self._store, member, tracker)
         position = tracker.position
-        call = WorkerStub(channel).KvEvents(KvEventsRequest(epoch=position.epoch, next_seq=position.next_seq))
+        stub = KvOffloadStub(channel) if member.kind == OFFLOAD_KIND else WorkerStub(channel)
+        call = stub.KvEvents(KvEventsRequest(epoch=position.epoch, next_seq=position.next_seq))
         try:
             while isinstance(batch := await call.read(), KvEventBatch):
                 if not self._take(member.id, tracker, batch):

@@ -10,6 +10,8 @@ from armature.routing.policy import Policy
 from armature.runtime.errors import CallerError, NotFoundError
 from armature.runtime.placement import rejection_of
 from armature.v1 import router_pb2
+from armature.v1.common_pb2 import Tier as WireTier
+from armature.v1.common_pb2 import TierTokens
 
 _DECISIONS = _CANDIDATES = 10
 """When no number is asked for."""
@@ -86,7 +88,7 @@ def _decision(decision: Decision, others: Sequence[Policy], count: int, now_s: f
 
 
 def _candidate(judgement: Judgement, way: int) -> router_pb2.Candidate:
-    candidate = judgement.candidate(way)
+    candidate, block_size = judgement.candidate(way), int(judgement.ways.rows[at.BLOCK_SIZE, way])
     return router_pb2.Candidate(
         decode_worker=candidate.decode_id,
         prefill_worker=candidate.prefill_id,
@@ -94,8 +96,12 @@ def _candidate(judgement: Judgement, way: int) -> router_pb2.Candidate:
         cost=candidate.cost,
         terms=candidate.terms,
         predicted_ttft_s=candidate.ttft_s,
-        overlap_tokens=candidate.overlap_blocks * int(judgement.ways.rows[at.BLOCK_SIZE, way]),
+        overlap_tokens=candidate.overlap_blocks * block_size,
         is_chosen=way == judgement.pick.way,
+        onboard=[
+            TierTokens(tier=WireTier.ValueType(tier), tokens=blocks * block_size)
+            for tier, blocks in candidate.onboard_blocks.items()
+        ],
     )
 
 

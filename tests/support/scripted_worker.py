@@ -1,4 +1,4 @@
-"""A worker that holds what a test tells it to hold: the real contract `Worker` on a real server, no engine behind."""
+"""Workers and kv-offloads that hold what a test tells them to: real contracts on real servers, no engine behind."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -7,15 +7,26 @@ from typing import Any
 
 from armature.index.packing import pack_hashes
 from armature.runtime.server import RpcServer
+from armature.v1 import kv_offload_pb2_grpc, worker_pb2_grpc
 from armature.v1 import worker_pb2 as pb
-from armature.v1 import worker_pb2_grpc
-from armature.v1.common_pb2 import MEMBER_STATE_READY, ROLE_DECODE, ROLE_PREFILL, TIER_G1, Member, ModelCard, WorkerInfo
+from armature.v1.common_pb2 import (
+    MEMBER_STATE_READY,
+    ROLE_DECODE,
+    ROLE_PREFILL,
+    TIER_G1,
+    KvLayout,
+    Member,
+    ModelCard,
+    OffloadInfo,
+    Tier,
+    WorkerInfo,
+)
 
 DUMP_BLOCKS = 4
 """Blocks in a dump's message: few, so that most dumps take several."""
 
 
-class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
+class ScriptedWorker(worker_pb2_grpc.WorkerServicer, kv_offload_pb2_grpc.KvOffloadServicer):
     """Every change is an event; the last `ring` events can be asked for again."""
 
     def __init__(self, worker_id: str = "w1", *, epoch: int = 1, ring: int = 8, role: str = "decode") -> None:
@@ -24,7 +35,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         self.epoch = epoch
         self.ring = ring
         self.has_events = True
-        self.held: dict[int, None] = {}
+        self.node = ""
+        self.held: dict[int, Tier.ValueType] = {}
+        """Blocks, each in one tier."""
         self.asked: list[tuple[int, int]] = []
         """Epoch and sequence number of every KvEvents call."""
         self.load = pb.LoadReport(free_blocks=1000, total_blocks=1000)
@@ -39,7 +52,10 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     async def start(self) -> None:
         """Listen, at the same address as before if there was one."""
         self._server = RpcServer("127.0.0.1", int(self.address.rpartition(":")[2] or 0))
-        self._server.add(worker_pb2_grpc.add_WorkerServicer_to_server, self, "armature.v1.Worker")
+        if self.role == "offload":
+            self._server.add(kv_offload_pb2_grpc.add_KvOffloadServicer_to_server, self, "armature.v1.KvOffload")
+        else:
+            self._server.add(worker_pb2_grpc.add_WorkerServicer_to_server, self, "armature.v1.Worker")
         await self._server.start()
         self.address = self._server.address
 
@@ -59,6 +75,11 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
 
     @property
     def member(self) -> Member:
+        if self.role == "offload":
+            return Member(
+                id=self.worker_id, kind="kv-offload", address=self.address, epoch=self.epoch, node=self.node,
+                state=MEMBER_STATE_READY, offload=OffloadInfo(layout=KvLayout(kv_fingerprint=b"same")),
+            )  # fmt: skip
         info = WorkerInfo(
             role=ROLE_PREFILL if self.role == "prefill" else ROLE_DECODE,
             model=ModelCard(name="m", block_size=10, block_bytes=1000),
@@ -67,20 +88,19 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         )  # fmt: skip
         return Member(
             id=self.worker_id, kind=f"{self.role}-worker", address=self.address, epoch=self.epoch,
-            state=MEMBER_STATE_READY, worker=info,
+            state=MEMBER_STATE_READY, worker=info, node=self.node,
         )  # fmt: skip
 
-    def store(self, hashes: Iterable[int], *, lost: bool = False) -> None:
+    def store(self, hashes: Iterable[int], *, lost: bool = False, tier: "Tier.ValueType" = TIER_G1) -> None:
         """Hold more blocks. `lost`: the event never leaves on streams that are open, as after a bug or a full queue."""
         stored = list(hashes)
-        self.held.update(dict.fromkeys(stored))
-        self._happen(pb.KvEvent.KIND_STORED, stored, lost)
+        self.held.update(dict.fromkeys(stored, tier))
+        self._happen(pb.KvEvent.KIND_STORED, stored, lost, tier)
 
     def remove(self, hashes: Iterable[int], *, lost: bool = False) -> None:
         removed = list(hashes)
-        for block in removed:
-            self.held.pop(block, None)
-        self._happen(pb.KvEvent.KIND_REMOVED, removed, lost)
+        (tier,) = {self.held.pop(block, TIER_G1) for block in removed}
+        self._happen(pb.KvEvent.KIND_REMOVED, removed, lost, tier)
 
     def clear(self) -> None:
         self.held.clear()
@@ -94,8 +114,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
 
     def report(self, **load: Any) -> None:
         self.load = pb.LoadReport(free_blocks=1000, total_blocks=1000)
-        for name, value in load.items():
-            setattr(self.load, name, value)
+        self.load.MergeFrom(pb.LoadReport(**load))
         self._wake()
 
     @property
@@ -137,19 +156,26 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         raise ConnectionError("broken by the test")
 
     def _dump(self) -> list[pb.KvEventBatch]:
-        held = list(self.held)
-        parts = [held[start : start + DUMP_BLOCKS] for start in range(0, len(held), DUMP_BLOCKS)]
-        batches = [
-            pb.KvEventBatch(epoch=self.epoch, first_seq=self.next_seq, events=[_event(pb.KvEvent.KIND_STORED, part)])
-            for part in parts
-        ] or [pb.KvEventBatch(epoch=self.epoch, first_seq=self.next_seq)]
+        tiers: dict[Tier.ValueType, list[int]] = {}
+        for block, tier in self.held.items():
+            tiers.setdefault(tier, []).append(block)
+        events = [
+            _event(pb.KvEvent.KIND_STORED, held[start : start + DUMP_BLOCKS], tier)
+            for tier, held in tiers.items()
+            for start in range(0, len(held), DUMP_BLOCKS)
+        ]
+        batches = [pb.KvEventBatch(epoch=self.epoch, first_seq=self.next_seq, events=[event]) for event in events] or [
+            pb.KvEventBatch(epoch=self.epoch, first_seq=self.next_seq)
+        ]
         for batch in batches:
             batch.more = batch is not batches[-1]
         batches[0].reset = True
         return batches
 
-    def _happen(self, kind: "pb.KvEvent.Kind.ValueType", hashes: list[int], lost: bool) -> None:
-        self._events.append(_event(kind, hashes))
+    def _happen(
+        self, kind: "pb.KvEvent.Kind.ValueType", hashes: list[int], lost: bool, tier: "Tier.ValueType" = TIER_G1
+    ) -> None:
+        self._events.append(_event(kind, hashes, tier))
         if lost:
             self._delivered = len(self._events)
         else:
@@ -163,17 +189,15 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         await self._changed.wait()
 
 
-def _event(kind: "pb.KvEvent.Kind.ValueType", hashes: list[int]) -> pb.KvEvent:
-    return pb.KvEvent(kind=kind, tier=TIER_G1, sequence_hashes=pack_hashes(hashes))
+def _event(kind: "pb.KvEvent.Kind.ValueType", hashes: list[int], tier: "Tier.ValueType") -> pb.KvEvent:
+    return pb.KvEvent(kind=kind, tier=tier, sequence_hashes=pack_hashes(hashes))
 
 
 @asynccontextmanager
 async def scripted_workers(*ids: str, **changes: Any) -> AsyncIterator[list[ScriptedWorker]]:
-    """Started workers, stopped at the end; ids that begin with `p` are prefill workers."""
-    workers = [
-        ScriptedWorker(worker_id, role="prefill" if worker_id.startswith("p") else "decode", **changes)
-        for worker_id in ids
-    ]
+    """Started workers, stopped at the end; ids that begin with `p` are prefill workers, with `o` kv-offloads."""
+    roles = {"p": "prefill", "o": "offload"}
+    workers = [ScriptedWorker(worker_id, role=roles.get(worker_id[0], "decode"), **changes) for worker_id in ids]
     try:
         for worker in workers:
             await worker.start()

@@ -13,6 +13,7 @@ from rich.table import Table
 from armature.cli.arguments import add_place
 from armature.cli.attach import FILE_WIDTH, find_cell
 from armature.runtime.errors import StartError
+from armature.v1.common_pb2 import Tier
 from armature.v1.router_pb2 import Candidate, Counterfactual, Decision, ExplainRequest, ExplainResponse
 from armature.v1.router_pb2_grpc import RouterStub
 
@@ -119,22 +120,27 @@ def _candidates(decision: Decision) -> Table:
     made.add_column("decode")
     if pairs:
         made.add_column("prefill")
-    for name in ("overlap", "ttft s", *terms, f"cost {decision.unit}".strip()):
+    onboards = any(candidate.onboard for candidate in shown)
+    for name in ("overlap", *(["onboard"] if onboards else []), "ttft s", *terms, f"cost {decision.unit}".strip()):
         made.add_column(name, justify="right")
     for candidate in shown:
-        made.add_row(*_cells(candidate, terms, pairs), style="bold green" if candidate.is_chosen else None)
+        made.add_row(*_cells(candidate, terms, pairs, onboards), style="bold green" if candidate.is_chosen else None)
     if (left := decision.num_candidates - len(shown)) > 0:
         made.add_row("", f"… {left} more")
     return made
 
 
-def _cells(candidate: Candidate, terms: Sequence[str], pairs: bool) -> list[str]:
+def _cells(candidate: Candidate, terms: Sequence[str], pairs: bool, onboards: bool) -> list[str]:
     cells = ["→" if candidate.is_chosen else "", candidate.decode_worker]
     if candidate.pull_worker:
         cells[-1] += f" (reads from {candidate.pull_worker})"
     if pairs:
         cells.append(candidate.prefill_worker or "-")
-    cells += [str(candidate.overlap_tokens), f"{candidate.predicted_ttft_s:.3f}"]
+    cells.append(str(candidate.overlap_tokens))
+    if onboards:
+        parts = [f"{part.tokens} {Tier.Name(part.tier).removeprefix('TIER_')}" for part in candidate.onboard]
+        cells.append(" + ".join(parts) or "-")
+    cells.append(f"{candidate.predicted_ttft_s:.3f}")
     return [*cells, *(f"{candidate.terms[name]:.3f}" for name in terms), f"{candidate.cost:.3f}"]
 
 

@@ -17,7 +17,8 @@ def change_of(change: WorkerChange) -> Change:
     """
     try:
         tier = Tier(change.tier) if change.tier else None
-        return Change(ChangeKind(change.kind), change.worker_id, tier, unpack_hashes(change.sequence_hashes))
+        hashes = unpack_hashes(change.sequence_hashes)
+        return Change(ChangeKind(change.kind), change.worker_id, tier, hashes, tuple(change.readers))
     except ValueError as error:
         raise PeerError(f"a change of {change.worker_id} makes no sense: {error}") from error
 
@@ -35,4 +36,5 @@ def told_change(change: Change) -> WorkerChange:
         worker_id=change.worker_id,
         tier=WireTier.ValueType(change.tier or 0),
         sequence_hashes=pack_hashes(change.hashes),
+        readers=change.readers,
     )

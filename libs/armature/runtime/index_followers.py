@@ -89,6 +89,8 @@ def copy_of(index: PrefixIndex, trust: Trust, message_blocks: int) -> Iterator[I
     for worker_id in index.worker_ids:
         state = WorkerChange.Kind.ValueType(trust.state(worker_id))
         update.changes.add(kind=state, worker_id=worker_id)
+        if (readers := index.attached.get(worker_id)) is not None:
+            update.changes.add(kind=WorkerChange.KIND_ATTACHED, worker_id=worker_id, readers=readers)
         for tier, blocks in index.holdings(worker_id).items():
             start = 0
             while start < len(blocks):
@@ -111,5 +113,8 @@ def copy_of(index: PrefixIndex, trust: Trust, message_blocks: int) -> Iterator[I
 def _merged(changes: list[WorkerChange]) -> Iterator[WorkerChange]:
     """The same changes, those that are alike and in a row joined into one."""
     for (kind, worker_id, tier), alike in groupby(changes, lambda one: (one.kind, one.worker_id, one.tier)):
+        if kind == WorkerChange.KIND_ATTACHED:
+            yield list(alike)[-1]
+            continue
         hashes = b"".join([change.sequence_hashes for change in alike])
         yield WorkerChange(kind=kind, worker_id=worker_id, tier=tier, sequence_hashes=hashes)

@@ -164,7 +164,7 @@ class _Copy:
     def take(self, changes: Iterable[Change]) -> None:
         for change in changes:
             self.index.apply(change)
-            if change.kind >= ChangeKind.STALE:
+            if ChangeKind.STALE <= change.kind <= ChangeKind.ASSUMED:
                 self.trust[change.worker_id] = change
 
 

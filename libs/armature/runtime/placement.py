@@ -3,18 +3,22 @@
 from collections.abc import Mapping
 
 from armature.index.packing import unpack_hashes
+from armature.index.tiers import Tier
 from armature.performance.linear import LinearModel
 from armature.routing.decision import Placed, Query, Rejected, RejectionCode
 from armature.routing.queueing.outcome import Queued
-from armature.routing.worker import Load, Role, Speeds, Worker
+from armature.routing.worker import NO_READING, Load, Reading, Role, Speeds, Worker
 from armature.runtime.errors import CallerError, PeerError
 from armature.runtime.hints import hints_of
+from armature.scheduling.lower_tiers import TierSpeed
 from armature.v1 import router_pb2
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
 from armature.v1.worker_pb2 import LoadReport, PrefillTarget, StepCosts
 
 WORKER_KINDS = ("prefill-worker", "decode-worker")
 """Kinds of members that requests are placed on."""
+OFFLOAD_KIND = "kv-offload"
+"""Kind of members that keep blocks for the workers of their node."""
 
 _CODES = {
     RejectionCode.NO_WORKERS: router_pb2.Rejection.CODE_NO_WORKERS,
@@ -60,6 +64,7 @@ def load_of(report: LoadReport) -> Load:
             free_blocks=report.free_blocks,
             speeds=Speeds(report.prefill_tokens_per_s, report.decode_step_s, report.transfer_bytes_per_s),
             steps=_steps_of(report.step_costs) if report.HasField("step_costs") else None,
+            reading=_reading_of(report),
         )
     except ValueError as error:
         raise PeerError(f"the load report is of no use: {error}") from error
@@ -91,6 +96,11 @@ def query_of(query: router_pb2.Query, owner: str = "") -> Query:
 def _steps_of(costs: StepCosts) -> LinearModel:
     decode = costs.fixed_s, costs.decode_s, costs.context_token_s
     return LinearModel(*decode, costs.prefill_token_s, costs.prefill_pair_s)
+
+
+def _reading_of(report: LoadReport) -> Reading:
+    tiers = {Tier(speed.tier): TierSpeed(speed.bytes_per_s, speed.latency_s) for speed in report.onboarding}
+    return Reading(0.0, tiers) if tiers else NO_READING
 
 
 def placement_of(

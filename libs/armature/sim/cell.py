@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from armature.index.tiers import Tier
 from armature.performance.step import PerformanceModel
-from armature.routing.worker import Reading, Role, Worker
+from armature.routing.worker import NO_READING, Reading, Role, Worker
 from armature.scheduling.lower_tiers import TierSpeed
 from armature.sim.worker import WorkerShape
 
@@ -93,6 +93,8 @@ class CellShape:
     @property
     def reading(self) -> Reading:
         """What every worker says of how quickly it reads blocks that are kept elsewhere."""
+        if not (self.host_blocks or self.can_pull):
+            return NO_READING
         tiers = {Tier.G2: TierSpeed(self.host_bytes_per_s)} if self.host_blocks else {}
         return Reading(self.link_bytes_per_s if self.can_pull else 0.0, tiers)
 

@@ -8,7 +8,7 @@ from armature.index.packing import unpack_hashes
 from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import Tier
 from armature.routing.router import RoutingCore
-from armature.routing.worker import Load, Worker
+from armature.routing.worker import NO_READING, Load, Worker
 from armature.sim.cell import CellShape
 from armature.sim.clock import Clock
 from armature.sim.host import HostChange
@@ -61,6 +61,11 @@ class Routers:
         for core in self._cores:
             core.index.drop(worker.worker_id)
             core.put_worker(worker)
+        if self._cell.reading is not NO_READING:
+            # As live workers do when somebody begins to listen.
+            self._report(
+                worker.worker_id, Load(free_blocks=worker.num_blocks, reading=self._cell.reading), self._clock.now_s
+            )
 
     def remove_worker(self, worker_id: str) -> None:
         """A worker is known to be dead."""

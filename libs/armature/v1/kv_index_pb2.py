@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61rmature/v1/kv_index.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\"\x0f\n\rFollowRequest\"Z\n\x0bIndexUpdate\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12*\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x19.armature.v1.WorkerChange\"\xb5\x02\n\x0cWorkerChange\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x17\n\x0fsequence_hashes\x18\x04 \x01(\x0c\"\xa9\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_STORED\x10\x01\x12\x10\n\x0cKIND_REMOVED\x10\x02\x12\x10\n\x0cKIND_CLEARED\x10\x03\x12\x10\n\x0cKIND_DROPPED\x10\x04\x12\x0e\n\nKIND_STALE\x10\x05\x12\x0e\n\nKIND_EXACT\x10\x06\x12\x12\n\x0eKIND_REPAIRING\x10\x07\x12\x10\n\x0cKIND_ASSUMED\x10\x08\"\'\n\x0cMatchRequest\x12\x17\n\x0fsequence_hashes\x18\x01 \x01(\x0c\"\xc4\x01\n\rMatchResponse\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .armature.v1.MatchResponse.Match\x12\x16\n\x0eindexed_blocks\x18\x02 \x01(\x04\x1ah\n\x05Match\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\r\n\x05stale\x18\x03 \x01(\x08\x12-\n\x05trust\x18\x04 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\"x\n\rAssumeRequest\x12\x31\n\x06routed\x18\x01 \x03(\x0b\x32!.armature.v1.AssumeRequest.Routed\x1a\x34\n\x06Routed\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_hashes\x18\x02 \x01(\x0c\"\x10\n\x0e\x41ssumeResponse2\xce\x01\n\x07KvIndex\x12@\n\x06\x46ollow\x12\x1a.armature.v1.FollowRequest\x1a\x18.armature.v1.IndexUpdate0\x01\x12>\n\x05Match\x12\x19.armature.v1.MatchRequest\x1a\x1a.armature.v1.MatchResponse\x12\x41\n\x06\x41ssume\x12\x1a.armature.v1.AssumeRequest\x1a\x1b.armature.v1.AssumeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61rmature/v1/kv_index.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\"\x0f\n\rFollowRequest\"Z\n\x0bIndexUpdate\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12*\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x19.armature.v1.WorkerChange\"\xd9\x02\n\x0cWorkerChange\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x17\n\x0fsequence_hashes\x18\x04 \x01(\x0c\x12\x0f\n\x07readers\x18\x05 \x03(\t\"\xbc\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_STORED\x10\x01\x12\x10\n\x0cKIND_REMOVED\x10\x02\x12\x10\n\x0cKIND_CLEARED\x10\x03\x12\x10\n\x0cKIND_DROPPED\x10\x04\x12\x0e\n\nKIND_STALE\x10\x05\x12\x0e\n\nKIND_EXACT\x10\x06\x12\x12\n\x0eKIND_REPAIRING\x10\x07\x12\x10\n\x0cKIND_ASSUMED\x10\x08\x12\x11\n\rKIND_ATTACHED\x10\t\"\'\n\x0cMatchRequest\x12\x17\n\x0fsequence_hashes\x18\x01 \x01(\x0c\"\xc4\x01\n\rMatchResponse\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .armature.v1.MatchResponse.Match\x12\x16\n\x0eindexed_blocks\x18\x02 \x01(\x04\x1ah\n\x05Match\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\r\n\x05stale\x18\x03 \x01(\x08\x12-\n\x05trust\x18\x04 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\"x\n\rAssumeRequest\x12\x31\n\x06routed\x18\x01 \x03(\x0b\x32!.armature.v1.AssumeRequest.Routed\x1a\x34\n\x06Routed\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_hashes\x18\x02 \x01(\x0c\"\x10\n\x0e\x41ssumeResponse2\xce\x01\n\x07KvIndex\x12@\n\x06\x46ollow\x12\x1a.armature.v1.FollowRequest\x1a\x18.armature.v1.IndexUpdate0\x01\x12>\n\x05Match\x12\x19.armature.v1.MatchRequest\x1a\x1a.armature.v1.MatchResponse\x12\x41\n\x06\x41ssume\x12\x1a.armature.v1.AssumeRequest\x1a\x1b.armature.v1.AssumeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,21 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXUPDATE']._serialized_start=86
   _globals['_INDEXUPDATE']._serialized_end=176
   _globals['_WORKERCHANGE']._serialized_start=179
-  _globals['_WORKERCHANGE']._serialized_end=488
-  _globals['_WORKERCHANGE_KIND']._serialized_start=319
-  _globals['_WORKERCHANGE_KIND']._serialized_end=488
-  _globals['_MATCHREQUEST']._serialized_start=490
-  _globals['_MATCHREQUEST']._serialized_end=529
-  _globals['_MATCHRESPONSE']._serialized_start=532
-  _globals['_MATCHRESPONSE']._serialized_end=728
-  _globals['_MATCHRESPONSE_MATCH']._serialized_start=624
-  _globals['_MATCHRESPONSE_MATCH']._serialized_end=728
-  _globals['_ASSUMEREQUEST']._serialized_start=730
-  _globals['_ASSUMEREQUEST']._serialized_end=850
-  _globals['_ASSUMEREQUEST_ROUTED']._serialized_start=798
-  _globals['_ASSUMEREQUEST_ROUTED']._serialized_end=850
-  _globals['_ASSUMERESPONSE']._serialized_start=852
-  _globals['_ASSUMERESPONSE']._serialized_end=868
-  _globals['_KVINDEX']._serialized_start=871
-  _globals['_KVINDEX']._serialized_end=1077
+  _globals['_WORKERCHANGE']._serialized_end=524
+  _globals['_WORKERCHANGE_KIND']._serialized_start=336
+  _globals['_WORKERCHANGE_KIND']._serialized_end=524
+  _globals['_MATCHREQUEST']._serialized_start=526
+  _globals['_MATCHREQUEST']._serialized_end=565
+  _globals['_MATCHRESPONSE']._serialized_start=568
+  _globals['_MATCHRESPONSE']._serialized_end=764
+  _globals['_MATCHRESPONSE_MATCH']._serialized_start=660
+  _globals['_MATCHRESPONSE_MATCH']._serialized_end=764
+  _globals['_ASSUMEREQUEST']._serialized_start=766
+  _globals['_ASSUMEREQUEST']._serialized_end=886
+  _globals['_ASSUMEREQUEST_ROUTED']._serialized_start=834
+  _globals['_ASSUMEREQUEST_ROUTED']._serialized_end=886
+  _globals['_ASSUMERESPONSE']._serialized_start=888
+  _globals['_ASSUMERESPONSE']._serialized_end=904
+  _globals['_KVINDEX']._serialized_start=907
+  _globals['_KVINDEX']._serialized_end=1113
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,10 @@ class WorkerChange(_message.Message):
         """Events are missing and on their way: a replay, a dump, or what happened since a snapshot."""
         KIND_ASSUMED: WorkerChange._Kind.ValueType  # 8
         """The worker publishes no events: what it holds is assumed from what was routed to it."""
+        KIND_ATTACHED: WorkerChange._Kind.ValueType  # 9
+        """What this source holds below the device counts for `readers`, as far as they are known, and for nobody else; it
+        replaces those that it had.
+        """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: WorkerChange.Kind.ValueType  # 0
@@ -109,16 +113,25 @@ class WorkerChange(_message.Message):
     """Events are missing and on their way: a replay, a dump, or what happened since a snapshot."""
     KIND_ASSUMED: WorkerChange.Kind.ValueType  # 8
     """The worker publishes no events: what it holds is assumed from what was routed to it."""
+    KIND_ATTACHED: WorkerChange.Kind.ValueType  # 9
+    """What this source holds below the device counts for `readers`, as far as they are known, and for nobody else; it
+    replaces those that it had.
+    """
 
     KIND_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     SEQUENCE_HASHES_FIELD_NUMBER: _builtins.int
+    READERS_FIELD_NUMBER: _builtins.int
     kind: Global___WorkerChange.Kind.ValueType
     worker_id: _builtins.str
     tier: _common_pb2.Tier.ValueType
     sequence_hashes: _builtins.bytes
     """Little-endian 64-bit."""
+    @_builtins.property
+    def readers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Workers that can read what a kv-offload holds."""
+
     def __init__(
         self,
         *,
@@ -126,10 +139,11 @@ class WorkerChange(_message.Message):
         worker_id: _builtins.str = ...,
         tier: _common_pb2.Tier.ValueType = ...,
         sequence_hashes: _builtins.bytes = ...,
+        readers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "sequence_hashes", b"sequence_hashes", "tier", b"tier", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "readers", b"readers", "sequence_hashes", b"sequence_hashes", "tier", b"tier", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 from armature.v1 import hints_pb2 as armature_dot_v1_dot_hints__pb2
 from armature.v1 import worker_pb2 as armature_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61rmature/v1/router.proto\x12\x0b\x61rmature.v1\x1a\x17\x61rmature/v1/hints.proto\x1a\x18\x61rmature/v1/worker.proto\"\\\n\x0cRouteRequest\x12#\n\x07queries\x18\x01 \x03(\x0b\x32\x12.armature.v1.Query\x12\'\n\x08progress\x18\x02 \x03(\x0b\x32\x15.armature.v1.Progress\"\x8f\x02\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0fsequence_hashes\x18\x04 \x01(\x0c\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x18\n\x10\x65xcluded_workers\x18\x07 \x03(\t\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x12\n\nsession_id\x18\n \x01(\t\x12!\n\x05hints\x18\x0b \x01(\x0b\x32\x12.armature.v1.Hints\x12\x17\n\x0fprefill_locally\x18\x0c \x01(\x08\"\xbd\x01\n\x08Progress\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.armature.v1.Progress.Kind\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x15\n\routput_tokens\x18\x04 \x01(\r\"E\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10KIND_FIRST_TOKEN\x10\x01\x12\x11\n\rKIND_FINISHED\x10\x02\";\n\rRouteResponse\x12*\n\nplacements\x18\x01 \x03(\x0b\x32\x16.armature.v1.Placement\"\xaa\x01\n\tPlacement\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12+\n\x08\x61ssigned\x18\x02 \x01(\x0b\x32\x17.armature.v1.AssignmentH\x00\x12*\n\x08rejected\x18\x03 \x01(\x0b\x32\x16.armature.v1.RejectionH\x00\x12\'\n\x07waiting\x18\x04 \x01(\x0b\x32\x14.armature.v1.WaitingH\x00\x42\t\n\x07outcome\"D\n\x07Waiting\x12\x17\n\x0f\x65xpected_wait_s\x18\x01 \x01(\x01\x12\x10\n\x08within_s\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x9f\x01\n\nAssignment\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12+\n\x07prefill\x18\x03 \x01(\x0b\x32\x1a.armature.v1.PrefillTarget\x12\x16\n\x0eoverlap_tokens\x18\x04 \x01(\r\x12\x18\n\x10predicted_ttft_s\x18\x05 \x01(\x01\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xa5\x01\n\tRejection\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.armature.v1.Rejection.Code\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rretry_after_s\x18\x03 \x01(\x01\"F\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ODE_NO_WORKERS\x10\x01\x12\x13\n\x0f\x43ODE_OVERLOADED\x10\x02\"]\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08policies\x18\x02 \x03(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x16\n\x0emax_candidates\x18\x04 \x01(\r\";\n\x0f\x45xplainResponse\x12(\n\tdecisions\x18\x01 \x03(\x0b\x32\x15.armature.v1.Decision\"\x97\x03\n\x08\x44\x65\x63ision\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\r\n\x05\x61ge_s\x18\x06 \x01(\x01\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12(\n\x08rejected\x18\n \x01(\x0b\x32\x16.armature.v1.Rejection\x12*\n\ncandidates\x18\x0b \x03(\x0b\x32\x16.armature.v1.Candidate\x12\x16\n\x0enum_candidates\x18\x0c \x01(\r\x12\x34\n\x0f\x63ounterfactuals\x18\r \x03(\x0b\x32\x1b.armature.v1.Counterfactual\x12\x13\n\x06ttft_s\x18\x0e \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rcached_tokens\x18\x0f \x01(\rH\x01\x88\x01\x01\x42\t\n\x07_ttft_sB\x10\n\x0e_cached_tokens\"\x82\x02\n\tCandidate\x12\x15\n\rdecode_worker\x18\x01 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x02 \x01(\t\x12\x13\n\x0bpull_worker\x18\x03 \x01(\t\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\x12\x30\n\x05terms\x18\x05 \x03(\x0b\x32!.armature.v1.Candidate.TermsEntry\x12\x18\n\x10predicted_ttft_s\x18\x06 \x01(\x01\x12\x16\n\x0eoverlap_tokens\x18\x07 \x01(\r\x12\x11\n\tis_chosen\x18\x08 \x01(\x08\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"z\n\x0e\x43ounterfactual\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x03 \x01(\t\x12\x18\n\x10predicted_ttft_s\x18\x04 \x01(\x01\x12\x0f\n\x07is_same\x18\x05 \x01(\x08\"\x86\x01\n\x08PeerNews\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12.\n\x0creservations\x18\x03 \x03(\x0b\x32\x18.armature.v1.Reservation\x12\'\n\x08progress\x18\x04 \x03(\x0b\x32\x15.armature.v1.Progress\"\xdb\x02\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12+\n\x04work\x18\x04 \x01(\x0b\x32\x1d.armature.v1.Reservation.Work\x12\x19\n\x11prefill_worker_id\x18\x05 \x01(\t\x12\x33\n\x0cprefill_work\x18\x06 \x01(\x0b\x32\x1d.armature.v1.Reservation.Work\x12\x17\n\x0fsequence_hashes\x18\x07 \x01(\x0c\x12\x17\n\x0funcached_tokens\x18\x08 \x01(\r\x12\x10\n\x08has_tail\x18\t \x01(\x08\x1aP\n\x04Work\x12\x11\n\tprefill_s\x18\x01 \x01(\x01\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x0e\n\x06\x62locks\x18\x04 \x01(\r2\x92\x01\n\x06Router\x12\x42\n\x05Route\x12\x19.armature.v1.RouteRequest\x1a\x1a.armature.v1.RouteResponse(\x01\x30\x01\x12\x44\n\x07\x45xplain\x12\x1b.armature.v1.ExplainRequest\x1a\x1c.armature.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61rmature/v1/router.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x17\x61rmature/v1/hints.proto\x1a\x18\x61rmature/v1/worker.proto\"\\\n\x0cRouteRequest\x12#\n\x07queries\x18\x01 \x03(\x0b\x32\x12.armature.v1.Query\x12\'\n\x08progress\x18\x02 \x03(\x0b\x32\x15.armature.v1.Progress\"\x8f\x02\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0fsequence_hashes\x18\x04 \x01(\x0c\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x18\n\x10\x65xcluded_workers\x18\x07 \x03(\t\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x12\n\nsession_id\x18\n \x01(\t\x12!\n\x05hints\x18\x0b \x01(\x0b\x32\x12.armature.v1.Hints\x12\x17\n\x0fprefill_locally\x18\x0c \x01(\x08\"\xbd\x01\n\x08Progress\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.armature.v1.Progress.Kind\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x15\n\routput_tokens\x18\x04 \x01(\r\"E\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10KIND_FIRST_TOKEN\x10\x01\x12\x11\n\rKIND_FINISHED\x10\x02\";\n\rRouteResponse\x12*\n\nplacements\x18\x01 \x03(\x0b\x32\x16.armature.v1.Placement\"\xaa\x01\n\tPlacement\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12+\n\x08\x61ssigned\x18\x02 \x01(\x0b\x32\x17.armature.v1.AssignmentH\x00\x12*\n\x08rejected\x18\x03 \x01(\x0b\x32\x16.armature.v1.RejectionH\x00\x12\'\n\x07waiting\x18\x04 \x01(\x0b\x32\x14.armature.v1.WaitingH\x00\x42\t\n\x07outcome\"D\n\x07Waiting\x12\x17\n\x0f\x65xpected_wait_s\x18\x01 \x01(\x01\x12\x10\n\x08within_s\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x9f\x01\n\nAssignment\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12+\n\x07prefill\x18\x03 \x01(\x0b\x32\x1a.armature.v1.PrefillTarget\x12\x16\n\x0eoverlap_tokens\x18\x04 \x01(\r\x12\x18\n\x10predicted_ttft_s\x18\x05 \x01(\x01\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xa5\x01\n\tRejection\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.armature.v1.Rejection.Code\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rretry_after_s\x18\x03 \x01(\x01\"F\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ODE_NO_WORKERS\x10\x01\x12\x13\n\x0f\x43ODE_OVERLOADED\x10\x02\"]\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08policies\x18\x02 \x03(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x16\n\x0emax_candidates\x18\x04 \x01(\r\";\n\x0f\x45xplainResponse\x12(\n\tdecisions\x18\x01 \x03(\x0b\x32\x15.armature.v1.Decision\"\x97\x03\n\x08\x44\x65\x63ision\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\r\n\x05\x61ge_s\x18\x06 \x01(\x01\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12(\n\x08rejected\x18\n \x01(\x0b\x32\x16.armature.v1.Rejection\x12*\n\ncandidates\x18\x0b \x03(\x0b\x32\x16.armature.v1.Candidate\x12\x16\n\x0enum_candidates\x18\x0c \x01(\r\x12\x34\n\x0f\x63ounterfactuals\x18\r \x03(\x0b\x32\x1b.armature.v1.Counterfactual\x12\x13\n\x06ttft_s\x18\x0e \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rcached_tokens\x18\x0f \x01(\rH\x01\x88\x01\x01\x42\t\n\x07_ttft_sB\x10\n\x0e_cached_tokens\"\xac\x02\n\tCandidate\x12\x15\n\rdecode_worker\x18\x01 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x02 \x01(\t\x12\x13\n\x0bpull_worker\x18\x03 \x01(\t\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\x12\x30\n\x05terms\x18\x05 \x03(\x0b\x32!.armature.v1.Candidate.TermsEntry\x12\x18\n\x10predicted_ttft_s\x18\x06 \x01(\x01\x12\x16\n\x0eoverlap_tokens\x18\x07 \x01(\r\x12\x11\n\tis_chosen\x18\x08 \x01(\x08\x12(\n\x07onboard\x18\t \x03(\x0b\x32\x17.armature.v1.TierTokens\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"z\n\x0e\x43ounterfactual\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x03 \x01(\t\x12\x18\n\x10predicted_ttft_s\x18\x04 \x01(\x01\x12\x0f\n\x07is_same\x18\x05 \x01(\x08\"\x86\x01\n\x08PeerNews\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12.\n\x0creservations\x18\x03 \x03(\x0b\x32\x18.armature.v1.Reservation\x12\'\n\x08progress\x18\x04 \x03(\x0b\x32\x15.armature.v1.Progress\"\xdb\x02\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12+\n\x04work\x18\x04 \x01(\x0b\x32\x1d.armature.v1.Reservation.Work\x12\x19\n\x11prefill_worker_id\x18\x05 \x01(\t\x12\x33\n\x0cprefill_work\x18\x06 \x01(\x0b\x32\x1d.armature.v1.Reservation.Work\x12\x17\n\x0fsequence_hashes\x18\x07 \x01(\x0c\x12\x17\n\x0funcached_tokens\x18\x08 \x01(\r\x12\x10\n\x08has_tail\x18\t \x01(\x08\x1aP\n\x04Work\x12\x11\n\tprefill_s\x18\x01 \x01(\x01\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x0e\n\x06\x62locks\x18\x04 \x01(\r2\x92\x01\n\x06Router\x12\x42\n\x05Route\x12\x19.armature.v1.RouteRequest\x1a\x1a.armature.v1.RouteResponse(\x01\x30\x01\x12\x44\n\x07\x45xplain\x12\x1b.armature.v1.ExplainRequest\x1a\x1c.armature.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,44 +36,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CANDIDATE_TERMSENTRY']._loaded_options = None
   _globals['_CANDIDATE_TERMSENTRY']._serialized_options = b'8\001'
-  _globals['_ROUTEREQUEST']._serialized_start=92
-  _globals['_ROUTEREQUEST']._serialized_end=184
-  _globals['_QUERY']._serialized_start=187
-  _globals['_QUERY']._serialized_end=458
-  _globals['_PROGRESS']._serialized_start=461
-  _globals['_PROGRESS']._serialized_end=650
-  _globals['_PROGRESS_KIND']._serialized_start=581
-  _globals['_PROGRESS_KIND']._serialized_end=650
-  _globals['_ROUTERESPONSE']._serialized_start=652
-  _globals['_ROUTERESPONSE']._serialized_end=711
-  _globals['_PLACEMENT']._serialized_start=714
-  _globals['_PLACEMENT']._serialized_end=884
-  _globals['_WAITING']._serialized_start=886
-  _globals['_WAITING']._serialized_end=954
-  _globals['_ASSIGNMENT']._serialized_start=957
-  _globals['_ASSIGNMENT']._serialized_end=1116
-  _globals['_REJECTION']._serialized_start=1119
-  _globals['_REJECTION']._serialized_end=1284
-  _globals['_REJECTION_CODE']._serialized_start=1214
-  _globals['_REJECTION_CODE']._serialized_end=1284
-  _globals['_EXPLAINREQUEST']._serialized_start=1286
-  _globals['_EXPLAINREQUEST']._serialized_end=1379
-  _globals['_EXPLAINRESPONSE']._serialized_start=1381
-  _globals['_EXPLAINRESPONSE']._serialized_end=1440
-  _globals['_DECISION']._serialized_start=1443
-  _globals['_DECISION']._serialized_end=1850
-  _globals['_CANDIDATE']._serialized_start=1853
-  _globals['_CANDIDATE']._serialized_end=2111
-  _globals['_CANDIDATE_TERMSENTRY']._serialized_start=2067
-  _globals['_CANDIDATE_TERMSENTRY']._serialized_end=2111
-  _globals['_COUNTERFACTUAL']._serialized_start=2113
-  _globals['_COUNTERFACTUAL']._serialized_end=2235
-  _globals['_PEERNEWS']._serialized_start=2238
-  _globals['_PEERNEWS']._serialized_end=2372
-  _globals['_RESERVATION']._serialized_start=2375
-  _globals['_RESERVATION']._serialized_end=2722
-  _globals['_RESERVATION_WORK']._serialized_start=2642
-  _globals['_RESERVATION_WORK']._serialized_end=2722
-  _globals['_ROUTER']._serialized_start=2725
-  _globals['_ROUTER']._serialized_end=2871
+  _globals['_ROUTEREQUEST']._serialized_start=118
+  _globals['_ROUTEREQUEST']._serialized_end=210
+  _globals['_QUERY']._serialized_start=213
+  _globals['_QUERY']._serialized_end=484
+  _globals['_PROGRESS']._serialized_start=487
+  _globals['_PROGRESS']._serialized_end=676
+  _globals['_PROGRESS_KIND']._serialized_start=607
+  _globals['_PROGRESS_KIND']._serialized_end=676
+  _globals['_ROUTERESPONSE']._serialized_start=678
+  _globals['_ROUTERESPONSE']._serialized_end=737
+  _globals['_PLACEMENT']._serialized_start=740
+  _globals['_PLACEMENT']._serialized_end=910
+  _globals['_WAITING']._serialized_start=912
+  _globals['_WAITING']._serialized_end=980
+  _globals['_ASSIGNMENT']._serialized_start=983
+  _globals['_ASSIGNMENT']._serialized_end=1142
+  _globals['_REJECTION']._serialized_start=1145
+  _globals['_REJECTION']._serialized_end=1310
+  _globals['_REJECTION_CODE']._serialized_start=1240
+  _globals['_REJECTION_CODE']._serialized_end=1310
+  _globals['_EXPLAINREQUEST']._serialized_start=1312
+  _globals['_EXPLAINREQUEST']._serialized_end=1405
+  _globals['_EXPLAINRESPONSE']._serialized_start=1407
+  _globals['_EXPLAINRESPONSE']._serialized_end=1466
+  _globals['_DECISION']._serialized_start=1469
+  _globals['_DECISION']._serialized_end=1876
+  _globals['_CANDIDATE']._serialized_start=1879
+  _globals['_CANDIDATE']._serialized_end=2179
+  _globals['_CANDIDATE_TERMSENTRY']._serialized_start=2135
+  _globals['_CANDIDATE_TERMSENTRY']._serialized_end=2179
+  _globals['_COUNTERFACTUAL']._serialized_start=2181
+  _globals['_COUNTERFACTUAL']._serialized_end=2303
+  _globals['_PEERNEWS']._serialized_start=2306
+  _globals['_PEERNEWS']._serialized_end=2440
+  _globals['_RESERVATION']._serialized_start=2443
+  _globals['_RESERVATION']._serialized_end=2790
+  _globals['_RESERVATION_WORK']._serialized_start=2710
+  _globals['_RESERVATION_WORK']._serialized_end=2790
+  _globals['_ROUTER']._serialized_start=2793
+  _globals['_ROUTER']._serialized_end=2939
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 Places requests on workers."""
 
+from armature.v1 import common_pb2 as _common_pb2
 from armature.v1 import hints_pb2 as _hints_pb2
 from armature.v1 import worker_pb2 as _worker_pb2
 from collections import abc as _abc
@@ -491,6 +492,7 @@ class Candidate(_message.Message):
     PREDICTED_TTFT_S_FIELD_NUMBER: _builtins.int
     OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
     IS_CHOSEN_FIELD_NUMBER: _builtins.int
+    ONBOARD_FIELD_NUMBER: _builtins.int
     decode_worker: _builtins.str
     prefill_worker: _builtins.str
     """Empty: the prompt is computed on the decode worker."""
@@ -503,6 +505,10 @@ class Candidate(_message.Message):
     is_chosen: _builtins.bool
     @_builtins.property
     def terms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def onboard(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TierTokens]:
+        """What the decode worker reads from the tiers below its device, behind the overlap."""
+
     def __init__(
         self,
         *,
@@ -514,10 +520,11 @@ class Candidate(_message.Message):
         predicted_ttft_s: _builtins.float = ...,
         overlap_tokens: _builtins.int = ...,
         is_chosen: _builtins.bool = ...,
+        onboard: _abc.Iterable[_common_pb2.TierTokens] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "decode_worker", b"decode_worker", "is_chosen", b"is_chosen", "overlap_tokens", b"overlap_tokens", "predicted_ttft_s", b"predicted_ttft_s", "prefill_worker", b"prefill_worker", "pull_worker", b"pull_worker", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "decode_worker", b"decode_worker", "is_chosen", b"is_chosen", "onboard", b"onboard", "overlap_tokens", b"overlap_tokens", "predicted_ttft_s", b"predicted_ttft_s", "prefill_worker", b"prefill_worker", "pull_worker", b"pull_worker", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

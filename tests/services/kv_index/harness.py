@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from armature.index.prefix_index import PrefixIndex
-from armature.index.tiers import Tier
 from armature.runtime.channels import ChannelPool
 from armature.runtime.index_changes import change_of
 from armature.runtime.index_followers import Followers
@@ -80,8 +79,9 @@ class Registry:
 
     def agrees(self, worker: ScriptedWorker, index: PrefixIndex | None = None) -> bool:
         index = index or self.index
-        held = set(index.holdings(worker.worker_id).get(Tier.G1, ()))
-        return held == set(worker.held) and worker.worker_id in index and not index.is_stale(worker.worker_id)
+        tiers = index.holdings(worker.worker_id).items()
+        held = {(block, int(tier)) for tier, blocks in tiers for block in blocks}
+        return held == set(worker.held.items()) and worker.worker_id in index and not index.is_stale(worker.worker_id)
 
     async def follow(self, copy: Copy) -> None:
         call = self.stub.Follow(FollowRequest())

@@ -3,9 +3,13 @@
 import grpc
 import pytest
 
+from armature.index.tiers import Tier
+from armature.routing import columns as at
 from armature.runtime.policies import shipped_policies
+from armature.v1.common_pb2 import TIER_G2, TIER_G3
 from armature.v1.router_pb2 import ExplainRequest, Progress, RouteRequest
 from armature.v1.router_pb2_grpc import RouterStub
+from armature.v1.worker_pb2 import TierSpeed
 from tests.services.router.harness import Routing, ask, progress, query, routing
 from tests.support.eventually import eventually
 from tests.support.scripted_worker import scripted_workers
@@ -33,6 +37,32 @@ async def test_a_decision_is_told_with_all_that_was_weighed() -> None:
             assert sum(candidate.terms.values()) == pytest.approx(candidate.cost)
         costs = [candidate.cost for candidate in decision.candidates]
         assert costs == sorted(costs)
+        call.cancel()
+
+
+async def test_what_is_read_from_lower_tiers_is_told_by_tier() -> None:
+    async with scripted_workers("d1", "d2") as (one, two), routing() as router:
+        speeds = [TierSpeed(tier=tier, bytes_per_s=1e9, latency_s=1e-4) for tier in (TIER_G2, TIER_G3)]
+        one.report(onboarding=speeds)
+        router.join(one, two)
+        await eventually(lambda: len(router.core.state("m")[at.BLOCK_ONBOARD_S].nonzero()[0]) == 1)
+        index = router.core.index
+        for worker in (one, two):
+            index.add(worker.worker_id)
+        index.store("d1", range(10))
+        index.store("o1", range(20), Tier.G2)
+        index.store("o1", range(20, 30), Tier.G3)
+        index.attach("o1", ["d1", "d2"])
+        call = router.gateway()
+        (placement,) = await ask(call, query(1, 500))
+        assert placement.assigned.worker_id == "d1"
+        (decision,) = await explain(router, request_id="r1")
+        parts = {
+            candidate.decode_worker: [(part.tier, part.tokens) for part in candidate.onboard]
+            for candidate in decision.candidates
+        }
+        assert parts == {"d1": [(TIER_G2, 100), (TIER_G3, 100)], "d2": []}
+        assert "d1 alone with 10 of G2 and 10 of G3" in decision.reason
         call.cancel()
 
 
