@@ -122,6 +122,7 @@ class World:
             work=work,
             remote=work is Work.GENERATE and rnd.random() < 0.4,
             first_block=rnd.choice([0, 0, 2]) if work is Work.PREFILL else 0,
+            cached_only=work is Work.PREFILL and rnd.random() < 0.3,
             priority=rnd.choice([0, 0, 0, 1, -2]),
         )
 
@@ -276,8 +277,10 @@ class World:
     def _take_staged(self, staged: Staged) -> None:
         client = self.clients[staged.request_id]
         assert not client.has_last, "something was announced after the last"
-        # An empty one may have been on its way already.
-        assert not client.is_released or not staged.block_ids
+        if client.is_released:
+            # It was on its way already: an empty one, or all of a prompt that needed no step.
+            assert not staged.block_ids or client.request.cached_only
+            return
         whole = (client.request.prompt_tokens - 1) // 4
         for offset, block_id in enumerate(staged.block_ids):
             index = staged.first_block + offset

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from armature.index.packing import unpack_hashes
 from armature.index.tiers import Tier
 from armature.performance.linear import LinearModel
-from armature.routing.decision import Placed, Query, Rejected, RejectionCode
+from armature.routing.decision import Candidate, Placed, Query, Rejected, RejectionCode
 from armature.routing.queueing.outcome import Queued
 from armature.routing.worker import NO_READING, Load, Reading, Role, Speeds, Worker
 from armature.runtime.errors import CallerError, PeerError
@@ -118,7 +118,7 @@ def placement_of(
     assigned = router_pb2.Assignment(
         worker_id=chosen.decode_id,
         address=members[chosen.decode_id].address,
-        prefill=target_of(members[chosen.prefill_id]) if chosen.prefill_id else None,
+        prefill=_target_of(chosen, members),
         overlap_tokens=outcome.overlap_tokens,
         predicted_ttft_s=chosen.ttft_s,
         reason=outcome.reason,
@@ -129,6 +129,17 @@ def placement_of(
 def rejection_of(outcome: Rejected) -> router_pb2.Rejection:
     """A refusal as the contract has it."""
     return router_pb2.Rejection(code=_CODES[outcome.code], reason=outcome.reason, retry_after_s=outcome.retry_after_s)
+
+
+def _target_of(chosen: Candidate, members: Mapping[str, Member]) -> PrefillTarget | None:
+    """Whom the decode worker is to read from; a peer that has gone since can't be."""
+    if chosen.prefill_id:
+        return target_of(members[chosen.prefill_id])
+    if chosen.pull_id in members:
+        target = target_of(members[chosen.pull_id])
+        target.cached_only = True
+        return target
+    return None
 
 
 def target_of(member: Member) -> PrefillTarget:

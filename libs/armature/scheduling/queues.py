@@ -38,7 +38,7 @@ class Queues:
         """The place in line of a request that comes now."""
         self._arrivals += 1
         # Of a prompt that is computed elsewhere only the tail is work here.
-        tokens = self._block_size if request.remote else len(request.token_ids)
+        tokens = self._block_size if request.remote and not request.cached_only else len(request.token_ids)
         return -request.priority, self._turns.take(request.tenant, tokens), self._arrivals
 
     def note_cached(self, job: Job) -> None:

@@ -74,6 +74,8 @@ class Request:
     """The prompt's whole blocks come from another worker: reserve room for them and wait (see `Reserved`)."""
     first_block: int = 0
     """For PREFILL: blocks before this index need not be announced."""
+    cached_only: bool = False
+    """For PREFILL: stage what is cached and compute nothing. With `remote`: the other worker does so."""
     tenant: str = ""
     """Tenants that wait take turns."""
     priority: int = 0

@@ -54,6 +54,12 @@ class Room:
             self._queues.note_cached(job)
         return True
 
+    def place_cached(self, job: Job) -> None:
+        """Give a PREFILL job the blocks that are cached, and let that be all of it."""
+        self.extend_digests(job, job.end // self.block_size)
+        job.block_ids += self._pool.match(job.digests)
+        job.computed = job.end = job.cached_tokens = len(job.block_ids) * self.block_size
+
     def grow(self, job: Job) -> bool:
         """Give a running answer one more block, preempting whoever ranks last; False if that was itself."""
         while (fresh := self._pool.allocate(1)) is None:

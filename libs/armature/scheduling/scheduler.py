@@ -71,6 +71,11 @@ class Scheduler:
         job.asks_below = self._lower is not None and job.shares_blocks and not job.wants_fetch
         self._jobs[job.request_id] = job
         self._queues.enqueue(job)
+        if job.is_prefill and request.cached_only:
+            self._room.place_cached(job)
+            self._staging.announce(job)
+            self._hold(job)
+            return
         finish_reason = self._finish_reason(job)
         if finish_reason is not None:
             self._end(job, finish_reason)

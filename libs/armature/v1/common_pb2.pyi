@@ -647,6 +647,7 @@ class ServingInfo(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ONBOARDED_FIELD_NUMBER: _builtins.int
     ONBOARD_S_FIELD_NUMBER: _builtins.int
+    PULL_WORKER_FIELD_NUMBER: _builtins.int
     decode_worker: _builtins.str
     prefill_worker: _builtins.str
     """Empty if the prompt was computed on the decode worker."""
@@ -669,6 +670,8 @@ class ServingInfo(_message.Message):
     """Why the router chose so. Set by the gateway."""
     onboard_s: _builtins.float
     """From asking for these to the last of them."""
+    pull_worker: _builtins.str
+    """Who gave `transferred_tokens` out of its cache; empty: nobody."""
     @_builtins.property
     def onboarded(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierTokens]:
         """Of `cached_tokens` (on the prefill worker, of `prefill_cached_tokens`), those that were read from tiers below the
@@ -691,10 +694,11 @@ class ServingInfo(_message.Message):
         reason: _builtins.str = ...,
         onboarded: _abc.Iterable[Global___TierTokens] | None = ...,
         onboard_s: _builtins.float = ...,
+        pull_worker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_worker", b"decode_worker", "migrations", b"migrations", "onboard_s", b"onboard_s", "onboarded", b"onboarded", "prefill_cached_tokens", b"prefill_cached_tokens", "prefill_worker", b"prefill_worker", "reason", b"reason", "transfer_s", b"transfer_s", "transferred_bytes", b"transferred_bytes", "transferred_tokens", b"transferred_tokens", "transport", b"transport", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_worker", b"decode_worker", "migrations", b"migrations", "onboard_s", b"onboard_s", "onboarded", b"onboarded", "prefill_cached_tokens", b"prefill_cached_tokens", "prefill_worker", b"prefill_worker", "pull_worker", b"pull_worker", "reason", b"reason", "transfer_s", b"transfer_s", "transferred_bytes", b"transferred_bytes", "transferred_tokens", b"transferred_tokens", "transport", b"transport", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -174,7 +174,7 @@ Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
 
 @_typing.final
 class PrefillTarget(_message.Message):
-    """A prefill worker chosen by the router."""
+    """A worker chosen by the router whose KV of the prompt is read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -183,11 +183,14 @@ class PrefillTarget(_message.Message):
     HANDOFF_FIELD_NUMBER: _builtins.int
     RENDEZVOUS_FIELD_NUMBER: _builtins.int
     KV_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CACHED_ONLY_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     address: _builtins.str
     handoff: _common_pb2.Handoff.ValueType
     kv_fingerprint: _builtins.bytes
     """The prefill worker's fingerprint; the decode worker computes the prompt itself if it differs from its own."""
+    cached_only: _builtins.bool
+    """Not to compute the prompt, only to give what it has cached of it: a peer of any role."""
     @_builtins.property
     def rendezvous(self) -> Global___Rendezvous:
         """For HANDOFF_RENDEZVOUS: given to both sides alike."""
@@ -200,10 +203,11 @@ class PrefillTarget(_message.Message):
         handoff: _common_pb2.Handoff.ValueType = ...,
         rendezvous: Global___Rendezvous | None = ...,
         kv_fingerprint: _builtins.bytes = ...,
+        cached_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rendezvous", b"rendezvous"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "handoff", b"handoff", "kv_fingerprint", b"kv_fingerprint", "rendezvous", b"rendezvous", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cached_only", b"cached_only", "handoff", b"handoff", "kv_fingerprint", b"kv_fingerprint", "rendezvous", b"rendezvous", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,6 +400,7 @@ class PrefillStart(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    CACHED_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     token_ids: _builtins.bytes
@@ -411,6 +416,8 @@ class PrefillStart(_message.Message):
     """As in DecodeRequest."""
     tenant: _builtins.str
     """As in DecodeRequest."""
+    cached_only: _builtins.bool
+    """Compute nothing: stage what is cached of the prompt, and say `done`."""
     @_builtins.property
     def rendezvous(self) -> Global___Rendezvous:
         """For HANDOFF_RENDEZVOUS engines."""
@@ -433,10 +440,11 @@ class PrefillStart(_message.Message):
         sampling: _common_pb2.SamplingParams | None = ...,
         priority: _builtins.int = ...,
         tenant: _builtins.str = ...,
+        cached_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rendezvous", b"rendezvous", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "first_block", b"first_block", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "priority", b"priority", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "cached_only", b"cached_only", "first_block", b"first_block", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "priority", b"priority", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -796,6 +804,7 @@ class LoadReport(_message.Message):
     TRANSFER_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     STEP_COSTS_FIELD_NUMBER: _builtins.int
     ONBOARDING_FIELD_NUMBER: _builtins.int
+    PULL_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     running_seqs: _builtins.int
     waiting_seqs: _builtins.int
@@ -809,6 +818,8 @@ class LoadReport(_message.Message):
     decode_step_s: _builtins.float
     transfer_bytes_per_s: _builtins.float
     """Measured when blocks were last read from another worker; 0 until measured."""
+    pull_bytes_per_s: _builtins.float
+    """How quickly blocks that others have cached come to its device, a guess until measured; 0: it reads none."""
     @_builtins.property
     def step_costs(self) -> Global___StepCosts:
         """What a step takes, as a live fit; absent until a prompt has been measured."""
@@ -831,10 +842,11 @@ class LoadReport(_message.Message):
         transfer_bytes_per_s: _builtins.float = ...,
         step_costs: Global___StepCosts | None = ...,
         onboarding: _abc.Iterable[Global___TierSpeed] | None = ...,
+        pull_bytes_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_step_s", b"decode_step_s", "epoch", b"epoch", "free_blocks", b"free_blocks", "onboarding", b"onboarding", "prefill_tokens_per_s", b"prefill_tokens_per_s", "running_seqs", b"running_seqs", "step_costs", b"step_costs", "total_blocks", b"total_blocks", "transfer_bytes_per_s", b"transfer_bytes_per_s", "waiting_prefill_tokens", b"waiting_prefill_tokens", "waiting_seqs", b"waiting_seqs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_step_s", b"decode_step_s", "epoch", b"epoch", "free_blocks", b"free_blocks", "onboarding", b"onboarding", "prefill_tokens_per_s", b"prefill_tokens_per_s", "pull_bytes_per_s", b"pull_bytes_per_s", "running_seqs", b"running_seqs", "step_costs", b"step_costs", "total_blocks", b"total_blocks", "transfer_bytes_per_s", b"transfer_bytes_per_s", "waiting_prefill_tokens", b"waiting_prefill_tokens", "waiting_seqs", b"waiting_seqs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -149,7 +149,7 @@ class Decode:
 
 
 class PrefillStub:
-    """Served by prefill workers, called by decode workers.
+    """Served by prefill workers, called by decode workers. All workers serve it for what they have cached.
     """
 
     def __init__(self, channel):
@@ -166,7 +166,7 @@ class PrefillStub:
 
 
 class PrefillServicer:
-    """Served by prefill workers, called by decode workers.
+    """Served by prefill workers, called by decode workers. All workers serve it for what they have cached.
     """
 
     def Prefill(self, request_iterator, context):
@@ -198,7 +198,7 @@ def add_PrefillServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Prefill:
-    """Served by prefill workers, called by decode workers.
+    """Served by prefill workers, called by decode workers. All workers serve it for what they have cached.
     """
 
     @staticmethod

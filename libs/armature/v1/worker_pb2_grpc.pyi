@@ -85,7 +85,7 @@ class DecodeServicer(metaclass=_abc_1.ABCMeta):
 def add_DecodeServicer_to_server(servicer: DecodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class PrefillStub:
-    """Served by prefill workers, called by decode workers."""
+    """Served by prefill workers, called by decode workers. All workers serve it for what they have cached."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -102,7 +102,7 @@ class PrefillStub:
 
 @_typing.type_check_only
 class PrefillAsyncStub(PrefillStub):
-    """Served by prefill workers, called by decode workers."""
+    """Served by prefill workers, called by decode workers. All workers serve it for what they have cached."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Prefill: _aio.StreamStreamMultiCallable[_worker_pb2.PrefillRequest, _worker_pb2.PrefillUpdate]  # type: ignore[assignment]
@@ -115,7 +115,7 @@ class PrefillAsyncStub(PrefillStub):
     """
 
 class PrefillServicer(metaclass=_abc_1.ABCMeta):
-    """Served by prefill workers, called by decode workers."""
+    """Served by prefill workers, called by decode workers. All workers serve it for what they have cached."""
 
     @_abc_1.abstractmethod
     def Prefill(

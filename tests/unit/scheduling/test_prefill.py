@@ -12,13 +12,12 @@ def world(*, num_blocks: int = 40) -> World:
     return World(0, num_blocks=num_blocks, max_num_seqs=4, budget=16)
 
 
-def prefill(world: World, prompt: list[int] = PROMPT, first_block: int = 0) -> Client:
-    request_id = f"r{len(world.clients)}"
-    return world.submit(
-        Request(
-            request_id, prompt, len(prompt), 1, world.roots[0], Sampling(), work=Work.PREFILL, first_block=first_block
-        )
-    )
+def prefill(world: World, prompt: list[int] = PROMPT, first_block: int = 0, *, cached_only: bool = False) -> Client:
+    request = Request(
+        f"r{len(world.clients)}", prompt, len(prompt), 1, world.roots[0], Sampling(), work=Work.PREFILL,
+        first_block=first_block, cached_only=cached_only,
+    )  # fmt: skip
+    return world.submit(request)
 
 
 def load(world: World) -> EngineLoad:
@@ -74,6 +73,25 @@ def test_a_fully_cached_prompt_needs_no_step():
     assert second.has_last
     assert len(second.staged) == 7
     w.settle()
+
+
+def test_what_is_cached_is_staged_at_once_for_a_peer_and_nothing_is_computed():
+    w = world()
+    w.release(prefill(w, PROMPT[:17]), None)
+    w.step()
+    first = prefill(w, PROMPT[:17])
+    w.step()
+    w.release(first, None)
+    w.step()
+    computed = load(w).computed_prefill_tokens
+    peers = [prefill(w, first_block=first_block, cached_only=True) for first_block in (0, 3, 6)]
+    w.listen()
+    assert [sorted(peer.staged) for peer in peers] == [[0, 1, 2, 3], [3], []]
+    assert all(peer.has_last for peer in peers)
+    assert load(w).free_blocks == load(w).total_blocks - 4
+    assert not w.step()
+    w.settle()
+    assert load(w).computed_prefill_tokens == computed
 
 
 def test_blocks_that_the_reader_has_are_computed_but_not_announced():

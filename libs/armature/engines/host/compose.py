@@ -33,8 +33,7 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
     settings = runtime.settings
     engine = await asyncio.to_thread(make_engine, settings)
     transports = await open_transports(
-        # An aggregated worker neither reads nor is read, unless blocks are kept below.
-        GRPC if role == ROLE_AGGREGATED and not settings.offload else settings.transport,
+        GRPC if role == ROLE_AGGREGATED and not (settings.offload or settings.peer_pull) else settings.transport,
         engine.memory,
         channels=runtime.channels,
         spawn=runtime.tasks.create_task,
@@ -130,6 +129,7 @@ def _limits(settings: WorkerSettings) -> HostLimits:
             read_timeout_s=settings.read_timeout_s,
             prefill_timeout_s=settings.prefill_timeout_s,
             max_fetches=settings.max_fetches,
+            pulls=settings.peer_pull,
         ),
         offload=OffloadLimits(bytes_per_s=settings.offload_bytes_per_s or math.inf) if settings.offload else None,
     )

@@ -7,7 +7,7 @@ time only: what has landed is used, and the engine computes the rest.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -18,10 +18,12 @@ from armature.engines.engine import Engine
 from armature.engines.host import metrics
 from armature.engines.host.landing import Landing, LandingReport, explain, reason_of
 from armature.engines.host.prefill_call import PrefillCall
+from armature.performance.linear import LinearModel
 from armature.runtime import telemetry
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import PeerError
 from armature.runtime.tasks import Spawn
+from armature.scheduling.patience import Patience
 from armature.scheduling.request import Reserved
 from armature.transfer.region import ReadError
 from armature.transfer.source import Source
@@ -30,6 +32,8 @@ from armature.v1.worker_pb2 import PrefillStart, StagedBlocks
 
 log = logging.getLogger(__name__)
 
+UNMEASURED_BYTES_PER_S = 1e9
+"""Expected of the first reads from peers: such that they are tried where prompts take long."""
 AVOID_S = 5.0
 """After a sign of death nobody waits for that worker again for so long; then membership tells routers as well."""
 _SIGNS_OF_DEATH = frozenset({"timeout", "unavailable", "deadline_exceeded", "disconnected"})
@@ -47,6 +51,8 @@ class FetchLimits:
     """For a whole prompt."""
     max_fetches: int = 32
     """Prompts that are fetched at the same time; further ones wait."""
+    pulls: bool = False
+    """Whether it reads what peers have cached."""
 
 
 @dataclass(slots=True)
@@ -70,17 +76,30 @@ class Fetcher:
     """Runs fetches for one engine."""
 
     def __init__(
-        self, engine: Engine, transports: Transports, channels: ChannelPool, spawn: Spawn, limits: FetchLimits
+        self,
+        engine: Engine,
+        transports: Transports,
+        channels: ChannelPool,
+        spawn: Spawn,
+        limits: FetchLimits,
+        costs: Callable[[], LinearModel | None],
     ) -> None:
         self.engine = engine
         self.transports = transports
         self.channels = channels
         self.spawn = spawn
         self.limits = limits
+        self.costs = costs
+        """Of the engine's steps by now."""
         self._slots = asyncio.Semaphore(limits.max_fetches)
         self._avoided: dict[str, float] = {}
         self.bytes_per_s = 0.0
         """Of recent reads; 0 until there was one."""
+
+    @property
+    def pull_bytes_per_s(self) -> float:
+        """What to expect of reading what a peer has cached; 0: it reads none."""
+        return (self.bytes_per_s or UNMEASURED_BYTES_PER_S) if self.limits.pulls else 0.0
 
     async def fetch(self, order: FetchOrder, report: FetchReport) -> None:
         """Fetch, then end the engine's wait for remote blocks, also when cancelled. `report` tells how it goes."""
@@ -122,6 +141,17 @@ class _Pull:
         self._order = order
         self._report = report
         self._landing = Landing(fetcher.engine, order.reserved, report, fetcher.measured)
+        info, reserved = fetcher.engine.info, order.reserved
+        self._patience: Patience | None = None
+        if order.start.cached_only:
+            # What a peer has cached is worth no more than computing it.
+            self._patience = Patience(
+                fetcher.costs(),
+                block_size=info.block_size,
+                first_block=reserved.first_block,
+                num_blocks=len(reserved.block_ids),
+                unknown_s=fetcher.limits.read_timeout_s,
+            )
         self._call: PrefillCall | None = None
         self._span: Span | None = None
 
@@ -130,18 +160,28 @@ class _Pull:
         order, limits = self._order, self._fetcher.limits
         call = PrefillCall(self._fetcher.channels.get(order.address), limits.call_timeout_s, order.traceparent)
         self._call = call
-        source = Source.of(order.address, await call.start(order.start, limits.read_timeout_s))
+        staging = await call.start(order.start, self._within(limits.read_timeout_s))
+        source = Source.of(order.address, staging)
         block_bytes = self._fetcher.engine.memory.block_bytes
         if source.region.block_bytes != block_bytes:
             raise PeerError(f"a block has {source.region.block_bytes} bytes there, {block_bytes} here")
         transport = self._fetcher.transports.choose(source)
         while self._landing.missing_blocks:
-            update = await call.update(limits.prefill_timeout_s)
+            update = await call.update(self._within(limits.prefill_timeout_s))
             if update.WhichOneof("step") != "blocks":
+                if order.start.cached_only:
+                    return  # it has less than was believed
                 raise PeerError("the prefill worker has ended before the last block")
             remote_ids = self._check(update.blocks)
             self._span = self._span or telemetry.start_span("transfer", traceparent=order.traceparent)
-            await self._landing.read(transport, source, remote_ids, limits.read_timeout_s)
+            await self._landing.read(transport, source, remote_ids, self._within(limits.read_timeout_s))
+
+    def _within(self, timeout_s: float) -> float:
+        """How long to wait for the next thing."""
+        if self._patience is None:
+            return timeout_s
+        now_s = asyncio.get_running_loop().time()
+        return max(0.0, min(timeout_s, self._patience.deadline_s(self._report.blocks, now_s) - now_s))
 
     def _check(self, staged: StagedBlocks) -> Sequence[int]:
         """The ids of the blocks that we want of these, the next ones; each must hold what we would compute."""

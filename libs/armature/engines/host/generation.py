@@ -35,7 +35,7 @@ from armature.runtime.errors import ArmatureError, CallerError, UnavailableError
 from armature.runtime.tasks import Spawn
 from armature.scheduling.request import FinishReason, Request, Reserved, TokenOutput
 from armature.v1 import common_pb2 as common
-from armature.v1.worker_pb2 import DecodeRequest, PrefillStart, WorkerError
+from armature.v1.worker_pb2 import DecodeRequest, PrefillStart, PrefillTarget, WorkerError
 
 MAX_COMPILING = 256
 """Requests that may wait for their grammars; one takes a millisecond, and the same one again nothing."""
@@ -82,15 +82,17 @@ class Generations:
         self,
         engine: Engine,
         hasher: BlockHasher,
-        fetcher: Fetcher | None,
+        fetcher: Fetcher,
         onboarder: Onboarder | None = None,
         *,
+        has_helpers: bool,
         member_id: str,
         spawn: Spawn,
     ) -> None:
         self._engine = engine
         self._hasher = hasher
         self._fetcher = fetcher
+        self._has_helpers = has_helpers
         self._onboarder = onboarder
         self._member_id = member_id
         self._spawn = spawn
@@ -171,7 +173,7 @@ class Generations:
         generation = self._all.get(reserved.request_id)
         if not reserved.block_ids:
             return
-        if generation is None or generation.stream is None or self._fetcher is None:
+        if generation is None or generation.stream is None:
             self._engine.finish_remote(reserved.request_id, 0)
             return
         request = generation.request
@@ -185,19 +187,20 @@ class Generations:
             kv_fingerprint=self._engine.info.kv_fingerprint,
             priority=request.priority,
             tenant=request.tenant,
+            cached_only=request.prefill.cached_only,
         )
         order = FetchOrder(request.prefill.address, start, reserved, telemetry.traceparent_of(generation.span))
         generation.report = FetchReport()
-        self._spawn(self._fetch(self._fetcher, generation, order, generation.report))
+        self._spawn(self._fetch(generation, order, generation.report))
 
-    async def _fetch(self, fetcher: Fetcher, generation: Generation, order: FetchOrder, report: FetchReport) -> None:
+    async def _fetch(self, generation: Generation, order: FetchOrder, report: FetchReport) -> None:
         if generation.has_ended:
             # Ended before this task began; a task that is cancelled so early would never come to its `finally`.
             self._engine.finish_remote(order.reserved.request_id, 0)
             return
         generation.fetching = asyncio.current_task()
         try:
-            await fetcher.fetch(order, report)
+            await self._fetcher.fetch(order, report)
         finally:
             generation.fetching = None
             if generation.has_ended:
@@ -235,6 +238,7 @@ class Generations:
             root=self._hasher.root(request.model, request.cache_namespace),
             sampling=sampling,
             remote=self._wants_fetch(request, prompt_tokens),
+            cached_only=request.prefill.cached_only,
             priority=request.priority,
             tenant=request.tenant,
         )
@@ -263,7 +267,9 @@ class Generations:
     def _wants_fetch(self, request: DecodeRequest, prompt_tokens: int) -> bool:
         """Whether somebody else is to compute the prompt, and can."""
         info, target = self._engine.info, request.prefill
-        if self._fetcher is None or not request.HasField("prefill") or prompt_tokens <= info.block_size:
+        if not request.HasField("prefill") or prompt_tokens <= info.block_size:
+            return False
+        if not (self._has_helpers or target.cached_only):
             return False
         if target.handoff != common.HANDOFF_PULL:
             metrics.fetch_failures.labels("handoff").inc()
@@ -304,15 +310,22 @@ class Generations:
         info.cached_tokens = cached_tokens
         report = generation.report
         if report is not None and report.blocks:
-            info.prefill_worker = generation.request.prefill.worker_id
+            self._describe_source(generation.request.prefill, report, info)
             info.transferred_tokens = report.blocks * self._engine.info.block_size
             info.transferred_bytes = report.size_bytes
             info.transport = report.transport
             info.transfer_s = report.reading_s
-            info.prefill_cached_tokens = report.prefill_cached_tokens
         if generation.onboarding is not None:
             generation.onboarding.describe(info, self._engine.info.block_size)
         metrics.cached_tokens.inc(cached_tokens)
+
+    def _describe_source(self, target: PrefillTarget, report: FetchReport, info: common.ServingInfo) -> None:
+        if target.cached_only:
+            info.pull_worker = target.worker_id
+            info.prefill_cached_tokens = info.cached_tokens + report.blocks * self._engine.info.block_size
+        else:
+            info.prefill_worker = target.worker_id
+            info.prefill_cached_tokens = report.prefill_cached_tokens
 
     def _expire(self, generation: Generation) -> None:
         text = f"{generation.request.timeout_s:g} s have passed"

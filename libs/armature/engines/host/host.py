@@ -85,7 +85,7 @@ class WorkerHost:
             self.tiers = NodeTiers(engine, identity.node, channels, spawn)
             self.onboarder = Onboarder(engine, transports, self.tiers, spawn)
             self.offloader = Offloader(engine, transports, self.tiers, self._address, limits.offload)
-        self.fetcher = Fetcher(engine, transports, channels, spawn, limits.fetch)
+        self.fetcher = Fetcher(engine, transports, channels, spawn, limits.fetch, lambda: self.board.load.step_costs)
         self.stagings = Stagings(
             engine,
             transports,
@@ -94,12 +94,12 @@ class WorkerHost:
             max_stagings=limits.max_stagings,
             onboarder=self.onboarder,
         )
-        can_fetch = identity.role == common.ROLE_DECODE
         self.generations = Generations(
             engine,
             hasher,
-            self.fetcher if can_fetch else None,
+            self.fetcher,
             self.onboarder,
+            has_helpers=identity.role == common.ROLE_DECODE,
             member_id=identity.member_id,
             spawn=spawn,
         )
@@ -150,17 +150,20 @@ class WorkerHost:
 
     def register(self, server: RpcServer) -> None:
         """Add the contracts that belong to the role."""
-        if self._identity.role == common.ROLE_PREFILL:
-            prefill = PrefillServicer(self._engine, self.stagings, self._transports)
-            server.add(stubs.add_PrefillServicer_to_server, prefill, "armature.v1.Prefill")
-        else:
+        computes = self._identity.role == common.ROLE_PREFILL
+        prefill = PrefillServicer(self._engine, self.stagings, self._transports, computes=computes)
+        server.add(stubs.add_PrefillServicer_to_server, prefill, "armature.v1.Prefill")
+        if not computes:
             decode = DecodeServicer(self.generations, self.embeddings)
             server.add(stubs.add_DecodeServicer_to_server, decode, "armature.v1.Decode")
         self._server = server
         blocks = BlocksServicer(self._engine.memory, self._blocks_to_read)
         server.add(stubs.add_BlocksServicer_to_server, blocks, "armature.v1.Blocks")
         worker = WorkerServicer(
-            self.board, lambda: self.fetcher.bytes_per_s, lambda: self.tiers.speeds if self.tiers else {}
+            self.board,
+            lambda: self.fetcher.bytes_per_s,
+            lambda: self.tiers.speeds if self.tiers else {},
+            lambda: self.fetcher.pull_bytes_per_s,
         )
         server.add(stubs.add_WorkerServicer_to_server, worker, "armature.v1.Worker")
 

@@ -59,6 +59,9 @@ class WorkerSettings(CommonSettings):
         "released", help="evicting: copy KV only shortly before it is evicted, if little of it ever comes back"
     )
     offload_bytes_per_s: float = option(0.0, help="most KV copied there in a second; 0: no limit")
+    peer_pull: bool = option(
+        False, help="read cached prompts out of other workers' memory where that is quicker; yes on a quick network"
+    )
     lease_s: float = option(30.0, help="how long staged KV outlives its reader's call; longer than any read takes")
     max_stagings: int = option(256, help="prompts staged for readers at a time; further ones are refused")
     max_fetches: int = option(32, help="prompts fetched from other workers at a time; further ones wait")

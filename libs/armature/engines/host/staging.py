@@ -103,6 +103,7 @@ class Stagings:
                 root=self._hasher.root(start.model, start.cache_namespace),
                 work=Work.PREFILL,
                 first_block=start.first_block,
+                cached_only=start.cached_only,
                 priority=start.priority,
                 tenant=start.tenant,
             )

@@ -48,9 +48,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
         board: Board,
         transfer_bytes_per_s: Callable[[], float],
         onboarding: Callable[[], Mapping[Tier, TierSpeed]] = dict,
+        pull_bytes_per_s: Callable[[], float] = float,
     ) -> None:
         self._board = board
         self._onboarding = onboarding
+        self._pull_bytes_per_s = pull_bytes_per_s
         self._transfer_bytes_per_s = transfer_bytes_per_s
 
     async def KvEvents(self, request: worker.KvEventsRequest, context: object) -> AsyncIterator[worker.KvEventBatch]:
@@ -83,6 +85,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             prefill_tokens_per_s=load.prefill_tokens_per_s,
             decode_step_s=load.decode_step_s,
             transfer_bytes_per_s=transfer_bytes_per_s,
+            pull_bytes_per_s=self._pull_bytes_per_s(),
             onboarding=[
                 worker.TierSpeed(
                     tier=common.Tier.ValueType(tier), bytes_per_s=speed.bytes_per_s, latency_s=speed.latency_s
