@@ -109,6 +109,7 @@ async def running_cell(
     decode: int = 2,
     aggregated: int = 0,
     fleets: Sequence[int] = (),
+    kv_offload: tuple[str, ...] | None = None,
     worker_flags: tuple[str, ...] = (),
     flags: Mapping[str, tuple[str, ...]] | None = None,
     env: Mapping[str, str] | None = None,
@@ -116,13 +117,14 @@ async def running_cell(
     """Start a whole cell, in a namespace named like `folder`, and stop it.
 
     Each of `fleets` is a process with so many simulated workers. `worker_flags` go to every worker,
-    `flags` to services by their module, e.g. `{"router": (...)}`.
+    `flags` to services by their module, e.g. `{"router": (...)}`. `kv_offload` starts one with these flags.
     """
     folder.mkdir(parents=True, exist_ok=True)
     extra = flags or {}
     namespace = folder.name
     common = ("--etcd", etcd_address, "--namespace", namespace, "--drain-timeout-s", "10")
     plan = [("kv-index", "kv_index", ()), ("router", "router", ())]
+    plan += [("kv-offload", "kv_offload", kv_offload)] if kv_offload is not None else []
     plan += [(f"prefill-worker-{i}", "prefill_worker", worker_flags) for i in range(prefill)]
     plan += [(f"decode-worker-{i}", "decode_worker", worker_flags) for i in range(decode)]
     plan += [

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from armature.cli.access import add_access
 from armature.cli.options import SERVICES, CellOptions, UsageError, parse_settings
-from armature.runtime.policies import shipped_policies
+from armature.runtime.policies import OFFLOAD_POLICIES, shipped_policies
 
 DEFAULTS = CellOptions()
 _SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
@@ -45,6 +45,7 @@ def add_up(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     _add_model(parser.add_argument_group("model").add_argument)
     _add_shape(parser.add_argument_group("shape").add_argument)
+    _add_offload(parser.add_argument_group("offload").add_argument)
     _add_network(parser.add_argument_group("network").add_argument)
     _add_process(parser.add_argument_group("processes").add_argument)
 
@@ -79,6 +80,19 @@ def _add_shape(add: Add) -> None:
     add("--threads", type=int, default=DEFAULTS.threads, metavar="N", help=text)
     text = f"how requests are placed: {', '.join(shipped_policies())}, or a YAML file (default: the router's)"
     add("--policy", default=DEFAULTS.policy, metavar="NAME", help=text)
+
+
+def _add_offload(add: Add) -> None:
+    text = "keep no KV blocks beyond the workers' own memory (default: in host memory and on disk)"
+    add("--no-offload", dest="offload", action="store_false", help=text)
+    text = "host memory for KV blocks; as much as the machine can spare (default: kv-offload's, 1 GiB)"
+    add("--offload-host-bytes", type=int, default=DEFAULTS.offload_host_bytes, metavar="BYTES", help=text)
+    text = "disk for KV blocks, in the cell's state (default: kv-offload's, 8 GiB)"
+    add("--offload-disk-bytes", type=int, default=DEFAULTS.offload_disk_bytes, metavar="BYTES", help=text)
+    text = "room for KV blocks in the cell's Valkey, which is memory too (default: none)"
+    add("--offload-remote-bytes", type=int, default=DEFAULTS.offload_remote_bytes, metavar="BYTES", help=text)
+    text = "what these take in and let go: " + ", ".join(OFFLOAD_POLICIES.names()) + ", or a YAML file"
+    add("--offload-policy", default=DEFAULTS.offload_policy, metavar="NAME", help=text)
 
 
 def _add_network(add: Add) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from armature.engines.demo_model import DEMO_MODEL_NAME, DEMO_MODEL_PATH
 from armature.routing.parts import PolicyError
-from armature.runtime.policies import load_policy
+from armature.runtime.policies import load_offload_policy, load_policy
 
-SERVICES = ("kv-index", "router", "prefill-worker", "decode-worker", "gateway")
+SERVICES = ("kv-index", "router", "kv-offload", "prefill-worker", "decode-worker", "gateway")
 """Kinds of service that a cell is made of, in the order in which they are listed."""
 
 
@@ -41,6 +41,15 @@ class CellOptions:
     """Per worker; 0 shares the cores out."""
     policy: str = ""
     """The router's, a name or a YAML file; empty leaves it to the router."""
+    offload: bool = True
+    """Whether KV blocks that leave the workers' memory are kept."""
+    offload_host_bytes: int = 0
+    """0 leaves it to kv-offload; likewise the next."""
+    offload_disk_bytes: int = 0
+    offload_remote_bytes: int = 0
+    """In the cell's Valkey; 0: none."""
+    offload_policy: str = ""
+    """A name or a YAML file; empty leaves it to kv-offload."""
     log_dir: Path | None = None
     otlp_endpoint: str = ""
     etcd: str = ""
@@ -81,11 +90,8 @@ def check(options: CellOptions) -> None:
         raise UsageError("--start-timeout and --drain-timeout are seconds: above 0")
     if min(options.threads, options.kv_cache_bytes) < 0:
         raise UsageError("--threads and --kv-cache-bytes must be above 0; leave them out for the default")
-    if options.policy:
-        try:
-            load_policy(options.policy)
-        except PolicyError as error:
-            raise UsageError(f"--policy: {error}") from error
+    _check_policies(options)
+    _check_offload(options)
     if min(options.prefill, options.decode, options.aggregated) < 0:
         raise UsageError("--prefill, --decode and --aggregated count workers: 0 or more")
     if options.decode + options.aggregated == 0:
@@ -101,6 +107,29 @@ def check(options: CellOptions) -> None:
         raise UsageError(
             f"{options.model} has no *.safetensors: save the model with save_pretrained(), or see --engine"
         )
+
+
+def _check_policies(options: CellOptions) -> None:
+    given = {
+        "--policy": (options.policy, load_policy),
+        "--offload-policy": (options.offload_policy, load_offload_policy),
+    }
+    for flag, (policy, load) in given.items():
+        try:
+            if policy:
+                load(policy)
+        except PolicyError as error:
+            raise UsageError(f"{flag}: {error}") from error
+
+
+def _check_offload(options: CellOptions) -> None:
+    sizes = (options.offload_host_bytes, options.offload_disk_bytes, options.offload_remote_bytes)
+    if min(sizes) < 0:
+        raise UsageError("--offload-host-bytes, --offload-disk-bytes and --offload-remote-bytes must not be negative")
+    if not options.offload and (any(sizes) or options.offload_policy):
+        raise UsageError("--no-offload keeps nothing: leave out the other --offload options, or this one")
+    if options.offload_remote_bytes and not options.valkey:
+        raise UsageError("--offload-remote-bytes needs the cell's Valkey: leave out --no-valkey")
 
 
 def parse_settings(items: list[str]) -> dict[str, dict[str, str]]:

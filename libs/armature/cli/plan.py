@@ -49,15 +49,32 @@ def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
     )
     control = (
         _service(options, around, "kv-index", redis=around.redis),
-        _service(options, around, "router", policy=_policy(options), redis=around.redis),
+        _service(options, around, "router", policy=_policy(options.policy), redis=around.redis),
+        *_offload(options, around),
     )
     return CellPlan((control, tuple(_workers(options, around)), (gateway,)))
 
 
-def _policy(options: CellOptions) -> str:
+def _offload(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
+    """One for the machine, with its disk store in the cell's state."""
+    if not options.offload:
+        return []
+    own = {
+        "host_bytes": str(options.offload_host_bytes or ""),
+        "disk_dir": str((options.directory / "kv").resolve()),
+        "disk_bytes": str(options.offload_disk_bytes or ""),
+        "remote_bytes": str(options.offload_remote_bytes or ""),
+        "redis": around.redis if options.offload_remote_bytes else "",
+        "policy": _policy(options.offload_policy),
+        "transport": options.transport,
+    }
+    return [_service(options, around, "kv-offload", None, **own)]
+
+
+def _policy(policy: str) -> str:
     """A name as it is, a file by its whole path."""
-    path = Path(options.policy)
-    return str(path.resolve()) if options.policy and path.is_file() else options.policy
+    path = Path(policy)
+    return str(path.resolve()) if policy and path.is_file() else policy
 
 
 def threads_per_worker(options: CellOptions, cores: int) -> int:
@@ -75,6 +92,7 @@ def _workers(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
         "kv_cache_bytes": str(options.kv_cache_bytes or ""),
         "threads": str(threads),
         "transport": options.transport,
+        "offload": "true" if options.offload else "",
     }
     planned = [_service(options, around, "prefill-worker", i, **shared) for i in range(options.prefill)]
     planned += [_service(options, around, "decode-worker", i, **shared) for i in range(options.decode)]

@@ -7,6 +7,7 @@ so a state file left behind by a crash is never taken for a living cell.
 import fcntl
 import json
 import os
+import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from armature.runtime.errors import StartError
 
 _STATE_FILE = "cell.json"
 _LOCK_FILE = "lock"
+_SECRET_FILE = "secret"
 # Whoever looks whether a cell runs holds the lock for an instant.
 _LOCK_ATTEMPTS, _LOCK_PAUSE_S = 5, 0.02
 
@@ -61,7 +63,7 @@ class CellState:
 
 
 class CellDirectory:
-    """`.armature/<namespace>`: the state file, its lock, logs and etcd's data."""
+    """`.armature/<namespace>`: the state file, its lock, the cell's secret, logs, etcd's data and blocks on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -104,6 +106,19 @@ class CellDirectory:
             except BlockingIOError:
                 return True
         return False
+
+    def secret(self) -> str:
+        """The key of the cell's block digests: made once, so that blocks on its disk are found again by a later run."""
+        path = self.path / _SECRET_FILE
+        try:
+            kept = path.read_text().strip()
+        except FileNotFoundError:
+            kept = ""
+        if not kept:
+            kept = secrets.token_hex(16)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(kept)
+        return kept
 
     def write(self, state: CellState) -> None:
         """Replace the state; a reader sees the old or the new one, never a part."""

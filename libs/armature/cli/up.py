@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -111,7 +110,7 @@ class _Up:
         self._etcd = self._options.etcd or _address_of(cell, "etcd")
         self._observer = Observer(self._etcd, self._options.namespace)
         redis = f"redis://{_address_of(cell, 'valkey')}" if self._options.valkey else ""
-        around = Surroundings(self._etcd, secrets.token_hex(16), len(os.sched_getaffinity(0)), redis)
+        around = Surroundings(self._etcd, self._directory.secret(), len(os.sched_getaffinity(0)), redis)
         plan = self._plan(self._options, around)
         await cell.start(*([self._service(service) for service in group] for group in plan.groups))
         url = self._state().url

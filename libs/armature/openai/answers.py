@@ -18,7 +18,7 @@ from armature.openai.errors import ApiError
 from armature.openai.logprobs import chat_logprobs, legacy_logprobs
 from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
 from armature.openai.vocabulary import Vocabulary
-from armature.v1.common_pb2 import ModelCard, ServingInfo
+from armature.v1.common_pb2 import ModelCard, ServingInfo, Tier
 
 _encode = msgspec.json.Encoder().encode
 
@@ -197,7 +197,8 @@ def _choice(form: Form, piece: Piece) -> dict[str, Any]:
 
 def info_dict(info: ServingInfo) -> dict[str, Any]:
     """How a request was served, as JSON: the names of the contract, all of them."""
-    return {field.name: getattr(info, field.name) for field in ServingInfo.DESCRIPTOR.fields}
+    told = {field.name: getattr(info, field.name) for field in ServingInfo.DESCRIPTOR.fields}
+    return told | {"onboarded": {Tier.Name(one.tier).removeprefix("TIER_"): one.tokens for one in info.onboarded}}
 
 
 def model_entry(card: ModelCard, created: int) -> dict[str, Any]:

@@ -24,7 +24,27 @@ def one(plan: CellPlan, name: str) -> ServicePlan:
 
 def test_a_cell_has_control_services_then_workers_then_the_gateway() -> None:
     groups = [[service.name for service in group] for group in planned().groups]
-    assert groups == [["kv-index", "router"], ["prefill-worker-0", "decode-worker-0", "decode-worker-1"], ["gateway"]]
+    assert groups == [
+        ["kv-index", "router", "kv-offload"],
+        ["prefill-worker-0", "decode-worker-0", "decode-worker-1"],
+        ["gateway"],
+    ]
+
+
+def test_blocks_are_kept_in_the_cells_directory_and_remotely_only_if_asked(tmp_path: Path) -> None:
+    command = one(planned(state_dir=tmp_path, offload_host_bytes=5 << 20), "kv-offload").command
+    assert f"--disk-dir={tmp_path.resolve() / 'default' / 'kv'}" in command
+    assert f"--host-bytes={5 << 20}" in command
+    assert not [part for part in command if part.startswith(("--redis", "--remote", "--policy", "--disk-bytes"))]
+    remote = one(planned(offload_remote_bytes=1 << 20, offload_policy="all"), "kv-offload").command
+    assert {"--redis=redis://127.0.0.1:6379", f"--remote-bytes={1 << 20}", "--policy=all"} <= set(remote)
+
+
+def test_nothing_is_kept_if_told_so() -> None:
+    plan = planned(offload=False)
+    assert "kv-offload" not in {service.kind for service in plan.services}
+    assert "--offload" not in one(plan, "decode-worker-0").command
+    assert "--offload" in one(planned(), "decode-worker-0").command
 
 
 def test_numbers_of_workers_are_as_asked_and_names_are_unique() -> None:
@@ -69,9 +89,9 @@ def test_what_was_not_asked_for_is_left_to_the_services() -> None:
     assert "--kv-cache-bytes=4096" in one(planned(kv_cache_bytes=4096), "prefill-worker-0").command
 
 
-def test_both_sides_of_a_transfer_get_the_transport() -> None:
+def test_all_who_move_blocks_get_the_transport() -> None:
     told = [service.kind for service in planned(transport="grpc").services if "--transport=grpc" in service.command]
-    assert told == ["prefill-worker", "decode-worker", "decode-worker"]
+    assert told == ["kv-offload", "prefill-worker", "decode-worker", "decode-worker"]
 
 
 def test_a_plan_uses_only_settings_that_the_services_have() -> None:

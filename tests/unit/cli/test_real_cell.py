@@ -30,6 +30,7 @@ def test_a_whole_cell_comes_up_answers_and_goes_down(tmp_path: Path, capsys: pyt
             assert main(["status", *place]) == 0
             shown = capsys.readouterr().out
             assert "prefill-worker-0" in shown
+            assert "kv-offload" in shown
             assert "crashed" not in shown
             assert main(["chat", "What does len do?", *place]) == 0
             assert "| first token after" in "".join(capsys.readouterr().out.split("decode-worker-", 1)[1:])
@@ -40,7 +41,7 @@ def test_a_whole_cell_comes_up_answers_and_goes_down(tmp_path: Path, capsys: pyt
             assert "no decision on request 0 is remembered" in capsys.readouterr().err
             state = CellDirectory(tmp_path / "default").read()
             assert state is not None
-            assert [process.restarts for process in state.processes] == [0] * 7
+            assert [process.restarts for process in state.processes] == [0] * 8
             assert main(["down", *place, f"--timeout={DEADLINE_S}"]) == 0
             assert up.wait(DEADLINE_S) == 0
         finally:

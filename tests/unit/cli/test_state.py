@@ -34,6 +34,14 @@ def test_only_one_can_run_a_cell(tmp_path: Path) -> None:
     second.release()
 
 
+def test_a_secret_is_made_once_and_read_by_its_owner_only(tmp_path: Path) -> None:
+    made = CellDirectory(tmp_path).secret()
+    assert len(made) == 32
+    assert CellDirectory(tmp_path).secret() == made
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+    assert CellDirectory(tmp_path.parent).secret() != made
+
+
 def test_a_cell_that_was_killed_is_no_running_cell(tmp_path: Path) -> None:
     holder = (
         "import sys, pathlib; from armature.cli.state import *; d = CellDirectory(pathlib.Path(sys.argv[1]));"

@@ -43,6 +43,9 @@ class ServingInfo(Shape):
     ttft_s: float
     migrations: int
     reason: str
+    onboarded: dict[str, int]
+    """Cached tokens that were read from tiers below the device: `{"G2": 160}`."""
+    onboard_s: float
 
 
 class PromptTokensDetails(Shape):
