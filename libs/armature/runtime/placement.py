@@ -100,7 +100,7 @@ def _steps_of(costs: StepCosts) -> LinearModel:
 
 def _reading_of(report: LoadReport) -> Reading:
     tiers = {Tier(speed.tier): TierSpeed(speed.bytes_per_s, speed.latency_s) for speed in report.onboarding}
-    return Reading(0.0, tiers) if tiers else NO_READING
+    return Reading(report.pull_bytes_per_s, tiers) if tiers or report.pull_bytes_per_s else NO_READING
 
 
 def placement_of(

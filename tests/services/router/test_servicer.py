@@ -55,6 +55,22 @@ async def test_what_the_index_knows_decides() -> None:
         call.cancel()
 
 
+async def test_a_worker_that_had_better_read_a_peers_cache_is_told_of_it() -> None:
+    async with scripted_workers("d1", "d2") as (one, two), routing() as router:
+        one.report(waiting_prefill_tokens=50_000, pull_bytes_per_s=1e10)
+        two.report(running_seqs=1, pull_bytes_per_s=1e10)
+        router.join(one, two)
+        router.core.index.store("d1", range(90))
+        await eventually(lambda: router.core._accounts["d1"].busy_until_s > 0)
+        await eventually(lambda: router.core._accounts["d2"].running_seqs == 1)
+        call = router.gateway()
+        (placement,) = await ask(call, query(1, 1000))
+        assigned = placement.assigned
+        assert (assigned.worker_id, assigned.prefill.worker_id, assigned.prefill.cached_only) == ("d2", "d1", True)
+        assert assigned.prefill.address == one.address
+        call.cancel()
+
+
 async def test_what_workers_report_decides() -> None:
     async with scripted_workers("d1", "d2") as (one, two), routing() as router:
         one.report(running_seqs=10, decode_step_s=0.02)
