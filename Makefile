@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour test test-failed lint proto bench bench-gateway clean
+.PHONY: help setup serve tour test test-failed lint proto metrics bench bench-gateway clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ test: setup ## Run all tests
 
 test-failed: setup ## Run again what failed in the last run
 	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+
+metrics: setup ## Write services/METRICS.md, the reference of all metrics
+	@$(BIN)/python -m tests.metrics_page
 
 lint: setup ## ruff, pyright, and buf on the contracts (needs npm)
 	@$(BIN)/ruff check .

@@ -1,8 +1,10 @@
 """What a kv-offload counts, for Prometheus."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from armature.index.tiers import Tier
 from armature.offload.space import TierSpace
@@ -35,9 +37,28 @@ leases_expired = Counter(
 
 _blocks = Gauge("armature_kv_offload_blocks", "Blocks in a tier, by state.", ["tier", "state"])
 _capacity = Gauge("armature_kv_offload_capacity_blocks", "Blocks that a tier has room for.", ["tier"])
-_counts = Gauge("armature_kv_offload_tier_blocks", "Blocks so far, by what happened to them.", ["tier", "event"])
-_bytes_per_s = Gauge("armature_kv_offload_bytes_per_s", "Measured speed; 0 until then.", ["tier", "operation"])
+_bytes_per_s = Gauge("armature_kv_offload_bytes_per_second", "Measured speed; 0 until then.", ["tier", "operation"])
 _leases = Gauge("armature_kv_offload_leases", "Onboard streams whose blocks are kept.")
+
+
+class _TierEvents(Collector):
+    """What the tiers have counted themselves."""
+
+    def __init__(self) -> None:
+        self.counts: Mapping[Tier, TierCounts] = {}
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "armature_kv_offload_tier_blocks", "Blocks of a tier, by what happened to them.", labels=["tier", "event"]
+        )
+        for tier, counts in self.counts.items():
+            for event in ("stored", "refused", "evicted", "expired", "failed"):
+                family.add_metric([tier.name.lower(), event], getattr(counts, event))
+        yield family
+
+
+_events = _TierEvents()
+REGISTRY.register(_events)
 
 
 def watch(spaces: Mapping[Tier, TierSpace], counts: Mapping[Tier, TierCounts], leases: Callable[[], int]) -> None:
@@ -48,9 +69,7 @@ def watch(spaces: Mapping[Tier, TierSpace], counts: Mapping[Tier, TierCounts], l
         _blocks.labels(name, "found").set_function(lambda space=space: float(len(space)))
         _blocks.labels(name, "free").set_function(lambda space=space: float(space.free_blocks))
         _blocks.labels(name, "pinned").set_function(lambda space=space: float(space.num_pinned))
-        for event in ("stored", "refused", "evicted", "expired", "failed"):
-            read = lambda counts=counts[tier], event=event: float(getattr(counts, event))  # noqa: E731
-            _counts.labels(name, event).set_function(read)
+    _events.counts = counts
     _leases.set_function(lambda: float(leases()))
 
 

@@ -31,7 +31,7 @@ MAX_DEADLINE_S = 600.0
 
 _handled = Counter("armature_rpc_handled_total", "Calls that have ended, by status code.", ["method", "code"])
 _seconds = Histogram(
-    "armature_rpc_seconds",
+    "armature_rpc_duration_seconds",
     "Duration of unary calls.",
     ["method"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),

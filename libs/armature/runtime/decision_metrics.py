@@ -14,14 +14,14 @@ DECISION_S = Histogram(
 _decisions = Counter("armature_router_decisions_total", "Queries answered, by what was decided.", ["outcome"])
 _local, _remote = _decisions.labels("local"), _decisions.labels("remote")
 _prompt_tokens = Counter("armature_router_prompt_tokens_total", "Prompt tokens of placed requests.")
-_overlap_tokens = Counter("armature_router_overlap_tokens_total", "Those of them believed to be on the decode worker.")
+_overlap_tokens = Counter("armature_router_overlap_tokens_total", "Prompt tokens believed to be on the decode worker.")
 _wait_s = Histogram(
     "armature_router_queue_wait_seconds", "Time in the queue of requests that were placed from it.",
     buckets=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
 )  # fmt: skip
 _shed = Counter("armature_router_shed_total", "Requests that the queue refused, by why.", ["reason"])
 _queued = Gauge("armature_router_queued_requests", "Requests in the queue, by priority.", ["priority"])
-_queued_s = Gauge("armature_router_queued_work_seconds", "What computing their prompts takes.", ["priority"])
+_queued_s = Gauge("armature_router_queued_work_seconds", "What computing the prompts in the queue takes.", ["priority"])
 
 
 def count(outcome: Outcome) -> None:

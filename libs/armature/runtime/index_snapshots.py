@@ -26,7 +26,7 @@ PART_BLOCKS = 16384
 _MOST_READS = 4
 
 _saved = Counter("armature_kv_index_snapshots_total", "Workers' entries written to Redis.", ["outcome"])
-_saved_bytes = Counter("armature_kv_index_snapshot_bytes_total", "Bytes of them.")
+_saved_bytes = Counter("armature_kv_index_snapshot_bytes_total", "Bytes of entries written to Redis.")
 _recovered = Counter(
     "armature_kv_index_recoveries_total",
     "Workers looked up in Redis: restored, absent, unavailable, or why the snapshot was refused.",

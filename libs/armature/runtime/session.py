@@ -20,7 +20,7 @@ from armature.runtime.etcd_errors import EtcdError, LeaseNotFoundError
 
 log = logging.getLogger(__name__)
 
-_LOSSES = Counter("armature_etcd_lease_losses_total", "How often the lease in etcd was lost")
+_LOSSES = Counter("armature_etcd_lease_losses_total", "How often the lease in etcd was lost.")
 # A lease of ttl_s is prolonged this often in its life: two tries may fail.
 _KEEPALIVES_PER_TTL = 3
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # A server that was frozen ends the leases that ran out meanwhile within a second; after that, deletions are meant.
 _DOUBT_S = 2.0
 
-_INTERRUPTIONS = Counter("armature_etcd_watch_interruptions_total", "How often a watch of etcd broke off")
+_INTERRUPTIONS = Counter("armature_etcd_watch_interruptions_total", "How often a watch of etcd broke off.")
 
 
 @dataclass(frozen=True, slots=True)

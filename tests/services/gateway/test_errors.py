@@ -214,9 +214,17 @@ async def test_metrics_count_what_happened() -> None:
 
     ok = 'armature_gateway_requests_total{route="/v1/chat/completions",status="200"}'
     async with running_gateway(make_worker(), options=QUICK) as gateway:
-        before = [await value(gateway, name) for name in (ok, "armature_gateway_itl_seconds_count")]
+        before = [await value(gateway, name) for name in (ok, "armature_gateway_inter_token_latency_seconds_count")]
         await gateway.chat(stream=True)
         assert await value(gateway, ok) == before[0] + 1
-        assert await value(gateway, "armature_gateway_itl_seconds_count") > before[1]
-        assert await value(gateway, "armature_gateway_ttft_seconds_count") > 0
+        assert await value(gateway, "armature_gateway_inter_token_latency_seconds_count") > before[1]
+        assert await value(gateway, "armature_gateway_time_to_first_token_seconds_count") > 0
         assert await value(gateway, "armature_gateway_inflight_requests") == 0
+
+
+async def test_what_clients_make_up_becomes_no_series() -> None:
+    async with running_gateway(make_worker(), options=QUICK) as gateway:
+        assert (await gateway.chat(model="made-up-model")).status_code == 404
+        assert (await gateway.client.post("/v1/made-up-route", json={})).status_code == 404
+        assert (await gateway.client.get("/v1/models/made-up-model")).status_code == 404
+        assert "made-up" not in (await gateway.client.get("/metrics")).text

@@ -103,7 +103,7 @@ async def test_both_surfaces_give_the_same_answer_and_metrics_are_in_both_places
         assert "".join([response.text async for response in stub.Generate(request, timeout=10)]) == TEXT
         for address in (child.address("http"), child.address("metrics")):
             scraped = (await client.get(f"http://{address}/metrics")).text
-            assert f"armature_gateway_output_tokens_total {3.0 * len(answer())}" in scraped
+            assert f'armature_gateway_output_tokens_total{{model="{MODEL}"}} {3.0 * len(answer())}' in scraped
         await leave(etcd, worker)
         child.signal(signal.SIGTERM)
         assert await child.exit_status() == 0

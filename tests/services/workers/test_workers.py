@@ -77,7 +77,7 @@ async def test_two_workers_share_a_request_and_end_cleanly(workers: Workers) -> 
         assert answer.info.transport == "nixl"
         assert answer.info.transferred_bytes == 62 * 65536
         here, there = await workers.decode.metrics(), await workers.prefill.metrics()
-        assert here["armature_worker_kv_transferred_bytes_total"] == 62 * 65536
+        assert here["armature_worker_kv_transfer_bytes_total"] == 62 * 65536
         assert here["armature_worker_prefill_tokens_total"] == 13
         assert there["armature_worker_prefill_tokens_total"] == 62 * 16
 

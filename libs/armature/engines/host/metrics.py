@@ -17,10 +17,10 @@ fetch_failures = Counter(
     "armature_worker_fetch_failures_total", "Prompts whose rest was computed here after a failed fetch.", ["reason"]
 )
 transferred_bytes = Counter(
-    "armature_worker_kv_transferred_bytes_total", "KV bytes read from other workers.", ["transport"]
+    "armature_worker_kv_transfer_bytes_total", "KV bytes read from other workers.", ["transport"]
 )
 transfer_s = Histogram(
-    "armature_worker_transfer_seconds",
+    "armature_worker_kv_transfer_seconds",
     "Time in which the blocks of one prompt were being read.",
     ["transport"],
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
@@ -35,9 +35,13 @@ slow_readers = Counter(
 onboarded_blocks = Counter(
     "armature_worker_onboarded_blocks_total", "KV blocks read from tiers below the device.", ["tier"]
 )
-onboarded_bytes = Counter("armature_worker_onboarded_bytes_total", "Their bytes.", ["tier"])
+onboarded_bytes = Counter(
+    "armature_worker_onboarded_bytes_total", "KV bytes read from tiers below the device.", ["tier"]
+)
 onboarded_tokens = Counter(
-    "armature_worker_onboarded_tokens_total", "Prompt tokens that were read from there instead of computed.", ["tier"]
+    "armature_worker_onboarded_tokens_total",
+    "Prompt tokens read from tiers below the device instead of computed.",
+    ["tier"],
 )
 onboard_s = Histogram(
     "armature_worker_onboard_seconds",

@@ -23,13 +23,9 @@ from armature.openai.serving.decode_call import (
 )
 from armature.openai.serving.job import Job
 from armature.openai.serving.metrics import (
-    CACHED_TOKENS,
     MIGRATIONS,
-    OUTPUT_TOKENS,
-    PROMPT_TOKENS,
     ROUTE_S,
-    TOKEN_GAPS,
-    TTFT_S,
+    of_model,
 )
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import Ledger, RouterClient
@@ -88,6 +84,7 @@ class Generation:
         self._said: list[AnswerEvent] = []
         self._last_s = 0.0
         self._now_s = asyncio.get_running_loop().time
+        self._metrics = of_model(job.model.name)
         self._assembler = Assembler(
             job.model.tokenizer.vocabulary, stop=job.stop, end_ids=job.end_ids, prompt=job.prompt, reading=job.reading
         )
@@ -120,7 +117,7 @@ class Generation:
         Raises:
             ApiError: it can't be served, or not to its end.
         """
-        PROMPT_TOKENS.inc(len(self.job.prompt))
+        self._metrics.accepted(len(self.job.prompt))
         try:
             while (reason := self._is_over()) is None:
                 attempt_id = self.job.request_id + (f"-{self.migrations}" if self.migrations else "")
@@ -161,8 +158,7 @@ class Generation:
             self.finish_reason = ERROR
             raise
         finally:
-            OUTPUT_TOKENS.inc(self.usage.completion_tokens)
-            CACHED_TOKENS.inc(self.usage.cached_tokens)
+            self._metrics.ended(self.usage)
             self._on_end(self)
 
     # --- placement
@@ -250,10 +246,10 @@ class Generation:
 
     def _measure(self, now_s: float, tokens: int) -> None:
         if self._last_s:
-            TOKEN_GAPS.observe(now_s - self._last_s, tokens)
+            self._metrics.gaps.observe(now_s - self._last_s, tokens)
         elif tokens:
             self.info.ttft_s = now_s - self.job.received_s
-            TTFT_S.observe(self.info.ttft_s)
+            self._metrics.ttft_s.observe(self.info.ttft_s)
         self._last_s = now_s
 
     def _is_over(self) -> str | None:

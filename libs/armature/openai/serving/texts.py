@@ -10,7 +10,7 @@ from armature.openai.errors import context_exceeded, invalid, unsupported
 from armature.openai.rules import ChatPrompt, TextPrompt, TokenPrompt, check_token_ids
 from armature.openai.serving.catalog import ServedModel
 from armature.openai.serving.embedder import Embedder, Order
-from armature.openai.serving.metrics import PROMPT_TOKENS
+from armature.openai.serving.metrics import of_model
 from armature.openai.tenancy.admission import Admission
 from armature.openai.texts import check_dimensions
 
@@ -74,7 +74,7 @@ class Texts:
         prompt_tokens = sum(map(len, prompts))
         admission = self._desk.admission()
         await admission.charge(prompt_tokens)
-        PROMPT_TOKENS.inc(prompt_tokens)
+        of_model(model.name).accepted(*map(len, prompts))
         order = Order(request_id, model, prompts, admission.caller.tenant, received_s, admission.timeout_s)
         embeddings = await self._embedder.embed(order)
         admission.used(prompt_tokens)
