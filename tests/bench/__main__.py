@@ -21,6 +21,7 @@ NAMES = (
     "tenancy",
     "recovery",
     "fidelity",
+    "offload",
     "index",
     "steps",
     "sampler",

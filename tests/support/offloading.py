@@ -27,7 +27,8 @@ from services.kv_offload.servicer import KvOffloadServicer, Opened
 from services.kv_offload.settings import KvOffloadSettings
 
 BLOCK_BYTES = 8192
-LAYOUT = KvLayout(kv_fingerprint=b"fingerprint of v", block_bytes=BLOCK_BYTES)
+FINGERPRINT = b"fingerprint of v"
+LAYOUT = KvLayout(kv_fingerprint=FINGERPRINT, block_bytes=BLOCK_BYTES)
 
 
 def digest(number: int) -> bytes:
@@ -55,6 +56,11 @@ class Tiers:
     policy: dict[str, Any] = field(default_factory=dict[str, Any])
     transport: str = "grpc"
     lease_s: float = 30.0
+    block_bytes: int = BLOCK_BYTES
+
+    @property
+    def layout(self) -> KvLayout:
+        return KvLayout(kv_fingerprint=FINGERPRINT, block_bytes=self.block_bytes)
 
 
 @dataclass
@@ -76,19 +82,19 @@ class Node:
 async def node(tiers: Tiers) -> AsyncIterator[Node]:
     """A kv-offload that was told its layout; ends without draining."""
     settings = KvOffloadSettings(
-        host_bytes=tiers.host * BLOCK_BYTES,
+        host_bytes=tiers.host * tiers.block_bytes,
         disk_dir=tiers.disk_dir if tiers.disk else None,
-        disk_bytes=max(tiers.disk, 1) * BLOCK_BYTES,
+        disk_bytes=max(tiers.disk, 1) * tiers.block_bytes,
         redis=tiers.redis,
-        remote_bytes=tiers.remote * BLOCK_BYTES,
+        remote_bytes=tiers.remote * tiers.block_bytes,
         transport=tiers.transport,  # pyright: ignore[reportArgumentType]
         lease_s=tiers.lease_s,
     )
     channels, server = ChannelPool(), RpcServer("127.0.0.1")
     async with asyncio.TaskGroup() as tasks:
-        store = await open_store(settings, offload_policy_of(tiers.policy), LAYOUT, channels, tasks.create_task)
+        store = await open_store(settings, offload_policy_of(tiers.policy), tiers.layout, channels, tasks.create_task)
         servicer = KvOffloadServicer(epoch=7)
-        servicer.opened = Opened(store, LAYOUT)
+        servicer.opened = Opened(store, tiers.layout)
         server.add(kv_offload_pb2_grpc.add_KvOffloadServicer_to_server, servicer, "armature.v1.KvOffload")
         server.add(worker_pb2_grpc.add_BlocksServicer_to_server, servicer, "armature.v1.Blocks")
         await server.start()
@@ -109,26 +115,29 @@ class WorkerMemory:
     def __init__(self, memory: HostBlockMemory, transports: Transports, address: str, kv_offload: Any) -> None:
         self.memory = memory
         self.address = address
-        self._transports = transports
-        self._stub = kv_offload
+        self.transports = transports
+        self.stub = kv_offload
+        self.layout = KvLayout(kv_fingerprint=FINGERPRINT, block_bytes=memory.block_bytes)
 
     def hold(self, numbers: Sequence[int]) -> None:
         """Have the content of these in as many blocks from the first on."""
-        self.memory.write(list(range(len(numbers))), b"".join(map(content, numbers)))
+        self.memory.write(
+            list(range(len(numbers))), b"".join([content(number, self.memory.block_bytes) for number in numbers])
+        )
 
     async def offload(self, numbers: Sequence[int], **fields: Any) -> list[str]:
         """Offer blocks, the first of the pool; what became of each."""
         region = Region.of(self.memory)
         source = StagingInfo(
-            nixl_metadata=self._transports.nixl_metadata, base_address=region.base_address,
+            nixl_metadata=self.transports.nixl_metadata, base_address=region.base_address,
             block_bytes=region.block_bytes, num_blocks=region.num_blocks, memory_kind="DRAM", staging_id="s",
         )  # fmt: skip
         request = pb.OffloadRequest(
-            layout=LAYOUT, address=self.address, source=source, digests=packed(numbers),
+            layout=self.layout, address=self.address, source=source, digests=packed(numbers),
             block_ids=range(len(numbers)), **fields,
         )  # fmt: skip
-        with self._transports.attending():
-            response = await self._stub.Offload(request, timeout=20)
+        with self.transports.attending():
+            response = await self.stub.Offload(request, timeout=20)
         return [pb.OffloadResponse.Outcome.Name(one).removeprefix("OUTCOME_").lower() for one in response.outcomes]
 
     async def put(self, numbers: Sequence[int], **fields: Any) -> list[str]:
@@ -138,13 +147,13 @@ class WorkerMemory:
 
     async def onboard(self, numbers: Sequence[int], address: str) -> tuple[list[Tier], list[int], str]:
         """Where blocks were, those whose right bytes came, and how the stream ended."""
-        call = self._stub.Onboard(pb.OnboardRequest(layout=LAYOUT, digests=packed(numbers)), timeout=20)
+        call = self.stub.Onboard(pb.OnboardRequest(layout=self.layout, digests=packed(numbers)), timeout=20)
         start = (await call.read()).start
         source, came = Source.of(address, start.source), list[int]()
         while (update := await call.read()).WhichOneof("step") == "ready":
             remote, first = list(update.ready.block_ids), update.ready.first_block
             local = list(range(self.memory.num_blocks - len(remote), self.memory.num_blocks))
-            await self._transports.choose(source).read(source, local, remote)
+            await self.transports.choose(source).read(source, local, remote)
             for number, block_id in zip(numbers[first:], local, strict=False):
                 assert bytes(self.memory.view(block_id)) == content(number), "wrong bytes"
                 came.append(number)
@@ -154,19 +163,23 @@ class WorkerMemory:
 
 
 @asynccontextmanager
-async def worker_memory(node: Node, transport: str = "grpc", num_blocks: int = 32) -> AsyncIterator[WorkerMemory]:
-    """A worker's pool that gives out blocks and reads others'."""
-    memory, server = HostBlockMemory(num_blocks, BLOCK_BYTES), RpcServer("127.0.0.1")
+async def worker_memory(
+    node: Node | str, transport: str = "grpc", num_blocks: int = 32, block_bytes: int = BLOCK_BYTES
+) -> AsyncIterator[WorkerMemory]:
+    """A worker's pool that gives out blocks and reads others'; `node` may be the address of one."""
+    memory, server, channels = HostBlockMemory(num_blocks, block_bytes), RpcServer("127.0.0.1"), ChannelPool()
+    address = node if isinstance(node, str) else node.address
     server.add(
         worker_pb2_grpc.add_BlocksServicer_to_server, BlocksServicer(memory, lambda _, ids: ids), "armature.v1.Blocks"
     )
     async with asyncio.TaskGroup() as tasks:
         transports = await open_transports(
-            transport, memory, channels=node.channels, spawn=tasks.create_task, host="127.0.0.1", read_timeout_s=10
+            transport, memory, channels=channels, spawn=tasks.create_task, host="127.0.0.1", read_timeout_s=10
         )
         await server.start()
         try:
-            yield WorkerMemory(memory, transports, server.address, node.stub)
+            yield WorkerMemory(memory, transports, server.address, KvOffloadStub(channels.get(address)))
         finally:
             await server.stop(0)
             await transports.close()
+            await channels.close()

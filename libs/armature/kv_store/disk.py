@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS = 4
+_PIECE_BYTES = 512 * 1024
+_READ_BYTES = 4 * 1024 * 1024
 _ALIGNMENT = 4096
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_PAUSE_S = 5.0
@@ -89,7 +91,7 @@ class DiskStore:
         return [None] * len(blocks)
 
     async def read(self, blocks: Sequence[Block]) -> list[Problem | None]:
-        return await self._run(lambda: [self._read(block) for block in blocks])
+        return await self._run(lambda: self._read(blocks))
 
     async def forget(self, digests: Sequence[bytes]) -> None:
         slots = [slot for digest in digests if (slot := self._index.slot(digest)) is not None]
@@ -129,13 +131,15 @@ class DiskStore:
     def _write(self, blocks: Sequence[Block]) -> None:
         by_slot = {block.slot: block for block in blocks}
         self._index.clear(list(by_slot))
-        for first, count in runs(list(by_slot)):
-            if self._stride == self._block_bytes:
-                self._write_run([by_slot[slot].data for slot in range(first, first + count)], first * self._stride)
-            else:
-                for slot in range(first, first + count):
-                    self._write_run([by_slot[slot].data], slot * self._stride)
-        self._index.set([(block.slot, block.digest, checksum(block.data)) for block in blocks])
+        checksums: dict[int, bytes] = {}
+        # A piece is small enough to be in the processor's cache still when it is written, after its checksum.
+        at_once = max(1, _PIECE_BYTES // self._stride) if self._stride == self._block_bytes else 1
+        for start, length in runs(list(by_slot)):
+            for first in range(start, start + length, at_once):
+                piece = [by_slot[slot] for slot in range(first, min(first + at_once, start + length))]
+                checksums |= {block.slot: checksum(block.data) for block in piece}
+                self._write_run([block.data for block in piece], first * self._stride)
+        self._index.set([(block.slot, block.digest, checksums[block.slot]) for block in blocks])
 
     def _write_run(self, pieces: list[memoryview], at: int) -> None:
         while pieces:
@@ -146,17 +150,30 @@ class DiskStore:
             if pieces and written:
                 pieces[0] = pieces[0][written:]
 
-    def _read(self, block: Block) -> Problem | None:
-        expected = self._index.checksum(block.slot, block.digest)
-        if expected is None:
-            return Problem.MISSING
-        try:
-            got = os.preadv(self._fd, [block.data], block.slot * self._stride)
-        except OSError as error:
-            log.warning("the disk can't be read: %s", error)
-            return Problem.FAILED
-        is_whole = got == self._block_bytes and is_block(block.digest, block.data)
-        return None if is_whole and checksum(block.data) == expected else Problem.DAMAGED
+    def _read(self, blocks: Sequence[Block]) -> list[Problem | None]:
+        """Neighbours in one go, as a device likes it."""
+        problems: dict[int, Problem | None] = {}
+        by_slot = {block.slot: block for block in blocks}
+        expected = {slot: self._index.checksum(slot, block.digest) for slot, block in by_slot.items()}
+        width = _READ_BYTES // self._stride if self._stride == self._block_bytes else 1
+        for start, length in runs([slot for slot, known in expected.items() if known is not None]):
+            for first in range(start, start + length, max(1, width)):
+                slots = range(first, min(first + max(1, width), start + length))
+                try:
+                    got = os.preadv(self._fd, [by_slot[slot].data for slot in slots], first * self._stride)
+                except OSError as error:
+                    log.warning("the disk can't be read: %s", error)
+                    problems |= dict.fromkeys(slots, Problem.FAILED)
+                    continue
+                for i, slot in enumerate(slots, 1):
+                    is_whole = got >= i * self._block_bytes
+                    problems[slot] = self._judge(by_slot[slot], expected[slot]) if is_whole else Problem.DAMAGED
+        return [problems.get(block.slot, Problem.MISSING) for block in blocks]
+
+    @staticmethod
+    def _judge(block: Block, expected: bytes | None) -> Problem | None:
+        is_right = is_block(block.digest, block.data) and checksum(block.data) == expected
+        return None if is_right else Problem.DAMAGED
 
 
 def slots_in(size_bytes: int, block_bytes: int) -> int:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest
@@ -28,13 +29,13 @@ from armature.runtime.errors import OverloadedError
 from armature.runtime.tasks import Spawn
 from armature.transfer.region import ReadError
 from armature.transfer.source import Source
-from armature.transfer.transports import Transports
+from armature.transfer.transports import Transport, Transports
 
 log = logging.getLogger(__name__)
 
 _STEP_INTERVAL_S = 0.25
-_READ_BYTES = 32 * 1024 * 1024
-"""Of one read: milliseconds over NIXL, so that offers of several workers take turns."""
+_PIECE_BYTES = 8 * 1024 * 1024
+"""Of one read: a millisecond over NIXL, so that offers of several workers take turns."""
 _PATIENCE_S = 0.5
 """How long an offer waits for tiers below that are slow; then blocks go that did not get there."""
 _WAITING_FOR_EACH = 16
@@ -62,6 +63,17 @@ class Offer:
     stay_on_device: bool = False
 
 
+class _Piece(NamedTuple):
+    """Blocks of an offer that are being read."""
+
+    reservation_id: int
+    wanted: Sequence[int]
+    """Which of the offer's."""
+    slots: Sequence[int]
+    done: "asyncio.Future[None]"
+    started_s: float
+
+
 class NodeStore:
     """Owns the tiers, the pool and everything that moves bytes between them; `run` keeps it going."""
 
@@ -87,6 +99,8 @@ class NodeStore:
         self._spawn = spawn
         self._take_slots = asyncio.Semaphore(settings.max_takes)
         self._num_takes = 0
+        self._piece_blocks = max(1, _PIECE_BYTES // pool.block_bytes)
+        self._read_until_s = 0.0
         self.taking = Speed()
         self.hits: Counter[Tier] = Counter()
         """Blocks announced to onboarding workers, by where they were."""
@@ -138,15 +152,33 @@ class NodeStore:
 
     async def _take(self, offer: Offer, settled: "asyncio.Future[list[Answer | None]]") -> None:
         self._num_takes += 1
-        answers: list[Answer | None] = []
+        answers: list[Answer | None] = [None] * len(offer.digests)
         try:
             async with self._take_slots:
-                patient_until_s = time.monotonic() + _PATIENCE_S
-                while len(answers) < len(offer.digests):
-                    answers += await self._take_some(offer, len(answers), await self._room(patient_until_s))
+                await self._take_all(offer, answers)
         finally:
             self._num_takes -= 1
-            settled.set_result(answers + [None] * (len(offer.digests) - len(answers)))
+            settled.set_result(answers)
+
+    async def _take_all(self, offer: Offer, answers: list[Answer | None]) -> None:
+        """Piece by piece: while one is being read, room for the next is made."""
+        patient_until_s = time.monotonic() + _PATIENCE_S
+        transport, first = self.transports.choose(offer.source), 0
+        reading: list[_Piece] = []
+        try:
+            while first < len(answers):
+                if reading and self.tiers.top.free_blocks < self.tiers.top.headroom_blocks:
+                    await self._finish(reading.pop(0), offer, answers)
+                count = min(await self._room(patient_until_s), self._piece_blocks)
+                piece = self._start(transport, offer, range(first, min(first + count, len(answers))), answers)
+                first += count
+                if piece is not None:
+                    reading.append(piece)
+                if len(reading) > 1:
+                    await self._finish(reading.pop(0), offer, answers)
+        finally:
+            for piece in reading:
+                await self._finish(piece, offer, answers)
 
     async def _room(self, patient_until_s: float) -> int:
         """How many blocks may come at once without others going that the tier below has not seen, or not got yet."""
@@ -159,49 +191,41 @@ class NodeStore:
                 break
         return max(top.free_blocks, top.headroom_blocks)
 
-    async def _take_some(self, offer: Offer, first: int, count: int) -> list[Answer | None]:
-        """Reserve, read, commit."""
-        digests, block_ids = offer.digests[first : first + count], offer.block_ids[first : first + count]
+    def _start(
+        self, transport: Transport, offer: Offer, indices: range, answers: list[Answer | None]
+    ) -> "_Piece | None":
+        """Make room for some blocks and begin to read those that are wanted."""
+        digests = offer.digests[indices.start : indices.stop]
         made = self.tiers.reserve(digests, time.monotonic(), offer.facts, is_above=offer.stay_on_device)
-        answers: list[Answer | None] = list(made.answers)
-        if made.reservation_id:
-            wanted = [i for i, place in enumerate(made.places) if place is not None]
-            slots = [place.slot for place in made.places if place is not None]
-            goods = [False] * len(wanted)
-            try:
-                goods = await self._read(
-                    offer.source, [digests[i] for i in wanted], [block_ids[i] for i in wanted], slots
-                )
-            finally:
-                self.tiers.commit(made.reservation_id, time.monotonic(), goods)
-            for i, is_good in zip(wanted, goods, strict=True):
-                answers[i] = Answer.PLACED if is_good else None
-        self.publish()
-        self.mover.wake()
-        return answers
+        answers[indices.start : indices.stop] = made.answers
+        if not made.reservation_id:
+            return None
+        wanted = [i for i, place in zip(indices, made.places, strict=True) if place is not None]
+        slots = [place.slot for place in made.places if place is not None]
+        done = transport.read(offer.source, slots, [offer.block_ids[i] for i in wanted])
+        return _Piece(made.reservation_id, wanted, slots, done, time.monotonic())
 
-    async def _read(
-        self, source: Source, digests: Sequence[bytes], block_ids: Sequence[int], slots: Sequence[int]
-    ) -> list[bool]:
-        """Read a worker's blocks into slots; whether each is the right one."""
-        goods: list[bool] = []
-        transport = self.transports.choose(source)
-        at_once = max(1, _READ_BYTES // self.pool.block_bytes)
-        for first in range(0, len(slots), at_once):
-            here = slots[first : first + at_once]
-            started_s = time.monotonic()
-            try:
-                await transport.read(source, here, block_ids[first : first + at_once])
-            except ReadError as error:
-                log.warning("blocks of %s can't be read: %s", source.address, error)
-                break
-            taken_s = time.monotonic() - started_s
-            goods += [found == wanted for found, wanted in zip(self.pool.digests(here), digests[first:], strict=False)]
-            size_bytes = len(here) * self.pool.block_bytes
+    async def _finish(self, piece: "_Piece", offer: Offer, answers: list[Answer | None]) -> None:
+        """Wait for the bytes, look at each block's digest, and let the right ones be found."""
+        goods = [False] * len(piece.slots)
+        try:
+            await piece.done
+            found = self.pool.digests(piece.slots)
+            goods = [one == offer.digests[i] for i, one in zip(piece.wanted, found, strict=True)]
+            now_s, size_bytes = time.monotonic(), len(goods) * self.pool.block_bytes
+            taken_s = now_s - max(piece.started_s, self._read_until_s)
+            self._read_until_s = now_s
             self.taking.measured(size_bytes, taken_s)
             metrics.seconds.labels("take", "g2").observe(taken_s)
             metrics.written_bytes.labels("g2").inc(size_bytes)
-        return goods + [False] * (len(slots) - len(goods))
+        except ReadError as error:
+            log.warning("blocks of %s can't be read: %s", offer.source.address, error)
+        finally:
+            self.tiers.commit(piece.reservation_id, time.monotonic(), goods)
+            for i, is_good in zip(piece.wanted, goods, strict=True):
+                answers[i] = Answer.PLACED if is_good else None
+            self.publish()
+            self.mover.wake()
 
     async def evict(self, digests: Sequence[bytes], tier: Tier | None) -> int:
         """Forget blocks, also for later processes; how many copies went."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
-from armature.offload.ledger import Seen
+from armature.offload.ledger import UNKNOWN, Seen
 from armature.routing.checks import check_numbers
 
 _GIB = 1 << 30
@@ -27,8 +27,15 @@ class Offer(NamedTuple):
     """Whether a lower tier holds it."""
 
 
+UNSEEN = Offer(UNKNOWN, 0, -1, 0.0, 0.0, 0, is_below=False)
+"""For who does not look."""
+
+
 class Admission(Protocol):
     """A rule."""
+
+    looks: ClassVar[bool]
+    """Whether it looks at what is offered; if not, nobody has to find that out."""
 
     def admits(self, offer: Offer) -> bool: ...
 
@@ -37,6 +44,8 @@ class Admission(Protocol):
 class All:
     """Everything."""
 
+    looks: ClassVar[bool] = False
+
     def admits(self, offer: Offer) -> bool:
         return True
 
@@ -44,6 +53,8 @@ class All:
 @dataclass(frozen=True, slots=True)
 class Presence:
     """What no lower tier holds: nothing is kept twice."""
+
+    looks: ClassVar[bool] = True
 
     def admits(self, offer: Offer) -> bool:
         return not offer.is_below
@@ -56,6 +67,8 @@ class Frequency:
     Raises:
         ValueError: `min_uses` is 0.
     """
+
+    looks: ClassVar[bool] = True
 
     min_uses: int = 2
 
@@ -73,6 +86,8 @@ class TinyLfu:
     Raises:
         ValueError: `min_uses` is 0, or more than the sketch can count.
     """
+
+    looks: ClassVar[bool] = True
 
     min_uses: int = 2
 
@@ -92,6 +107,8 @@ class Cost:
     Raises:
         ValueError: the limit is negative.
     """
+
+    looks: ClassVar[bool] = True
 
     min_s_per_gib: float = 0.05
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from armature.index.tiers import LOWER_TIERS, Tier
+from armature.offload import admission, eviction
 from armature.offload.admission import Offer
 from armature.offload.copies import Copy
 from armature.offload.eviction import Touched
@@ -20,6 +21,8 @@ class Appraiser:
 
     def touched(self, space: TierSpace, copy: Copy, now_s: float) -> Touched:
         """A copy that was stored or used just now."""
+        if not space.policy.eviction.looks:
+            return eviction.UNSEEN
         ledger, seen = self._ledger, self._ledger.get(copy.digest)
         saved_s, _ = self._saved_s(space, copy.digest, seen)
         uses = seen.uses or ledger.sketch.estimate(copy.digest)
@@ -27,6 +30,8 @@ class Appraiser:
 
     def offer(self, space: TierSpace, digest: bytes) -> Offer:
         """A block that the tier does not hold."""
+        if not space.policy.admission.looks:
+            return admission.UNSEEN
         ledger, seen = self._ledger, self._ledger.get(digest)
         victim = space.victim(seen.facts.tenant)
         saved_s, is_below = self._saved_s(space, digest, seen)

@@ -6,10 +6,10 @@ A number is made anew only when its block is touched, so that a heap can hold al
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from armature.offload.copies import Copy
-from armature.offload.ledger import Seen
+from armature.offload.ledger import UNKNOWN, Seen
 from armature.routing.checks import check_numbers
 
 
@@ -28,8 +28,15 @@ class Touched(NamedTuple):
     now_s: float
 
 
+UNSEEN = Touched(UNKNOWN, 0, 0.0, 0.0, 0.0, 0.0)
+"""For who does not look."""
+
+
 class Eviction(Protocol):
     """An order."""
+
+    looks: ClassVar[bool]
+    """Whether it looks at more than the order of uses; if not, nobody has to find that out."""
 
     def number(self, touched: Touched) -> float:
         """The lowest goes first; equal ones in the order in which they were touched."""
@@ -49,6 +56,8 @@ class _NeverExpires:
 class Lru(_NeverExpires):
     """What was used longest ago."""
 
+    looks: ClassVar[bool] = False
+
     def number(self, touched: Touched) -> float:
         return 0.0
 
@@ -56,6 +65,8 @@ class Lru(_NeverExpires):
 @dataclass(frozen=True, slots=True)
 class Lfu(_NeverExpires):
     """What was used least often, as far as is remembered; of equals, what was used longest ago."""
+
+    looks: ClassVar[bool] = True
 
     def number(self, touched: Touched) -> float:
         return touched.uses
@@ -68,6 +79,8 @@ class Ttl:
     Raises:
         ValueError: the time is not above 0.
     """
+
+    looks: ClassVar[bool] = True
 
     default_s: float = 3600.0
 
@@ -85,6 +98,8 @@ class Ttl:
 class Priority(_NeverExpires):
     """What has the lowest priority; of equals, what was used longest ago."""
 
+    looks: ClassVar[bool] = True
+
     def number(self, touched: Touched) -> float:
         return touched.seen.facts.priority
 
@@ -97,6 +112,8 @@ class Cost(_NeverExpires):
     old ones fade (Cherkasova, "Improving WWW Proxies Performance with Greedy-Dual-Size-Frequency Caching Policy",
     1998).
     """
+
+    looks: ClassVar[bool] = True
 
     def number(self, touched: Touched) -> float:
         return touched.inflation + max(touched.saved_s, 0.0) * touched.reuse * touched.uses
