@@ -1,0 +1,42 @@
+"""What somebody would do who knows every request beforehand: a bound to hold planners against.
+
+Each slot gets the fewest workers that hold the targets for what really comes in it and shortly before; they are asked
+for early enough to be ready, and kept through lulls in which letting go would cost as much as starting anew.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from armature.planning.capacity import Capacity, demand_of
+from armature.planning.fleet import Counts
+from armature.planning.observer import Arrivals
+from armature.planning.rivals import Schedule
+
+
+def foresighted(
+    arrivals: Arrivals, capacity: Capacity, *, slot_s: float, start_up_s: float, headroom: float = 1.0, most: int = 256
+) -> Schedule:
+    """The schedule of aggregated workers for arrivals with their true outputs and cached tokens."""
+    end_s = float(arrivals.arrival_s[-1]) if arrivals.num_requests else 0.0
+    needed = np.ones(int(end_s / slot_s) + 1, dtype=np.int64)
+    for slot in range(len(needed)):
+        from_s, to_s = (slot - 1) * slot_s, (slot + 1) * slot_s
+        low, high = np.searchsorted(arrivals.arrival_s, [from_s, to_s])
+        near = Arrivals(*(column[low:high] for column in arrivals))
+        if near.num_requests and near.arrival_s[-1] >= slot * slot_s:
+            needed[slot] = capacity.least_aggregated(demand_of(near, capacity.kind, 0.0), most, headroom=headroom)
+    slots = max(-(-int(start_up_s) // int(max(slot_s, 1))), 0)
+    kept = _through_lulls(needed, slots)
+    # What is needed within a start-up must have been asked for by now.
+    asked = [int(kept[slot : slot + slots + 1].max()) for slot in range(len(kept))]
+    changes = [(slot * slot_s, Counts(count)) for slot, count in enumerate(asked)]
+    return Schedule([one for i, one in enumerate(changes) if not i or one[1] != changes[i - 1][1]])
+
+
+def _through_lulls(needed: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
+    """No worker leaves for so few slots that its next start would cost as much."""
+    kept = needed.copy()
+    for slot in range(1, len(needed)):
+        ahead = needed[slot : slot + slots + 1].max(initial=0)
+        kept[slot] = max(needed[slot], min(kept[slot - 1], ahead))
+    return kept
