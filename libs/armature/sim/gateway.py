@@ -27,6 +27,8 @@ from armature.sim.trace import FIRST_ANSWER, ContentHasher, TraceRequest, prompt
 
 LAST_RESORT_PAUSE_S = 0.5
 """Before workers that have failed a request are tried again, because there are no others."""
+HELD_PAUSE_S = 1.0
+"""Between looks whether a worker has come for requests that wait for the first one."""
 _LEAST_RETRY_S = 0.001
 
 
@@ -70,7 +72,11 @@ class Gateway:
         sites: Mapping[str, Site],
         fetching: Fetching,
         on_end: Callable[[float], None],
-    ) -> None:  # fmt: skip
+        record: Record,
+        *,
+        holds: bool = False,
+    ) -> None:
+        """`holds`: requests wait while there is no worker at all, since one will be started for them."""
         self._cell = cell
         self._clock = clock
         self._routers = routers
@@ -82,7 +88,8 @@ class Gateway:
         self._flights: dict[str, Flight] = {}
         """Requests that a worker has, by attempt; likewise `_asking` those that a router has."""
         self._asking: dict[str, Flight] = {}
-        self.record = Record()
+        self.record = record
+        self._holds = holds
 
     def accept(self, asked: TraceRequest, now_s: float) -> None:
         """A client asks."""
@@ -169,6 +176,8 @@ class Gateway:
         elif rejected.code is RejectionCode.OVERLOADED:
             self.record.refuse(flight.position)
             wait_s = max(rejected.retry_after_s, _LEAST_RETRY_S)
+        elif self._holds and not any(site.is_up for site in self._sites.values()):
+            wait_s = HELD_PAUSE_S
         else:
             self._end(flight, now_s, rejected.reason)
             return

@@ -67,6 +67,11 @@ class Routers:
                 worker.worker_id, Load(free_blocks=worker.num_blocks, reading=self._cell.reading), self._clock.now_s
             )
 
+    def describe(self, worker: Worker) -> None:
+        """A worker has another role, drains or is called back; its cache is what it was."""
+        for core in self._cores:
+            core.put_worker(worker)
+
     def remove_worker(self, worker_id: str) -> None:
         """A worker is known to be dead."""
         self._latest.pop(worker_id, None)

@@ -14,10 +14,12 @@ from armature.scheduling.request import EngineLoad, FinishReason, KvEvent, StepO
 from armature.sim.arrivals import ClosedLoop, OpenLoop
 from armature.sim.cell import CellShape, Failure
 from armature.sim.clock import Clock
+from armature.sim.elastic import Elastic, Scaling
 from armature.sim.gateway import Fetching, Gateway
 from armature.sim.handoffs import Handoffs
 from armature.sim.levels import Levels
 from armature.sim.links import Links
+from armature.sim.observed import ObservedRecord
 from armature.sim.onboarding import Onboarding
 from armature.sim.record import Record
 from armature.sim.routers import Routers
@@ -52,7 +54,20 @@ class Simulation:
     `concurrency` clients ask one request after another; 0: requests come when the trace says.
     """
 
-    def __init__(self, trace: Trace, cell: CellShape, cores: Sequence[RoutingCore], *, concurrency: int = 0) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        cell: CellShape,
+        cores: Sequence[RoutingCore],
+        *,
+        concurrency: int = 0,
+        scaling: Scaling | None = None,
+    ) -> None:
+        """With `scaling` the cell's workers are the room that a planner has, and it says who of them is there.
+
+        Raises:
+            ValueError: the parts don't fit each other.
+        """
         if trace.block_size != cell.worker.block_size:
             raise ValueError(f"the trace has blocks of {trace.block_size} tokens, workers {cell.worker.block_size}")
         self._cell = cell
@@ -70,15 +85,25 @@ class Simulation:
         self._handoffs = Handoffs(cell, clock, links, self._sites, self._on_cache)
         self._onboarding = Onboarding(cell, clock, links, self._sites, self._on_cache)
         fetching = Fetching(self._handoffs, self._onboarding)
-        self._gateway = Gateway(cell, clock, self._routers, self._sites, fetching, self._on_end)
+        self.elastic = Elastic(scaling, clock, self._routers, self._sites, self._leave) if scaling else None
+        record = ObservedRecord(self.elastic.observer) if self.elastic else Record()
+        holds = self.elastic is not None
+        self._gateway = Gateway(
+            cell, clock, self._routers, self._sites, fetching, self._on_end, record, holds=holds
+        )  # fmt: skip
         self._arrivals = (
             ClosedLoop(trace, clock, self._gateway.accept, concurrency)
             if concurrency
             else OpenLoop(trace, clock, self._gateway.accept)
         )
         self._levels = Levels(list(self._sites))
-        for worker in workers:
-            self._routers.put_worker(worker)
+        if self.elastic:
+            if cell.failures:
+                raise ValueError("failures and a planner can't be simulated together; leave out --fail")
+        else:
+            for worker in workers:
+                self._routers.put_worker(worker)
+        self._num_requests = len(trace.requests)
 
     @property
     def engines(self) -> list[SimulatedWorker]:
@@ -92,6 +117,8 @@ class Simulation:
         """Until every request has ended; `on_progress` hears how many have, now and then."""
         for failure in self._cell.failures:
             self._expect(failure)
+        if self.elastic:
+            self.elastic.begin(lambda: self.outcomes.ended >= self._num_requests)
         self._arrivals.start()
         record, told = self.outcomes, 0
         while self._clock.step():
@@ -134,6 +161,14 @@ class Simulation:
 
     def _on_end(self, now_s: float) -> None:
         self._arrivals.on_end(now_s)
+
+    def _leave(self, site: Site) -> None:
+        """A worker that has nothing to do any more goes."""
+        site.die()
+        self._levels.on_death(site, self._clock.now_s)
+        self._onboarding.on_death(site)
+        self._handoffs.on_death(site, self._clock.now_s)
+        self._routers.remove_worker(site.worker_id)
 
     # --- deaths
 

@@ -19,7 +19,7 @@ from armature.performance.shape import shape_of
 from armature.performance.step import PerformanceModel, StepShape
 from armature.scheduling.limits import Limits
 from armature.scheduling.plan import StepPlan
-from armature.scheduling.request import Request, StepOutput
+from armature.scheduling.request import EngineLoad, Request, StepOutput
 from armature.scheduling.scheduler import Scheduler
 
 
@@ -182,7 +182,12 @@ class SimulatedWorker:
         """What is known without a step: refusals, reservations, prompts that are in the cache."""
         for request_id in self._scheduler.take_left():
             del self._answers[request_id]
-        return self._scheduler.take(self._scheduler.load(self._fit))
+        return self._scheduler.take(self.load)
+
+    @property
+    def load(self) -> EngineLoad:
+        """What there is to do now."""
+        return self._scheduler.load(self._fit)
 
     @property
     def preemptions(self) -> int:
