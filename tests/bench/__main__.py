@@ -26,6 +26,7 @@ NAMES = (
     "steps",
     "sampler",
     "router",
+    "offload_cell",
 )
 
 

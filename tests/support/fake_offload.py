@@ -37,6 +37,8 @@ class FakeOffload(kv_offload_pb2_grpc.KvOffloadServicer):
     onboards: int = 0
     stalls_after: int | None = None
     """Of the next prompts so many blocks are announced, and no more."""
+    is_mute: bool = False
+    """Takes questions and answers none."""
     is_ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a call to onboard has ended."""
 
@@ -73,6 +75,8 @@ class FakeOffload(kv_offload_pb2_grpc.KvOffloadServicer):
     async def Onboard(self, request: contract.OnboardRequest, context: Any) -> AsyncIterator[contract.OnboardUpdate]:
         self.onboards += 1
         try:
+            if self.is_mute:
+                await asyncio.Event().wait()
             ids: list[int] = []
             for digest in _cut(request.digests):
                 if digest not in self.held:

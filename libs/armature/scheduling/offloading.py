@@ -41,14 +41,21 @@ class OffloadTiming:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
+class Terms(NamedTuple):
+    """On whose account a request's blocks are kept, and how dear they are to it."""
+
+    tenant: str = ""
+    priority: int = 0
+    keep_s: float = 0.0
+
+
 class OffloadRun(NamedTuple):
     """Blocks of one prompt that may be copied now, in its order."""
 
     run_id: int
     digests: tuple[BlockDigest, ...]
     block_ids: tuple[int, ...]
-    tenant: str = ""
-    priority: int = 0
+    terms: Terms
 
 
 @dataclass(slots=True)
@@ -56,8 +63,7 @@ class _Released:
     """What a request has let go of."""
 
     digests: Sequence[BlockDigest]
-    tenant: str
-    priority: int
+    terms: Terms
     mark: int
     """How many blocks had been let go of before."""
     offered: int = 0
@@ -85,11 +91,11 @@ class Offloading:
     def in_flight_blocks(self) -> int:
         return len(self._flying)
 
-    def released(self, digests: Sequence[BlockDigest], tenant: str, priority: int) -> None:
+    def released(self, digests: Sequence[BlockDigest], terms: Terms) -> None:
         """A request lets go of these complete blocks of its prompt and answer."""
         if not digests:
             return
-        self._waiting.append(_Released(digests, tenant, priority, self._released_blocks))
+        self._waiting.append(_Released(digests, terms, self._released_blocks))
         self._released_blocks += len(digests)
         self.waiting_blocks += len(digests)
         while self.waiting_blocks > self._timing.max_waiting_blocks:
@@ -146,7 +152,7 @@ class Offloading:
         if not digests:
             return None
         self._last_run += 1
-        run = OffloadRun(self._last_run, tuple(digests), tuple(block_ids), released.tenant, released.priority)
+        run = OffloadRun(self._last_run, tuple(digests), tuple(block_ids), released.terms)
         self._in_flight[run.run_id] = run.digests
         self._flying.update(run.digests)
         return run

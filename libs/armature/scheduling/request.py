@@ -12,7 +12,7 @@ from armature.blocks.events import KvEvent as KvEvent
 from armature.blocks.events import KvEventKind as KvEventKind
 from armature.blocks.hashing import BlockDigest
 from armature.performance.linear import LinearModel
-from armature.scheduling.offloading import OffloadRun
+from armature.scheduling.offloading import OffloadRun, Terms
 
 
 class FinishReason(Enum):
@@ -80,8 +80,15 @@ class Request:
     """Tenants that wait take turns."""
     priority: int = 0
     """Higher goes first, and gives way last."""
+    keep_s: float = 0.0
+    """How long its blocks are worth keeping after the answer; 0: nothing was said."""
     grammar: object | None = None
     """What the engine made of the grammar that the answer must match (`Engine.compile`); only its runner looks in."""
+
+    @property
+    def terms(self) -> Terms:
+        """On which its blocks are kept below the device."""
+        return Terms(self.tenant, self.priority, self.keep_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +183,7 @@ class SeenPrompt(NamedTuple):
 
     digests: tuple[BlockDigest, ...]
     """Of its whole blocks."""
-    tenant: str
-    priority: int
+    terms: Terms
 
 
 class OffloadNews(NamedTuple):

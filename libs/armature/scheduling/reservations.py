@@ -36,8 +36,7 @@ class Reservations:
     def note_seen(self, job: Job, num_blocks: int) -> None:
         """Tell the tiers below of a prompt's first blocks, wherever they are."""
         if num_blocks:
-            request = job.request
-            self._outbox.seen.append(SeenPrompt(tuple(job.digests[:num_blocks]), request.tenant, request.priority))
+            self._outbox.seen.append(SeenPrompt(tuple(job.digests[:num_blocks]), job.request.terms))
 
     def find_below(self, job: Job, num_blocks: int) -> int:
         """Up to which of the prompt's first blocks it pays to read what is not cached; 0: it doesn't."""

@@ -342,7 +342,7 @@ class Scheduler:
         self._staging.drop(job)
         if self._offloading is not None:
             complete = min(len(job.digests), job.computed // self._block_size)
-            self._offloading.released(job.digests[:complete], job.request.tenant, job.request.priority)
+            self._offloading.released(job.digests[:complete], job.request.terms)
         self._pool.release(job.block_ids[job.held_from :])
         if job.is_prefill:
             # Blocks released one by one are older than their successors now; a prefix must be evicted from its tail.

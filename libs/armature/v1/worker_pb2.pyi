@@ -116,6 +116,7 @@ class DecodeRequest(_message.Message):
     GRAMMAR_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    KEEP_S_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.int
     """Chosen by the client, unique on its stream while the request lives."""
     request_id: _builtins.str
@@ -136,6 +137,8 @@ class DecodeRequest(_message.Message):
     """Higher goes first among those that wait for the engine, and gives way last when its memory is full; -10 to 10."""
     tenant: _builtins.str
     """Who pays; of those that wait for the engine, tenants take turns. Empty: nobody in particular."""
+    keep_s: _builtins.float
+    """How long the prompt's blocks are worth keeping after the answer; 0: nothing was said."""
     @_builtins.property
     def sampling(self) -> _common_pb2.SamplingParams: ...
     @_builtins.property
@@ -163,10 +166,11 @@ class DecodeRequest(_message.Message):
         grammar: _common_pb2.Grammar | None = ...,
         priority: _builtins.int = ...,
         tenant: _builtins.str = ...,
+        keep_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "prefill", b"prefill", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "grammar", b"grammar", "max_tokens", b"max_tokens", "model", b"model", "prefill", b"prefill", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stream_id", b"stream_id", "tenant", b"tenant", "timeout_s", b"timeout_s", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "grammar", b"grammar", "keep_s", b"keep_s", "max_tokens", b"max_tokens", "model", b"model", "prefill", b"prefill", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stream_id", b"stream_id", "tenant", b"tenant", "timeout_s", b"timeout_s", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -401,6 +405,7 @@ class PrefillStart(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     CACHED_ONLY_FIELD_NUMBER: _builtins.int
+    KEEP_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     token_ids: _builtins.bytes
@@ -418,6 +423,8 @@ class PrefillStart(_message.Message):
     """As in DecodeRequest."""
     cached_only: _builtins.bool
     """Compute nothing: stage what is cached of the prompt, and say `done`."""
+    keep_s: _builtins.float
+    """As in DecodeRequest."""
     @_builtins.property
     def rendezvous(self) -> Global___Rendezvous:
         """For HANDOFF_RENDEZVOUS engines."""
@@ -441,10 +448,11 @@ class PrefillStart(_message.Message):
         priority: _builtins.int = ...,
         tenant: _builtins.str = ...,
         cached_only: _builtins.bool = ...,
+        keep_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rendezvous", b"rendezvous", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "cached_only", b"cached_only", "first_block", b"first_block", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "priority", b"priority", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "cached_only", b"cached_only", "first_block", b"first_block", "keep_s", b"keep_s", "kv_fingerprint", b"kv_fingerprint", "model", b"model", "priority", b"priority", "rendezvous", b"rendezvous", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "token_ids", b"token_ids", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -559,6 +567,8 @@ class StagedBlocks(_message.Message):
     BLOCK_IDS_FIELD_NUMBER: _builtins.int
     DIGESTS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    ONBOARDED_FIELD_NUMBER: _builtins.int
+    ONBOARD_S_FIELD_NUMBER: _builtins.int
     first_block: _builtins.int
     """Index in the prompt of the first of these blocks; they are consecutive."""
     digests: _builtins.bytes
@@ -567,9 +577,14 @@ class StagedBlocks(_message.Message):
     """
     cached_tokens: _builtins.int
     """Prompt tokens found in the prefill worker's own cache."""
+    onboard_s: _builtins.float
     @_builtins.property
     def block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Where each lies in the worker's pool."""
+
+    @_builtins.property
+    def onboarded(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TierTokens]:
+        """As in ServingInfo."""
 
     def __init__(
         self,
@@ -578,10 +593,12 @@ class StagedBlocks(_message.Message):
         block_ids: _abc.Iterable[_builtins.int] | None = ...,
         digests: _builtins.bytes = ...,
         cached_tokens: _builtins.int = ...,
+        onboarded: _abc.Iterable[_common_pb2.TierTokens] | None = ...,
+        onboard_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "cached_tokens", b"cached_tokens", "digests", b"digests", "first_block", b"first_block"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "cached_tokens", b"cached_tokens", "digests", b"digests", "first_block", b"first_block", "onboard_s", b"onboard_s", "onboarded", b"onboarded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

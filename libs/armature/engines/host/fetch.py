@@ -28,6 +28,7 @@ from armature.scheduling.request import Reserved
 from armature.transfer.region import ReadError
 from armature.transfer.source import Source
 from armature.transfer.transports import Transports
+from armature.v1.common_pb2 import TierTokens
 from armature.v1.worker_pb2 import PrefillStart, StagedBlocks
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class FetchReport(LandingReport):
     """How a fetch went; complete when it has ended."""
 
     prefill_cached_tokens: int = 0
+    onboarded: Sequence[TierTokens] = ()
+    """Of those, what the prefill worker has read from tiers below its device."""
+    onboard_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,9 @@ class _Pull:
     def _check(self, staged: StagedBlocks) -> Sequence[int]:
         """The ids of the blocks that we want of these, the next ones; each must hold what we would compute."""
         reserved, blocks = self._order.reserved, self._report.blocks
-        self._report.prefill_cached_tokens = max(self._report.prefill_cached_tokens, staged.cached_tokens)
+        if staged.cached_tokens > self._report.prefill_cached_tokens:
+            self._report.prefill_cached_tokens = staged.cached_tokens
+            self._report.onboarded, self._report.onboard_s = staged.onboarded, staged.onboard_s
         skip = reserved.first_block + blocks - staged.first_block
         wanted = reserved.digests[blocks : blocks + max(0, len(staged.block_ids) - skip)]
         offered = staged.digests[skip * DIGEST_BYTES :][: len(wanted) * DIGEST_BYTES]

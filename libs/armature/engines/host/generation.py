@@ -188,6 +188,7 @@ class Generations:
             priority=request.priority,
             tenant=request.tenant,
             cached_only=request.prefill.cached_only,
+            keep_s=request.keep_s,
         )
         order = FetchOrder(request.prefill.address, start, reserved, telemetry.traceparent_of(generation.span))
         generation.report = FetchReport()
@@ -241,6 +242,7 @@ class Generations:
             cached_only=request.prefill.cached_only,
             priority=request.priority,
             tenant=request.tenant,
+            keep_s=request.keep_s,
         )
         if request.HasField("grammar"):
             self._spawn(self._submit_bound(generation, order))
@@ -326,6 +328,8 @@ class Generations:
         else:
             info.prefill_worker = target.worker_id
             info.prefill_cached_tokens = report.prefill_cached_tokens
+            info.onboarded.extend(report.onboarded)
+            info.onboard_s = report.onboard_s
 
     def _expire(self, generation: Generation) -> None:
         text = f"{generation.request.timeout_s:g} s have passed"

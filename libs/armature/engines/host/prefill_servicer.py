@@ -29,6 +29,7 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
         """`computes`: prompts of others; else it gives only what it has cached."""
         self._computes = computes
         self._memory = engine.memory
+        self._block_size = engine.info.block_size
         self._stagings = stagings
         self._transports = transports
 
@@ -55,7 +56,10 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
                 yield PrefillUpdate(staging=staging)
                 while (staged := await _next(prompt)) is not None:
                     if staged.block_ids:
-                        yield PrefillUpdate(blocks=_announcement(staged))
+                        blocks = _announcement(staged)
+                        if prompt.onboarding is not None:
+                            prompt.onboarding.describe(blocks, self._block_size)
+                        yield PrefillUpdate(blocks=blocks)
                     if staged.is_last:
                         span.set_attribute("cached_tokens", staged.cached_tokens)
                         break

@@ -106,6 +106,7 @@ class Stagings:
                 cached_only=start.cached_only,
                 priority=start.priority,
                 tenant=start.tenant,
+                keep_s=start.keep_s,
             )
         )
         return prompt

@@ -107,4 +107,5 @@ class Job:
             prefill=prefill,
             grammar=self.grammar,
             priority=self.hints.priority,
+            keep_s=self.hints.cache_ttl_s,
         )

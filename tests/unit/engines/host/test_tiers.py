@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import REGISTRY
 
@@ -125,6 +125,40 @@ async def test_a_client_that_leaves_ends_what_is_read_for_him() -> None:
         assert here.worker.host.onboarder is not None
         await eventually(lambda: here.worker.load.free_blocks == here.worker.load.total_blocks)
         assert not len(here.worker.host.onboarder) and not len(here.worker.host.generations)
+
+
+async def test_a_kv_offload_that_does_not_answer_is_not_waited_for_again_and_again() -> None:
+    before = metric("onboard_failures", reason="avoided")
+    async with place() as here:
+        first = await here.fill()
+        here.below.is_mute = True
+        assert [(await here.ask(prompt)).tokens for prompt in PROMPTS] == first
+        assert here.below.onboards == 1
+        assert metric("onboard_failures", reason="avoided") - before == 2
+
+
+async def test_a_prefill_worker_reads_back_what_others_then_read_from_it() -> None:
+    helper = replace(SMALL, role="prefill", member_id="helper")
+    async with (
+        worker(helper) as far,
+        worker(Setup(transport="grpc", num_blocks=31)) as near,
+        decode_client(near.address) as client,
+    ):
+        tiers = far.host.tiers
+        assert tiers is not None
+        async with fake_offload(tiers.layout) as below:
+            tiers.on_change(below.joined())
+            await eventually(lambda: tiers.member is not None)
+            for _ in range(2):
+                answers = []
+                for prompt in PROMPTS:
+                    answers.append(await (await client.ask(prompt, prefill=far.target())).wait())
+                    await eventually(lambda: far.load.free_blocks == far.load.total_blocks)
+                await eventually(lambda: len(below.held) == 45)
+            assert [answer.info.prefill_cached_tokens for answer in answers] == [240] * 3
+            onboarded = [(one.tier, one.tokens) for answer in answers for one in answer.info.onboarded]
+            assert onboarded == [(common.TIER_G2, 240)] * 3
+            tiers.on_change(MemberChange("left", below.member))
 
 
 async def test_blocks_of_another_layout_are_left_alone() -> None:

@@ -144,8 +144,9 @@ class Offloader:
             source=describe_staging(self._engine.memory, self._transports, self.staging_id, self._timeout_s),
             digests=b"".join(run.digests),
             block_ids=run.block_ids,
-            tenant=run.tenant,
-            priority=run.priority,
+            tenant=run.terms.tenant,
+            priority=run.terms.priority,
+            keep_s=run.terms.keep_s,
         )
         self._readable = frozenset(run.block_ids)
         began_s = time.perf_counter()
@@ -174,5 +175,6 @@ def _seen(prompt: SeenPrompt, costs: LinearModel | None, block_size: int) -> con
         before = np.arange(count) * block_size
         worth_s = block_size * (costs.prefill_token_s + costs.prefill_pair_s * (before + block_size / 2))
     return contract.SeenPrompt(
-        digests=b"".join(prompt.digests), worth_s=worth_s.tolist(), tenant=prompt.tenant, priority=prompt.priority
-    )
+        digests=b"".join(prompt.digests), worth_s=worth_s.tolist(),
+        tenant=prompt.terms.tenant, priority=prompt.terms.priority, keep_s=prompt.terms.keep_s,
+    )  # fmt: skip

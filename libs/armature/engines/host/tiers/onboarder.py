@@ -29,9 +29,12 @@ from armature.transfer.transports import Transports
 from armature.v1.common_pb2 import Member, ServingInfo
 from armature.v1.common_pb2 import Tier as WireTier
 from armature.v1.kv_offload_pb2 import OnboardDone, OnboardRequest, OnboardUpdate
+from armature.v1.worker_pb2 import StagedBlocks
 
 log = logging.getLogger(__name__)
 
+AVOID_S = 5.0
+"""So long nobody waits for a kv-offload that has not answered in time."""
 UNKNOWN_S = 2.0
 """How long to wait for blocks while nobody knows what computing them takes."""
 CALL_TIMEOUT_S = 60.0
@@ -56,7 +59,7 @@ class OnboardReport(LandingReport):
         counts = Counter(self.tiers[: self.blocks])
         return {tier: counts[tier] * block_size for tier in sorted(counts)}
 
-    def describe(self, info: ServingInfo, block_size: int) -> None:
+    def describe(self, info: ServingInfo | StagedBlocks, block_size: int) -> None:
         """Tell how a request was served."""
         for tier, tokens in self.tokens_by_tier(block_size).items():
             info.onboarded.add(tier=WireTier.ValueType(tier), tokens=tokens)
@@ -80,6 +83,7 @@ class Onboarder:
         self._node = node
         self._spawn = spawn
         self._all: dict[str, _Onboarding] = {}
+        self._avoid_until_s = 0.0
 
     def __len__(self) -> int:
         return len(self._all)
@@ -88,9 +92,9 @@ class Onboarder:
         """Read what was reserved for; the report that comes back is complete by the request's first token."""
         onboarding = _Onboarding(reserved)
         member = self._node.member
-        if member is None:
-            onboarding.report.failure = "away"
-            metrics.onboard_failures.labels("away").inc()
+        if member is None or _now_s() < self._avoid_until_s:
+            onboarding.report.failure = "away" if member is None else "avoided"
+            metrics.onboard_failures.labels(onboarding.report.failure).inc()
             self._engine.finish_remote(reserved.request_id, 0)
         else:
             self._all[reserved.request_id] = onboarding
@@ -116,6 +120,8 @@ class Onboarder:
                 await self._read(landing, onboarding, member, self._patience(reserved, costs), tenant)
         except (ReadError, PeerError, TimeoutError, grpc.aio.AioRpcError) as error:
             report.failure = reason_of(error)
+            if not report.tiers:  # it has not even answered
+                self._avoid_until_s = _now_s() + AVOID_S
             log.info("onboarding %d blocks from %s: %s", len(reserved.block_ids), member.id, explain(error))
         except asyncio.CancelledError:
             report.failure = "cancelled"
