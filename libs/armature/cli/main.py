@@ -14,6 +14,7 @@ from armature.cli.explain import add_explain
 from armature.cli.keys import add_keys
 from armature.cli.offload_bench import add_offload_bench
 from armature.cli.options import UsageError
+from armature.cli.rehearse import add_rehearse
 from armature.cli.simulate import add_simulations
 from armature.cli.up import up
 from armature.runtime.errors import StartError
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add_explain(commands.add_parser)
     add_keys(commands.add_parser)
     add_simulations(commands.add_parser)
+    add_rehearse(commands.add_parser)
     add_offload_bench(commands.add_parser)
     return parser
 

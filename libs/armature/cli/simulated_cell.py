@@ -3,7 +3,9 @@
 import argparse
 
 from armature.cli.options import UsageError
-from armature.performance.presets import PRESETS
+from armature.performance.faster import Faster
+from armature.performance.presets import PRESETS, Preset
+from armature.planning.fleet import WorkerKind
 from armature.sim.cell import CellShape, Failure
 from armature.sim.worker import WorkerShape
 
@@ -41,6 +43,8 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     add("--decode", type=int, default=0, metavar="N", help="that do decode, or both: d0 and so on (default: 0)")
     text = f"model and GPUs of each worker: {', '.join(PRESETS)} (default: %(default)s)"
     add("--preset", default=_DEFAULT_PRESET, metavar="NAME", help=text)
+    text = "of every worker, times what the preset says: 0.25 for GPUs a quarter as fast (default: 1)"
+    add("--worker-speed", type=float, default=1.0, metavar="X", help=text)
     add("--blocks", type=int, default=0, metavar="N", help="KV blocks of a worker (default: the preset's memory)")
     text = "blocks of a worker's host memory, which get what the device evicts (default: none)"
     add("--host-blocks", type=int, default=0, metavar="N", help=text)
@@ -58,9 +62,7 @@ def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:
     Raises:
         UsageError, ValueError: it makes no sense.
     """
-    preset = PRESETS.get(args.preset)
-    if preset is None:
-        raise UsageError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
+    preset = _preset(args)
     shape = WorkerShape(
         block_size=block_size,
         num_blocks=args.blocks or preset.kv_tokens // block_size,
@@ -73,7 +75,7 @@ def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:
         num_prefill=args.prefill,
         num_decode=args.decode,
         worker=shape,
-        performance=preset.performance,
+        performance=preset.performance if args.worker_speed == 1 else Faster(preset.performance, args.worker_speed),
         model=preset.model,
         block_bytes=block_size * preset.token_bytes,
         link_bytes_per_s=args.link_bytes_per_s,
@@ -86,6 +88,25 @@ def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:
         detection_s=args.detection_s,
         failures=tuple(_failure(word) for word in args.fail),
     )
+
+
+def worker_kind_of(args: argparse.Namespace, cell: CellShape) -> WorkerKind:
+    """One worker of the cell, as a planner knows it."""
+    preset, shape = _preset(args), cell.worker
+    return WorkerKind(
+        performance=cell.performance,
+        kv_tokens=shape.num_blocks * shape.block_size,
+        max_num_seqs=shape.max_num_seqs,
+        max_num_batched_tokens=shape.max_num_batched_tokens,
+        gpus=preset.gpus,
+    )
+
+
+def _preset(args: argparse.Namespace) -> Preset:
+    preset = PRESETS.get(args.preset)
+    if preset is None:
+        raise UsageError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
+    return preset
 
 
 def _failure(word: str) -> Failure:

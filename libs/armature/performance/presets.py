@@ -27,10 +27,11 @@ class Preset(NamedTuple):
     """Tokens whose KV fits beside the weights."""
     token_bytes: int
     """KV of one token."""
+    gpus: int = 1
 
 
 PRESETS = {
     # 64 layers of 8 KV heads of 128 in 16 bits are 256 KiB a token. Of 2 x 141 GB weights take 65.5; 0.9 of all less
     # the weights is 188 GB, and 1,400 blocks of 512 tokens are all of that.
-    "qwen3-32b-tp2-h200": Preset("Qwen3-32B", _QWEN3_32B_TP2_H200, 1400 * 512, 262_144),
+    "qwen3-32b-tp2-h200": Preset("Qwen3-32B", _QWEN3_32B_TP2_H200, 1400 * 512, 262_144, gpus=2),
 }

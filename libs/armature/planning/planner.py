@@ -14,7 +14,7 @@ import numpy as np
 from armature.performance.step import StepShape
 from armature.planning.backtest import Backtest, Forecast
 from armature.planning.calibration import Calibration
-from armature.planning.capacity import Capacity, Demand, demand_of, faster
+from armature.planning.capacity import Capacity, Demand, Predicted, demand_of, faster
 from armature.planning.changes import Wish, balanced, within
 from armature.planning.decision import Alternative, Decision, Reason
 from armature.planning.fleet import Counts, WorkerKind
@@ -207,12 +207,15 @@ class Planner:
             if counts == chosen or counts is None or not counts.total:
                 continue
             predicted = self._capacity.predict(foreseen.demand, counts, self._calibration.correction)
-            holds = self._capacity.holds(predicted)
-            fewer = counts.total < chosen.total
-            why = "would do for what is foreseen, but has not for long enough" if holds and fewer else ""
-            why = why or ("is more than is needed" if holds else "would miss a target")
-            rejected.append(Alternative(counts, why, predicted))
+            rejected.append(Alternative(counts, self._why_not(counts, predicted, wish, foreseen), predicted))
         return tuple(rejected)
+
+    def _why_not(self, counts: Counts, predicted: Predicted, wish: Wish, foreseen: _Foreseen) -> str:
+        aim = self._capacity.aim(foreseen.demand, self._policy.headroom, self._calibration.correction)
+        if self._capacity.holds(predicted, aim):
+            fewer = counts.total < wish.counts.total
+            return "would do for what is foreseen, but has not for long enough" if fewer else "is more than is needed"
+        return "would leave no headroom" if self._capacity.holds(predicted) else "would miss a target"
 
 
 def _step(counts: Counts, change: int) -> Counts | None:

@@ -32,6 +32,10 @@ class Schedule:
     def first(self) -> Counts:
         return self._counts[0]
 
+    @property
+    def peak(self) -> int:
+        return max([counts.total for counts in self._counts])
+
     def step(self, seen: Seen) -> Decision:
         counts = self._counts[max(bisect_right(self._times, seen.now_s) - 1, 0)]
         return _decide(seen, counts, self._interval_s, "as scheduled")
@@ -143,9 +147,8 @@ class Means:
             chunk = min(batch * new_tokens / self._outputs, kind.max_num_batched_tokens)
             step_s = self._step_s(chunk, batch, batch * context)
             ttft_s = self._prefill_s(chunk + new_tokens, batch, batch * context)
-            if batch * new_tokens / self._outputs > kind.max_num_batched_tokens - batch:
-                break
-            if batch > 1 and (step_s > targets.itl_s or ttft_s > targets.ttft_s):
+            is_late = step_s > targets.itl_s or ttft_s > targets.ttft_s
+            if batch > 1 and (is_late or batch * new_tokens / self._outputs > kind.max_num_batched_tokens - batch):
                 break
             best = batch / (self._outputs * step_s)
         return max(best, 1e-6)

@@ -1,17 +1,20 @@
-"""The policies that come with the library, for placement and for offload, and those in files of the operator's."""
+"""The policies that come with the library, for placement, offload and planning, and those in operators' files."""
 
 from pathlib import Path
 from typing import Any
 
 import armature.offload
+import armature.planning
 import armature.routing
 from armature.offload.policy import OffloadPolicy, offload_policy_of
+from armature.planning.policy import PlannerPolicy, planner_policy_of
 from armature.routing.policy import Policy, policy_of
 from armature.runtime.policy_files import PolicyFolder
 
 DEFAULT_POLICY = "seconds"
 _PLACEMENT = PolicyFolder(Path(armature.routing.__file__).parent / "policies", DEFAULT_POLICY)
 
+PLANNER_POLICIES = PolicyFolder(Path(armature.planning.__file__).parent / "policies", "usual")
 OFFLOAD_POLICIES = PolicyFolder(Path(armature.offload.__file__).parent / "policies", "frequency")
 
 
@@ -45,3 +48,12 @@ def load_offload_policy(name_or_path: str) -> OffloadPolicy:
         PolicyError: there is none, or it is wrong; the message says what and, if it can be known, in which line.
     """
     return offload_policy_of(OFFLOAD_POLICIES.read(name_or_path), Path(name_or_path).stem)
+
+
+def load_planner_policy(name_or_path: str) -> PlannerPolicy:
+    """The planner's policy of that name, or in that file.
+
+    Raises:
+        PolicyError: there is none, or it is wrong; the message says what and, if it can be known, in which line.
+    """
+    return planner_policy_of(PLANNER_POLICIES.read(name_or_path), Path(name_or_path).stem)

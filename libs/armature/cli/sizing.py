@@ -1,0 +1,151 @@
+"""Runs one trace under several ways to size a fleet, the planner's and simpler ones, on equal cells."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from armature.planning.capacity import Capacity
+from armature.planning.decision import Decision, Plans
+from armature.planning.fleet import Counts, WorkerKind
+from armature.planning.observer import Arrivals
+from armature.planning.oracle import foresighted
+from armature.planning.planner import Planner
+from armature.planning.policy import PlannerPolicy
+from armature.planning.rivals import Means, MeansPolicy, Schedule, Threshold, ThresholdPolicy
+from armature.routing.policy import Policy
+from armature.routing.router import RoutingCore
+from armature.sim.attainment import Sizing, sizing_of
+from armature.sim.cell import CellShape
+from armature.sim.elastic import Level, Scaling
+from armature.sim.record import Record
+from armature.sim.simulation import Simulation
+from armature.sim.trace import Trace
+
+RIVALS = ("static", "threshold", "means", "foresight")
+ATTAINED = 0.99
+"""Share of windows that a fixed fleet and foresight are given workers for."""
+_MARGINS = (1.0, 0.85, 0.75, 0.65, 0.55, 0.45)
+"""Shares of the targets that foresight plans with: the leanest that attains is told."""
+
+
+class Sized(NamedTuple):
+    """One way's run."""
+
+    sizing: Sizing
+    course: Sequence[Level]
+    decisions: Sequence[Decision]
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What every way has to cope with."""
+
+    trace: Trace
+    room: CellShape
+    """As many workers as there may be."""
+    kind: WorkerKind
+    policy: PlannerPolicy
+    placement: Policy
+    start: Counts
+    """Ready from the beginning; nobody: as many as a fixed fleet has."""
+    start_up_s: float
+    seed: int
+    tell: Callable[[str], None]
+
+    def run(self, rivals: Sequence[str]) -> dict[str, Sized]:
+        """The planner's run, and those of others; the planner begins with the fixed fleet if no start is given.
+
+        Raises:
+            ValueError: a rival does not know prefill and decode workers.
+        """
+        fixed = self._fixed() if self.policy.mode == "aggregated" else None
+        if fixed is None and (rivals or not self.start.total):
+            raise ValueError("--against compares aggregated workers only; with mode disaggregated say --against '' "
+                             "and begin with --prefill and --decode")  # fmt: skip
+        start = self.start if self.start.total else Counts(fixed.sizing.most_workers if fixed else 1)
+        results = {self.policy.name: self._simulate("planner", Planner(self.policy, self.kind), start)}
+        for name in rivals:
+            assert fixed is not None
+            if name == "static":
+                results[name] = fixed
+            elif name == "foresight":
+                results[name] = self._foresight(fixed)
+            else:
+                results[name] = self._simulate(name, self._rival(name, fixed), start)
+        return results
+
+    def _rival(self, name: str, fixed: Sized) -> Plans:
+        limits = self.policy.limits
+        if name == "means":
+            policy = MeansPolicy(min_workers=max(limits.min_workers, 1), max_workers=limits.max_workers)
+            return Means(policy, self.policy.targets, self.kind)
+        # What a fixed fleet that is just large enough has at its busiest, less the usual safety.
+        in_flight = 0.8 * _most_in_flight(fixed.record) / fixed.sizing.most_workers
+        return Threshold(ThresholdPolicy(
+            in_flight=max(in_flight, 0.5), min_workers=max(limits.min_workers, 1), max_workers=limits.max_workers
+        ))  # fmt: skip
+
+    def _fixed(self) -> Sized:
+        """A fixed fleet for the busiest window, made larger until it attains or there may be no more."""
+        capacity = Capacity(self.kind, self.policy.targets)
+        asked = _arrivals_of_trace(self.trace)
+        window_s, most = self.policy.window_s, self.policy.limits.max_workers
+        count = max(foresighted(asked, capacity, slot_s=window_s, start_up_s=0.0, headroom=0.9, most=most).peak, 1)
+        step = max(count // 12, 1)
+        best = self._simulate("static", Schedule([(0.0, Counts(count))]), Counts(count))
+        while best.sizing.attained < ATTAINED and count < most:
+            count = min(count + step, most)
+            best = self._simulate("static", Schedule([(0.0, Counts(count))]), Counts(count))
+        return best
+
+    def _foresight(self, fixed: Sized) -> Sized:
+        """The leanest schedule of somebody who knows every request, that attains; or the one that attains most."""
+        asked, capacity = _arrivals_of_record(fixed.record), Capacity(self.kind, self.policy.targets)
+        tried: list[Sized] = []
+        for margin in _MARGINS:
+            schedule = foresighted(
+                asked, capacity, slot_s=self.policy.window_s, start_up_s=self.start_up_s, headroom=margin,
+                most=self.policy.limits.max_workers,
+            )  # fmt: skip
+            tried.append(self._simulate("foresight", schedule, schedule.first))
+            if tried[-1].sizing.attained >= ATTAINED:
+                return tried[-1]
+        return max([*tried, fixed], key=lambda one: one.sizing.attained)
+
+    def _simulate(self, name: str, planner: Plans, start: Counts) -> Sized:
+        started_s = time.monotonic()
+        scaling = Scaling(planner=planner, start=start, start_up_s=self.start_up_s)
+        core = RoutingCore(self.placement, random.Random(self.seed))
+        simulation = Simulation(self.trace, self.room, [core], scaling=scaling)
+        simulation.run()
+        elastic = simulation.elastic
+        assert elastic is not None
+        sizing = sizing_of(
+            simulation.outcomes, elastic.course, self.policy.targets,
+            window_s=self.policy.window_s, gpus=self.kind.gpus, changes=len(elastic.decisions),
+        )  # fmt: skip
+        took_s = time.monotonic() - started_s
+        self.tell(f"{name}: {sizing.attained:.1%} of windows, {sizing.gpu_hours:.2f} GPU-hours ({took_s:.0f} s)")
+        return Sized(sizing, elastic.course, elastic.decisions, simulation.outcomes)
+
+
+def _arrivals_of_trace(trace: Trace) -> Arrivals:
+    rows = [(one.arrival_s, one.prompt_tokens, 0, one.output_tokens) for one in trace.requests]
+    return Arrivals(*(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)))
+
+
+def _arrivals_of_record(record: Record) -> Arrivals:
+    prompt, cached, output = (
+        record.counts(f"{name}_tokens").astype(np.float64) for name in ("prompt", "cached", "output")
+    )
+    return Arrivals(record.times("arrival_s"), prompt - cached, cached, output)
+
+
+def _most_in_flight(record: Record) -> int:
+    begun, ended = np.sort(record.times("arrival_s")), np.sort(record.times("finish_s"))
+    return int((np.arange(1, len(begun) + 1) - np.searchsorted(ended, begun)).max(initial=1))
