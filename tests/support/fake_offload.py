@@ -35,6 +35,8 @@ class FakeOffload(kv_offload_pb2_grpc.KvOffloadServicer):
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     seen: list[contract.SeenPrompt] = field(default_factory=list)
     onboards: int = 0
+    tenants: list[str] = field(default_factory=list)
+    """Of blocks that were offered or asked for."""
     stalls_after: int | None = None
     """Of the next prompts so many blocks are announced, and no more."""
     is_mute: bool = False
@@ -57,6 +59,7 @@ class FakeOffload(kv_offload_pb2_grpc.KvOffloadServicer):
         return contract.SeeResponse()
 
     async def Offload(self, request: contract.OffloadRequest, context: Any) -> contract.OffloadResponse:
+        self.tenants.append(request.tenant)
         digests = _cut(request.digests)
         free = range(len(self.held) + 1, len(self.held) + 1 + len(digests))
         source = Source.of(request.address, request.source)
@@ -74,6 +77,7 @@ class FakeOffload(kv_offload_pb2_grpc.KvOffloadServicer):
 
     async def Onboard(self, request: contract.OnboardRequest, context: Any) -> AsyncIterator[contract.OnboardUpdate]:
         self.onboards += 1
+        self.tenants.append(request.tenant)
         try:
             if self.is_mute:
                 await asyncio.Event().wait()

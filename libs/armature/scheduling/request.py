@@ -134,6 +134,7 @@ class Reserved:
     digests: tuple[BlockDigest, ...]
     is_onboarding: bool = False
     """They come from the tiers below the device; more of the prompt may have to be computed."""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,8 @@ class Reservations:
         job.fetch_from = len(found)
         job.cached_tokens = len(found) * self._block_size
         digests = tuple(job.digests[len(found) : up_to_block])
-        told = Reserved(job.request_id, len(found), tuple(fresh), digests, job.is_onboarding)
+        tenant = job.request.tenant
+        told = Reserved(job.request_id, len(found), tuple(fresh), digests, job.is_onboarding, tenant)
         self._outbox.reserved.append(told)
         if missing:
             job.advance(Event.RESERVE)

@@ -27,7 +27,7 @@ class Place:
     client: DecodeClient
 
     async def ask(self, prompt: list[int]) -> Answer:
-        answer = await (await self.client.ask(prompt)).wait()
+        answer = await (await self.client.ask(prompt, tenant="payer")).wait()
         await eventually(lambda: self.worker.load.free_blocks == self.worker.load.total_blocks)
         return answer
 
@@ -73,7 +73,8 @@ async def test_what_the_device_has_evicted_is_read_back() -> None:
         assert onboarded == [(common.TIER_G2, 240)] * 3
         assert metric("onboarded_blocks", tier="G2") - before == 45
         assert here.worker.host.tiers is not None and Tier.G2 in here.worker.host.tiers.speeds
-        assert [len(prompt.digests) for prompt in here.below.seen[:3]] == [15 * 16] * 3
+        assert [(len(prompt.digests), prompt.tenant) for prompt in here.below.seen[:3]] == [(15 * 16, "payer")] * 3
+        assert set(here.below.tenants) == {"payer"}
 
 
 async def test_blocks_are_offered_once_while_they_are_below() -> None:

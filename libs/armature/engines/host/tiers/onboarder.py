@@ -88,7 +88,7 @@ class Onboarder:
     def __len__(self) -> int:
         return len(self._all)
 
-    def begin(self, reserved: Reserved, costs: LinearModel | None, tenant: str = "") -> OnboardReport:
+    def begin(self, reserved: Reserved, costs: LinearModel | None) -> OnboardReport:
         """Read what was reserved for; the report that comes back is complete by the request's first token."""
         onboarding = _Onboarding(reserved)
         member = self._node.member
@@ -98,7 +98,7 @@ class Onboarder:
             self._engine.finish_remote(reserved.request_id, 0)
         else:
             self._all[reserved.request_id] = onboarding
-            self._spawn(self._run(onboarding, member, costs, tenant))
+            self._spawn(self._run(onboarding, member, costs))
         return onboarding.report
 
     def cancel(self, request_id: str) -> None:
@@ -110,14 +110,14 @@ class Onboarder:
             if onboarding.task is not None:
                 onboarding.task.cancel()
 
-    async def _run(self, onboarding: _Onboarding, member: Member, costs: LinearModel | None, tenant: str) -> None:
+    async def _run(self, onboarding: _Onboarding, member: Member, costs: LinearModel | None) -> None:
         reserved, report = onboarding.reserved, onboarding.report
         landing = Landing(self._engine, reserved, report, self._node.read)
         onboarding.task = asyncio.current_task()
         began_s = _now_s()
         try:
             if not onboarding.is_cancelled:
-                await self._read(landing, onboarding, member, self._patience(reserved, costs), tenant)
+                await self._read(landing, onboarding, member, self._patience(reserved, costs))
         except (ReadError, PeerError, TimeoutError, grpc.aio.AioRpcError) as error:
             report.failure = reason_of(error)
             if not report.tiers:  # it has not even answered
@@ -142,11 +142,10 @@ class Onboarder:
             unknown_s=UNKNOWN_S,
         )
 
-    async def _read(
-        self, landing: Landing, onboarding: _Onboarding, member: Member, patience: Patience, tenant: str
-    ) -> None:
+    async def _read(self, landing: Landing, onboarding: _Onboarding, member: Member, patience: Patience) -> None:
         reserved, report = onboarding.reserved, onboarding.report
-        request = OnboardRequest(layout=self._node.layout, digests=b"".join(reserved.digests), tenant=tenant)
+        digests = b"".join(reserved.digests)
+        request = OnboardRequest(layout=self._node.layout, digests=digests, tenant=reserved.tenant)
         call: Any = self._node.stub(member).Onboard(request, timeout=CALL_TIMEOUT_S)
         try:
             began_s = _now_s()
