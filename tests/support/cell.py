@@ -69,15 +69,19 @@ class Service:
             await self.kill()
             return -signal.SIGKILL
 
-    async def metrics(self) -> dict[str, float]:
-        """Sums of all samples by name, over their labels."""
+    async def samples(self) -> list[tuple[str, dict[str, str], float]]:
+        """All samples as (name, labels, value)."""
         address = self.addresses["http"] if "http" in self.addresses else self.addresses["metrics"]
         async with httpx.AsyncClient(timeout=10.0, verify=False, trust_env=False) as client:
             text = (await client.get(f"http://{address}/metrics")).text
+        families = text_string_to_metric_families(text)
+        return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
+
+    async def metrics(self) -> dict[str, float]:
+        """Sums of all samples by name, over their labels."""
         sums: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        for name, _, value in await self.samples():
+            sums[name] = sums.get(name, 0.0) + value
         return sums
 
 
