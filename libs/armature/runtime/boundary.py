@@ -12,10 +12,12 @@ from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from armature.runtime import telemetry
+from armature.runtime.errors import CallerError
 from armature.runtime.statuses import answer_to
 
 log = logging.getLogger(__name__)
@@ -77,8 +79,9 @@ class Boundary(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
+        read = handler.request_deserializer
         coding = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _refusing(read) if handler.request_streaming else _marking(read),
             "response_serializer": handler.response_serializer,
         }
         if handler.response_streaming:
@@ -104,6 +107,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             started_s = time.perf_counter()
             try:
                 self.guard(method, context.invocation_metadata() or ())
+                _check_read(request)
                 with _server_span(method, context, always=True):
                     response = await _within_deadline(inner, request, context)
                 ok.inc()
@@ -123,6 +127,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 self.guard(method, context.invocation_metadata() or ())
+                _check_read(request)
                 with _server_span(method, context, always=False):
                     responses: Any = inner(request, context)
                     async with aclosing(responses):
@@ -134,6 +139,51 @@ class Boundary(grpc.aio.ServerInterceptor):
                 _handled.labels(method, "OK").inc()
 
         return call
+
+
+class _Unreadable:
+    """Stands for a request that is no message of its method's type: what a deserializer raises never gets here."""
+
+
+_UNREADABLE = _Unreadable()
+Read: TypeAlias = Callable[[bytes], Any]
+
+
+def _marking(read: Read | None) -> Read | None:
+    """For methods that take one message; a mark for what can't be read."""
+    if read is None:
+        return None
+
+    def marking(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return marking
+
+
+def _refusing(read: Read | None) -> Read | None:
+    """For methods that take a stream: whoever reads it gets the error."""
+    if read is None:
+        return None
+
+    def refusing(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            raise _unreadable() from None
+
+    return refusing
+
+
+def _check_read(request: Any) -> None:
+    if request is _UNREADABLE:
+        raise _unreadable()
+
+
+def _unreadable() -> CallerError:
+    return CallerError("the request is no valid message of this method's type")
 
 
 def _let_in(method: str, metadata: Any) -> None:

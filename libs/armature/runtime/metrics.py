@@ -21,6 +21,7 @@ _loop_lag_s = Histogram(
     "How late the event loop wakes a sleeper: what every request waits on top.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
+_tasks = Gauge("armature_event_loop_tasks", "Tasks of the event loop, those included that wait for work.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def start_metrics(host: str, port: int, *, kind: str, member_id: str) -> Metrics
 async def watch_loop_lag() -> None:
     """Measure the event loop's lag until cancelled."""
     loop = asyncio.get_running_loop()
+    _tasks.set_function(lambda: len(asyncio.all_tasks(loop)))  # when it is asked for, so it costs nothing
     while True:
         due_s = loop.time() + LAG_INTERVAL_S
         await asyncio.sleep(LAG_INTERVAL_S)

@@ -49,6 +49,8 @@ _PASSED_ON: dict[grpc.StatusCode, int] = {
 
 def answer_to(error: Exception) -> Answer:
     """What a client is told about `error`; the text of an unexpected one stays inside."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # of the only task that has failed
     if isinstance(error, grpc.aio.AioRpcError):
         code = error.code()
         passed_on = code if code in _PASSED_ON else grpc.StatusCode.INTERNAL

@@ -79,7 +79,7 @@ ITEMS = st.lists(
     st.fixed_dictionaries(
         {},
         optional={
-            "type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "x"]) | SCALARS,
+            "type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "x", []]) | JSON,
             "role": st.sampled_from(["user", "assistant", "developer", "x"]) | SCALARS,
             "content": st.text(max_size=9)
             | st.lists(st.fixed_dictionaries({"type": st.just("input_text"), "text": SCALARS}), max_size=2)

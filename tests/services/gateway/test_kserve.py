@@ -169,6 +169,20 @@ async def test_a_stream_that_ends_ends_the_work_on_it(monkeypatch: pytest.Monkey
         await eventually(lambda: len(worker.cancelled) == 3 and core.inflight == 0)
 
 
+async def test_bytes_on_a_stream_that_are_no_message_end_it_and_blame_the_client() -> None:
+    async def twice() -> AsyncIterator[bytes]:
+        yield request(text_input="x", max_tokens=3).SerializeToString()
+        yield b"\xff no message"
+
+    async with serving(make_worker()) as (address, _, core), grpc.aio.insecure_channel(address) as channel:
+        call: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(twice(), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in call:
+                pass
+        await eventually(lambda: core.inflight == 0)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_client_that_has_asked_everything_still_gets_every_answer() -> None:
     async with serving(make_worker(batch=4)) as (_, stub, _):
         stream = stub.ModelStreamInfer()

@@ -154,6 +154,19 @@ async def test_an_error_becomes_the_status_of_whom_it_blames(
         assert retry_after == ("1.5" if isinstance(error, OverloadedError) else None)
 
 
+@pytest.mark.parametrize(
+    "method", ["unary_unary /armature.v1.KvIndex/Match", "unary_stream /armature.v1.KvIndex/Follow"]
+)
+async def test_a_request_that_is_no_message_blames_the_caller(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    kind, path = method.split()
+    index = Index()
+    async with connected(index) as channel:
+        call = getattr(channel, kind)(path)(b"\xff no message", timeout=5)
+        assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert not index.ended.is_set()
+    assert not caplog.records
+
+
 async def test_a_status_that_the_handler_sets_itself_stays() -> None:
     async def abort(context: Any) -> None:
         await context.abort(grpc.StatusCode.ALREADY_EXISTS, "there is one")

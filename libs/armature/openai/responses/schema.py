@@ -122,7 +122,7 @@ def known_item(where: str, item: Item) -> KnownItem:
         ApiError: 400 that names the field.
     """
     kind = item.get("type", "message")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         if kind == "item_reference":
             raise unsupported(f"{where}.type", "send the item itself, or previous_response_id")
         known = ", ".join(_KINDS)

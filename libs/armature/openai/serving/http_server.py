@@ -45,6 +45,7 @@ class HttpServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="error",  # what clients do wrong is told to them: as warnings, they could fill a disk
             access_log=False,
             server_header=False,
             date_header=False,

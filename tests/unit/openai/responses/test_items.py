@@ -82,3 +82,10 @@ def test_a_call_whose_arguments_are_no_json_names_the_input() -> None:
     with pytest.raises(ApiError) as caught:
         response_ask(ResponseBody(model="m"), items)
     assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize("kind", ["picture", 3, [], {}, None])
+def test_an_item_of_no_known_type_is_refused_by_name(kind: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        input_items([{"type": "message", "role": "user", "content": "x"}, {"type": kind}], "0f")
+    assert (caught.value.status, caught.value.param) == (400, "input[1].type")

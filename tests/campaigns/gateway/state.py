@@ -1,0 +1,58 @@
+"""What a gateway holds, and that it holds no more when all clients are gone."""
+
+import asyncio
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.support.cell import Cell
+from tests.support.rest import until_at_rest
+
+SETTLE_S = 60.0
+LAZILY_OPENED = 4
+"""Connections to workers are made when they are first needed, each with a task or two; a leak is one per client."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """As the gateway's own metrics tell."""
+
+    resident_mib: float
+    open_fds: int
+    tasks: int
+
+    def figures(self) -> dict[str, float]:
+        return asdict(self)
+
+
+async def state_of(cell: Cell) -> State:
+    metrics = await cell.services["gateway"].metrics()
+    return State(
+        resident_mib=round(metrics["process_resident_memory_bytes"] / (1 << 20), 1),
+        open_fds=int(metrics["process_open_fds"]),
+        tasks=int(metrics["armature_event_loop_tasks"]),
+    )
+
+
+async def rested(cell: Cell, before: State | None = None) -> State:
+    """The state once nothing runs any more; compared with one before, nothing may be left.
+
+    Raises:
+        AssertionError: workers have requests or blocks, or the gateway more tasks or descriptors than before.
+    """
+    await until_at_rest(cell)
+    state = await state_of(cell)
+    give_up_s = time.monotonic() + SETTLE_S
+    while before is not None and (
+        state.tasks > before.tasks + LAZILY_OPENED or state.open_fds > before.open_fds + LAZILY_OPENED
+    ):
+        if time.monotonic() > give_up_s:
+            raise AssertionError(f"something is left: {state}, before it was {before}; {_files(cell)} are open")
+        await asyncio.sleep(0.25)
+        state = await state_of(cell)
+    return state
+
+
+def _files(cell: Cell) -> list[str]:
+    folder = Path(f"/proc/{cell.services['gateway'].pid}/fd")
+    return sorted(str(path.readlink()) for path in folder.iterdir())
