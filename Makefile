@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour test test-failed lint proto metrics bench bench-gateway clean
+.PHONY: help setup serve tour test test-failed lint proto metrics bench bench-gateway fuzz-gateway clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ bench: setup ## Run the benchmarks and print JSON
 
 bench-gateway: setup ## Gateway alone, against Dynamo's frontend with DYNAMO_PYTHON=... (a Python that has it)
 	@$(BIN)/python -m tests.bench gateway $(if $(DYNAMO_PYTHON),--dynamo-python $(DYNAMO_PYTHON))
+
+fuzz-gateway: setup ## Wrong requests, leaving clients and schemathesis against a gateway; SEED=1
+	@$(BIN)/python -m tests.campaigns.gateway $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove what make and the tests have made
 	@rm -rf $(VENV) $(LITELLM) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist

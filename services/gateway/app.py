@@ -48,7 +48,7 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         add_GRPCInferenceServiceServicer_to_server, KServeServicer(core), "inference.GRPCInferenceService"
     )
     responses = ResponseStore(redis, settings.namespace, settings.store)
-    rest = make_rest_app(core, runtime.tasks, responses, admin.routes())
+    rest = make_rest_app(core, responses, admin.routes())
     http = HttpServer(
         rest,
         settings.http_host,

@@ -7,6 +7,7 @@ from typing import Any
 from armature.openai.errors import ApiError, blamed
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.grpc_call import serving
+from armature.openai.serving.write_watch import StreamWrites
 from armature.openai.texts import floats_of
 from armature.v1 import inference_pb2 as pb
 from armature.v1.common_pb2 import ModelCard
@@ -26,16 +27,19 @@ class InferenceServicer(Contract):
             choices = self._core.choices(job)
             unfinished = len(choices.generations)
             told = [-1] * unfinished  # of which number of migrations the client knows
-            async with aclosing(choices.pieces()) as pieces:
-                async for piece in pieces:
-                    generation = choices.generations[piece.index]
-                    unfinished -= piece.finish_reason is not None
-                    response = response_of(job.request_id, piece, None if unfinished else choices.usage)
-                    if job.include_info and bool(piece.text or piece.finish_reason):
-                        if told[piece.index] < generation.migrations:
-                            response.info.CopyFrom(generation.info)
-                        told[piece.index] = generation.migrations
-                    yield response
+            with StreamWrites(self._core.writes) as writes:
+                async with aclosing(choices.pieces()) as pieces:
+                    async for piece in pieces:
+                        generation = choices.generations[piece.index]
+                        unfinished -= piece.finish_reason is not None
+                        response = response_of(job.request_id, piece, None if unfinished else choices.usage)
+                        if job.include_info and bool(piece.text or piece.finish_reason):
+                            if told[piece.index] < generation.migrations:
+                                response.info.CopyFrom(generation.info)
+                            told[piece.index] = generation.migrations
+                        writes.begin()
+                        yield response
+                        writes.end()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=[card for card, _ in self._core.catalog.served().values()])

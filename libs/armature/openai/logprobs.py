@@ -22,7 +22,7 @@ def chat_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str, A
 def legacy_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str, Any]:
     """`choices[].logprobs` of /v1/completions: the `top` likeliest tokens, and the chosen one if it is none of them."""
     return {
-        "tokens": [_name(vocabulary, tokens[0][0]) for tokens in piece.tokens],
+        "tokens": [vocabulary.token_text(tokens[0][0]) for tokens in piece.tokens],
         "token_logprobs": [_finite(tokens[0][1]) for tokens in piece.tokens],
         "top_logprobs": [_by_name(vocabulary, tokens, top) for tokens in piece.tokens] if top else None,
         "text_offset": list(piece.offsets),
@@ -31,7 +31,7 @@ def legacy_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str,
 
 def _entry(vocabulary: Vocabulary, token_id: int, logprob: float) -> dict[str, Any]:
     return {
-        "token": _name(vocabulary, token_id),
+        "token": vocabulary.token_text(token_id),
         "logprob": _finite(logprob),
         "bytes": list(vocabulary.token_bytes(token_id)),
     }
@@ -41,12 +41,8 @@ def _by_name(vocabulary: Vocabulary, tokens: TopTokens, top: int) -> dict[str, f
     """Names may coincide, for tokens that are parts of characters: the likelier one counts."""
     by_name: dict[str, float] = {}
     for token_id, logprob in (*tokens[1 : 1 + top], tokens[0]):
-        by_name.setdefault(_name(vocabulary, token_id), _finite(logprob))
+        by_name.setdefault(vocabulary.token_text(token_id), _finite(logprob))
     return by_name
-
-
-def _name(vocabulary: Vocabulary, token_id: int) -> str:
-    return vocabulary.token_bytes(token_id).decode("utf-8", "replace")
 
 
 def _finite(logprob: float) -> float:

@@ -7,7 +7,7 @@ decoders (WordPiece, CTC) look at neighbours: `is_concatenative` is false and th
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from tokenizers import Tokenizer
@@ -30,6 +30,8 @@ class Vocabulary:
         self._special_contents = frozenset(token.content for token in added.values() if token.special)
         self._to_bytes = _bytes_of_token(decoder)
         self._table: dict[int, bytes] = {}
+        self._bytes = _Known(self._bytes_of)
+        self._names = _Known(lambda token_id: self._bytes[token_id].decode("utf-8", "replace"))
         self._showing: dict[frozenset[str], Callable[[int], bytes]] = {}
 
     @property
@@ -48,7 +50,7 @@ class Vocabulary:
         visible = self._showing.get(names)
         if visible is None:
             shown = {token_id: self.token_bytes(token_id) for token_id in self.ids_of(names)}
-            visible = self._showing[names] = _Overlay(shown, self.visible).__getitem__
+            visible = self._showing[names] = _Known(self.visible, shown).__getitem__
         return visible
 
     def ids_of(self, names: Iterable[str]) -> frozenset[int]:
@@ -58,6 +60,13 @@ class Vocabulary:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The token by itself, special ones by their name; empty if there is no such token."""
+        return self._bytes[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """The same as text, as well as a part of a character can be."""
+        return self._names[token_id]
+
+    def _bytes_of(self, token_id: int) -> bytes:
         token = self.tokenizer.id_to_token(token_id)
         if token is None:
             return b""
@@ -69,14 +78,17 @@ class Vocabulary:
         return token_id in self.special_ids or self.tokenizer.id_to_token(token_id) in self._special_contents
 
 
-class _Overlay(dict[int, bytes]):
-    """Bytes by token id; those that are not there yet are asked for once."""
+Value = TypeVar("Value")
 
-    def __init__(self, known: dict[int, bytes], ask: Callable[[int], bytes]) -> None:
-        super().__init__(known)
+
+class _Known(dict[int, Value]):
+    """Something by token id; what is not there yet is asked for once."""
+
+    def __init__(self, ask: Callable[[int], Value], known: dict[int, Value] | None = None) -> None:
+        super().__init__(known or {})
         self._ask = ask
 
-    def __missing__(self, token_id: int) -> bytes:
+    def __missing__(self, token_id: int) -> Value:
         piece = self[token_id] = self._ask(token_id)
         return piece
 

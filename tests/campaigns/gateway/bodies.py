@@ -86,8 +86,8 @@ def mutated(rng: random.Random, route: str) -> dict[str, Any]:
     body: dict[str, Any] = json.loads(json.dumps({"model": MODEL, **rng.choice(VALID[route])}))
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         places = [*_places(body)]
-        holder, key = rng.choice(places) if places else (body, "model")
-        _change(rng, holder, key)
+        if places:
+            _change(rng, *rng.choice(places))
     if rng.random() < 0.1:
         other = rng.choice(VALID[rng.choice([*VALID])])
         body.update({key: other[key] for key in rng.sample([*other], min(2, len(other)))})

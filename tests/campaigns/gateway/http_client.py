@@ -39,7 +39,7 @@ def judged(data: bytes) -> tuple[int, str]:
     if b'"internal_error"' in body or b"api_error" in body:
         return status, f"failed inside: {body[-300:].decode(errors='replace')}"
     sized = _SIZE.search(head)
-    if sized is not None and b"json" in head:
+    if sized is not None and b"json" in head and body:  # none to HEAD
         try:
             answer = json.loads(body[: int(sized[1])])
         except ValueError:

@@ -15,7 +15,7 @@ import grpc
 from tests.campaigns.gateway import grpc_cases, http_cases, http_client
 from tests.campaigns.gateway.bodies import MODEL
 from tests.campaigns.gateway.leaving import Doors, come_and_go, holding_grpc, holding_http
-from tests.campaigns.gateway.state import State, rested, state_of
+from tests.campaigns.gateway.state import State, resident_mib, rested
 from tests.support.cell import Cell, running_cell
 from tests.support.conformity import ADMIN_KEY, conformity, key_book
 from tests.support.eventually import eventually
@@ -139,7 +139,7 @@ async def held(cell: Cell, clients: int, hold: Callable[[Doors], Any]) -> dict[s
         await asyncio.gather(*(stack.enter_async_context(hold(doors_of(cell))) for _ in range(clients)))
         ends_s = asyncio.get_running_loop().time() + HELD_S
         while asyncio.get_running_loop().time() < ends_s:
-            peak_mib = max(peak_mib, (await state_of(cell)).resident_mib)
+            peak_mib = max(peak_mib, resident_mib(cell))
             await asyncio.sleep(0.2)
     after = await rested(cell, before)
     return {

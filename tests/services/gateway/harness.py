@@ -141,8 +141,8 @@ async def running_gateway(
     """A gateway with a router in front of the workers, unless others are given; `serve` starts the fakes too."""
     routers = [FakeRouter(list(workers))] if routers is None else routers
     fakes = listening(*workers, *routers) if serve else contextlib.nullcontext()
-    async with fakes, running_core(workers, routers, options) as (core, tasks):
-        http = HttpServer(make_rest_app(core, tasks, ResponseStore(None, "test")), "127.0.0.1", 0)
+    async with fakes, running_core(workers, routers, options) as (core, _):
+        http = HttpServer(make_rest_app(core, ResponseStore(None, "test")), "127.0.0.1", 0)
         running = asyncio.create_task(http.run())
         await http.started()
         url = f"http://127.0.0.1:{http.port}"

@@ -35,7 +35,7 @@ BODY = {"model": MODEL, "prompt": "x", "max_tokens": 5}
 async def serving(store: KeyStore | None) -> AsyncIterator[tuple[httpx.AsyncClient, ServingCore]]:
     worker = make_worker()
     router = FakeRouter([worker])
-    async with listening(worker, router), running_core([worker], [router]) as (core, tasks):
+    async with listening(worker, router), running_core([worker], [router]) as (core, _):
         core.doorkeeper.admin_digest = digest_of(ADMIN_KEY)
         meter = UsageMeter("gateway-a", "", None)
         core.on_end.append(meter.ended)
@@ -46,7 +46,7 @@ async def serving(store: KeyStore | None) -> AsyncIterator[tuple[httpx.AsyncClie
             following = asyncio.create_task(store.follow(core.doorkeeper))
             await store.loaded(10.0)
         admin = Admin(core.doorkeeper, meter, store)
-        rest = make_rest_app(core, tasks, ResponseStore(None, "test"), admin.routes())
+        rest = make_rest_app(core, ResponseStore(None, "test"), admin.routes())
         http = HttpServer(rest, "127.0.0.1", 0)
         running = asyncio.create_task(http.run())
         await http.started()

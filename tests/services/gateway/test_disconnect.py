@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -95,13 +97,15 @@ async def test_others_on_the_same_stream_go_on() -> None:
 
 
 @asynccontextmanager
-async def unread_answer(gateway: Gateway) -> AsyncIterator[None]:
-    """An answer whose client holds the connection and does not read: buffers of kernel and server fill first."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port, limit=1024)
-    body = json.dumps({**BODY, "stream": True, "logprobs": True, "top_logprobs": 20}).encode()
+async def unread_answer(gateway: Gateway, **fields: Any) -> AsyncIterator[int]:
+    """An answer whose client holds the connection and does not read; the client's port."""
+    raw = socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port or 0))
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the kernel would take megabytes
+    reader, writer = await asyncio.open_connection(sock=raw, limit=1024)
+    body = json.dumps({**BODY, "stream": True, "logprobs": True, "top_logprobs": 20, **fields}).encode()
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-    yield
+    yield raw.getsockname()[1]
     writer.transport.abort()
 
 
@@ -111,12 +115,31 @@ def worker_with_endless_answer(batch: int) -> FakeWorker:
     return worker
 
 
-async def test_a_client_that_does_not_read_is_given_up() -> None:
+ESTABLISHED = "01"
+
+
+def is_connected(server_port: int, client_port: int) -> bool:
+    """Whether the server still has its end of a connection: what the kernel has yet to send is no matter of ours."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if state == ESTABLISHED and [int(end[-4:], 16) for end in (local, remote)] == [server_port, client_port]:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": False, "max_tokens": 3000, "n": 3}], ids=["streamed", "whole"])
+async def test_a_client_that_does_not_read_is_given_up_with_its_connection(fields: dict[str, Any]) -> None:
     worker = worker_with_endless_answer(batch=50)
     options = ServingOptions(write_timeout_s=0.3, max_buffered_tokens=100_000)
-    async with running_gateway(worker, options=options) as gateway, unread_answer(gateway):
+    async with (
+        running_gateway(worker, options=options) as gateway,
+        unread_answer(gateway, **fields) as client_port,
+    ):
+        port = httpx.URL(gateway.url).port
+        assert port is not None and is_connected(port, client_port)
         await eventually(lambda: gateway.core.inflight == 0, what="it is given up")
         await eventually(lambda: worker.cancelled or worker.finished)
+        await eventually(lambda: not is_connected(port, client_port), what="its connection is broken off")
 
 
 async def test_tokens_beyond_the_buffer_of_a_slow_client_cancel_its_request_only() -> None:

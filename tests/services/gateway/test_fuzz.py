@@ -169,8 +169,8 @@ async def fuzz(route: str, contents: st.SearchStrategy[bytes]) -> None:
     worker = make_worker(batch=5)
     router = FakeRouter([worker])
     loop = asyncio.get_running_loop()
-    async with listening(worker, router), running_core([worker], [router], QUICK) as (core, tasks):
-        app = make_rest_app(core, tasks, ResponseStore(None, "test"))
+    async with listening(worker, router), running_core([worker], [router], QUICK) as (core, _):
+        app = make_rest_app(core, ResponseStore(None, "test"))
 
         @FUZZ
         @given(contents)

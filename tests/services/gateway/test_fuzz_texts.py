@@ -90,8 +90,8 @@ async def test_no_body_for_embeddings_or_tokens_is_a_server_error(route: str) ->
     worker = make_worker()
     router = FakeRouter([worker])
     loop = asyncio.get_running_loop()
-    async with listening(worker, router), running_core([worker], [router], QUICK) as (core, tasks):
-        app = make_rest_app(core, tasks, ResponseStore(None, "test"))
+    async with listening(worker, router), running_core([worker], [router], QUICK) as (core, _):
+        app = make_rest_app(core, ResponseStore(None, "test"))
 
         async def check(content: bytes) -> None:
             transport = httpx.ASGITransport(app)

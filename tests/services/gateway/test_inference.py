@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from armature.openai.serving.options import ServingOptions
 from armature.runtime.server import RpcServer
 from armature.v1.common_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FINISH_REASON_TOOL_CALLS, SamplingParams
 from armature.v1.hints_pb2 import Hints
@@ -36,9 +37,11 @@ CHAT = ChatMessages(messages=[ChatMessage(role="user", content="hello")])
 
 
 @asynccontextmanager
-async def inference(*workers: FakeWorker, router: FakeRouter | None = None) -> AsyncIterator[Any]:
+async def inference(
+    *workers: FakeWorker, router: FakeRouter | None = None, options: ServingOptions = QUICK
+) -> AsyncIterator[Any]:
     router = router or FakeRouter(list(workers))
-    async with listening(*workers, router), running_core(workers, [router], QUICK) as (core, _):
+    async with listening(*workers, router), running_core(workers, [router], options) as (core, _):
         server = RpcServer("127.0.0.1")
         server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
         await server.start()
@@ -249,3 +252,17 @@ async def test_texts_become_tokens_and_tokens_texts() -> None:
     assert len(made.token_strings) == len(made.token_ids)
     assert rendered.text.startswith("<|im_start|>user\nhello<|im_end|>")
     assert not chat.token_strings
+
+
+async def test_a_client_that_does_not_read_is_given_up() -> None:
+    worker = make_worker(answer=(*(answer()[:-1] * 400), EOS), batch=50, card=card(context_length=1_000_000))
+    router = FakeRouter([worker])
+    options = ServingOptions(write_timeout_s=0.3, max_buffered_tokens=100_000)
+    asked = GenerateRequest(model=MODEL, prompt="x", sampling=SamplingParams(logprobs=True, top_logprobs=20))
+    async with inference(worker, router=router, options=options) as stub:
+        call = stub.Generate(asked)  # without a deadline
+        assert (await call.read()).token_ids
+        await eventually(router.finished, what="it is given up")
+        with pytest.raises(grpc.aio.AioRpcError):
+            async for response in call:
+                assert not response.finish_reason

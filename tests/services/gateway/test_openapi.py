@@ -46,11 +46,11 @@ async def serving(folder: Path, worker: FakeWorker) -> AsyncIterator[str]:
     """A gateway with keys and administration; its URL."""
     (folder / "keys.yaml").write_text(key_book())
     router, store, meter = FakeRouter([worker]), KeyFile(folder / "keys.yaml"), UsageMeter("gateway-a", "", None)
-    async with listening(worker, router), running_core([worker], [router]) as (core, tasks):
+    async with listening(worker, router), running_core([worker], [router]) as (core, _):
         core.doorkeeper.table, core.doorkeeper.admin_digest = store.read(), digest_of(ADMIN_KEY)
         core.on_end.append(meter.ended)
         routes = Admin(core.doorkeeper, meter, store).routes()
-        http = HttpServer(make_rest_app(core, tasks, ResponseStore(None, "test"), routes), "127.0.0.1", 0)
+        http = HttpServer(make_rest_app(core, ResponseStore(None, "test"), routes), "127.0.0.1", 0)
         running = asyncio.create_task(http.run())
         await http.started()
         yield f"http://127.0.0.1:{http.port}"

@@ -27,8 +27,8 @@ from tests.support.eventually import eventually
 async def serving(certificate: Certificate) -> AsyncIterator[str]:
     worker = make_worker()
     router = FakeRouter([worker])
-    async with listening(worker, router), running_core([worker], [router]) as (core, tasks):
-        rest = make_rest_app(core, tasks, ResponseStore(None, "test"))
+    async with listening(worker, router), running_core([worker], [router]) as (core, _):
+        rest = make_rest_app(core, ResponseStore(None, "test"))
         http = HttpServer(rest, "127.0.0.1", 0, certificate=certificate)
         running = asyncio.create_task(http.run())
         await http.started()

@@ -11,6 +11,7 @@ from armature.openai.kserve.answers import PLATFORM, infer_response, model_confi
 from armature.openai.kserve.requests import check_version, inference_of
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.grpc_call import serving
+from armature.openai.serving.write_watch import StreamWrites
 from armature.runtime.errors import ArmatureError
 from armature.third_party.kserve.v2 import inference_pb2 as pb
 from armature.third_party.kserve.v2.inference_pb2_grpc import GRPCInferenceServiceServicer
@@ -61,8 +62,11 @@ class KServeServicer(GRPCInferenceServiceServicer):
         ready: asyncio.Queue[pb.ModelStreamInferResponse | None] = asyncio.Queue(MAX_WAITING_RESPONSES)
         reading = asyncio.create_task(self._read(request_iterator, ready, context), name="requests of a KServe stream")
         try:
-            while (response := await ready.get()) is not None:
-                yield response
+            with StreamWrites(self._core.writes) as writes:
+                while (response := await ready.get()) is not None:
+                    writes.begin()
+                    yield response
+                    writes.end()
             await reading
         finally:
             reading.cancel()

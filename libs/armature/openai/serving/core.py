@@ -28,6 +28,7 @@ from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import RouterClient
 from armature.openai.serving.texts import Texts
 from armature.openai.serving.worker_streams import WorkerStreams
+from armature.openai.serving.write_watch import WriteWatch
 from armature.openai.structured import check_grammar
 from armature.openai.tenancy.admission import ASSUMED_ANSWER_TOKENS, Admission, begin, current_admission
 from armature.openai.tenancy.doorkeeper import Doorkeeper
@@ -60,6 +61,8 @@ class ServingCore:
         """Finds out who is calling; everybody may, until it is given keys."""
         self.quotas = Quotas(own_id, "", None)
         """Holds tenants to their limits; alone, until it is replaced by one that knows of other gateways."""
+        self.writes = WriteWatch(self.options.write_timeout_s)
+        tasks.create_task(self.writes.run(), name="slow clients")
         self._local_router = LocalRouter()
         self._router = RouterClient(own_id, channels, tasks, self._local_router, self.options)
         self._workers = WorkerStreams(channels, tasks, self.options)

@@ -18,7 +18,6 @@ from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_io import (
     ClientLeftError,
     Exchange,
-    WriteWatch,
     check_headers,
     header,
     requested_timeout_s,
@@ -63,10 +62,9 @@ class Endpoint(ABC):
     request_id_header = b"x-request-id"
     """In which answers say what the request is called in logs."""
 
-    def __init__(self, core: ServingCore, writes: WriteWatch, route: str) -> None:
+    def __init__(self, core: ServingCore, route: str) -> None:
         self.route = route
         self._core = core
-        self._writes = writes
 
     @abstractmethod
     async def answer(self, call: Call, data: bytes) -> int:
@@ -79,7 +77,7 @@ class Endpoint(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = secrets.token_hex(12)
         exchange = Exchange(
-            scope, receive, send, self._writes, headers=((self.request_id_header, request_id.encode()),)
+            scope, receive, send, self._core.writes, headers=((self.request_id_header, request_id.encode()),)
         )
         started_s = asyncio.get_running_loop().time()
         status = CLIENT_LEFT

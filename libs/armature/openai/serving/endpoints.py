@@ -12,7 +12,7 @@ from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
 from armature.openai.serving.choices import Choices, best
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
-from armature.openai.serving.http_io import Exchange, WriteWatch
+from armature.openai.serving.http_io import Exchange
 from armature.openai.serving.job import Job
 
 Kind = Literal["chat", "completion"]
@@ -21,8 +21,8 @@ Kind = Literal["chat", "completion"]
 class GenerateEndpoint(Endpoint):
     """One of the two routes."""
 
-    def __init__(self, core: ServingCore, writes: WriteWatch, kind: Kind) -> None:
-        super().__init__(core, writes, "/v1/chat/completions" if kind == "chat" else "/v1/completions")
+    def __init__(self, core: ServingCore, kind: Kind) -> None:
+        super().__init__(core, "/v1/chat/completions" if kind == "chat" else "/v1/completions")
         self._kind: Kind = kind
         self._decoder = BodyDecoder(ChatBody if kind == "chat" else CompletionBody)
 

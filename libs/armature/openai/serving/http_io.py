@@ -4,7 +4,6 @@ Plain ASGI, since a streamed answer passes here once per token.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,8 +13,7 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from armature.openai.errors import ApiError, invalid
-
-log = logging.getLogger(__name__)
+from armature.openai.serving.write_watch import WriteWatch
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -26,6 +24,10 @@ EVENT_STREAM: Headers = (
     (b"x-accel-buffering", b"no"),  # nginx would collect events otherwise
 )
 
+PART_BYTES = 1 << 16
+"""What is written before anybody looks whether the client takes it."""
+ABORT = "armature.abort"
+"""The extension of an ASGI scope by which a connection is broken off."""
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|ms)?", re.ASCII)
 
@@ -90,7 +92,7 @@ class Exchange:
     cancellation goes no further, and `has_left` is true. Enter it only after the body has been read.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, writes: "WriteWatch", *, headers: Headers) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, writes: WriteWatch, *, headers: Headers) -> None:
         self.scope = scope
         self.headers = headers
         self.has_left = False
@@ -140,11 +142,12 @@ class Exchange:
                     max_bytes -= len(message.get("body", b""))
 
     async def send_json(self, status: int, body: bytes, headers: Headers = ()) -> None:
-        """A whole answer."""
+        """A whole answer. A large one is written as the client takes it: at once, it would wait here for ever."""
         length = (b"content-length", str(len(body)).encode())
         await self._begin(status, [JSON, length, *self.headers, *headers])
-        self._is_complete = True
-        await self._send({"type": "http.response.body", "body": body})
+        for start in range(0, len(body) - PART_BYTES, PART_BYTES):
+            await self._write(body[start : start + PART_BYTES], is_last=False)
+        await self._write(body[(len(body) - 1) // PART_BYTES * PART_BYTES :] if body else b"", is_last=True)
 
     async def send_error(self, error: ApiError) -> None:
         """An error in OpenAI's shape, with Retry-After if there is a time to name."""
@@ -159,13 +162,21 @@ class Exchange:
         """Some server-sent events; the head goes out with the first, so that errors before it keep their status."""
         if not self.has_begun:
             await self._begin(200, [*EVENT_STREAM, *self.headers])
+        await self._write(events, is_last=is_last)
+
+    async def _write(self, data: bytes, *, is_last: bool) -> None:
         self._is_complete = is_last
         self.writing_since_s = self._now_s()
-        await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
+        await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
         self.writing_since_s = None
 
     def give_up(self) -> None:
-        """End what runs inside, if it still does."""
+        """The client does not take its answer: end what runs inside, and the connection with what it has not taken."""
+        if abort := self.scope.get("extensions", {}).get(ABORT):
+            abort()
+        self._leave()
+
+    def _leave(self) -> None:
         if not self._is_complete:  # servers report the end of the answer like the client's leaving
             self.has_left = True
             self._task.cancel()
@@ -174,7 +185,7 @@ class Exchange:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._writes.exchanges.add(self)
+        self._writes.writers.add(self)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return self
 
@@ -182,7 +193,7 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool:
         self._watcher.cancel()
-        self._writes.exchanges.discard(self)
+        self._writes.writers.discard(self)
         return self.has_left and kind is asyncio.CancelledError and self._task.uncancel() == 0
 
     async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -192,22 +203,4 @@ class Exchange:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.give_up()
-
-
-class WriteWatch:
-    """Gives up clients that do not take their answers: one timer for all, since one per write would cost too much."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self.exchanges: set[Exchange] = set()
-        self.now_s = asyncio.get_running_loop().time
-
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(self._timeout_s / 4)
-            since_s = self.now_s() - self._timeout_s
-            for exchange in [*self.exchanges]:
-                if exchange.writing_since_s is not None and exchange.writing_since_s <= since_s:
-                    log.info("a client did not take its answer within %.1f s", self._timeout_s)
-                    exchange.give_up()
+        self._leave()

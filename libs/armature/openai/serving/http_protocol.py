@@ -8,6 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from armature.openai.errors import ApiError
+from armature.openai.serving.http_io import ABORT
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers; those that come within one read may be longer."""
@@ -51,6 +52,13 @@ class BoundedProtocol(HttpToolsProtocol):
             elif self._head_timer is None:
                 self._await_head()
 
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # pyright: ignore[reportGeneralTypeIssues]
+
     def send_400_response(self, msg: str) -> None:
         """The parser can't go on."""
         self._refuse(ApiError(400, "This is not a valid HTTP/1.1 request", code="invalid_http"))
@@ -83,6 +91,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = None
         # A client may have begun its next request early: the answer to the one before comes first.
         if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            self._close()
+
+    def _close(self) -> None:
+        """End a connection that is idle; closed only, one whose client does not read would stay for ever."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
             self.transport.close()
 
 

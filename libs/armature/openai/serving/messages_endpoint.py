@@ -13,14 +13,14 @@ from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.serving.generation import Generation
-from armature.openai.serving.http_io import Exchange, WriteWatch
+from armature.openai.serving.http_io import Exchange
 
 
 class MessagesEndpoint(Endpoint):
     request_id_header = b"request-id"
 
-    def __init__(self, core: ServingCore, writes: WriteWatch) -> None:
-        super().__init__(core, writes, "/v1/messages")
+    def __init__(self, core: ServingCore) -> None:
+        super().__init__(core, "/v1/messages")
         self._decoder = BodyDecoder(MessagesBody)
 
     async def answer(self, call: Call, data: bytes) -> int:
@@ -61,8 +61,8 @@ class MessagesEndpoint(Endpoint):
 class CountTokensEndpoint(Endpoint):
     request_id_header = MessagesEndpoint.request_id_header
 
-    def __init__(self, core: ServingCore, writes: WriteWatch) -> None:
-        super().__init__(core, writes, "/v1/messages/count_tokens")
+    def __init__(self, core: ServingCore) -> None:
+        super().__init__(core, "/v1/messages/count_tokens")
         self._decoder = BodyDecoder(CountBody)
 
     async def answer(self, call: Call, data: bytes) -> int:

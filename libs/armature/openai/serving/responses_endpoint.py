@@ -17,7 +17,7 @@ from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.serving.generation import Generation
-from armature.openai.serving.http_io import Exchange, WriteWatch
+from armature.openai.serving.http_io import Exchange
 from armature.openai.serving.response_store import ResponseStore
 
 _encode = msgspec.json.Encoder().encode
@@ -26,8 +26,8 @@ _encode = msgspec.json.Encoder().encode
 class ResponsesEndpoint(Endpoint):
     """Each turn is one generation over the whole conversation, whose blocks the workers mostly have."""
 
-    def __init__(self, core: ServingCore, writes: WriteWatch, store: ResponseStore) -> None:
-        super().__init__(core, writes, "/v1/responses")
+    def __init__(self, core: ServingCore, store: ResponseStore) -> None:
+        super().__init__(core, "/v1/responses")
         self._store = store
         self._decoder = BodyDecoder(ResponseBody)
 

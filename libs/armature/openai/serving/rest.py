@@ -1,6 +1,5 @@
 """The REST surface: routes, and everything that is not an answer told in OpenAI's error shape."""
 
-import asyncio
 from collections.abc import Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -17,7 +16,6 @@ from armature.openai.errors import ApiError, internal
 from armature.openai.openapi.routes import Description
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoints import GenerateEndpoint
-from armature.openai.serving.http_io import WriteWatch
 from armature.openai.serving.json_response import JsonResponse
 from armature.openai.serving.messages_endpoint import CountTokensEndpoint, MessagesEndpoint
 from armature.openai.serving.response_store import ResponseStore
@@ -26,21 +24,17 @@ from armature.openai.serving.responses_endpoint import ResponsesEndpoint
 from armature.openai.serving.text_endpoints import DetokenizeEndpoint, EmbeddingsEndpoint, TokenizeEndpoint
 
 
-def make_rest_app(
-    core: ServingCore, tasks: asyncio.TaskGroup, responses: ResponseStore, more: Sequence[Route] = ()
-) -> ASGIApp:
-    """The ASGI application; `tasks` owns what it runs in the background. `more` are routes to add."""
-    writes = WriteWatch(core.options.write_timeout_s)
-    tasks.create_task(writes.run(), name="slow clients")
+def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Route] = ()) -> ASGIApp:
+    """The ASGI application; `more` are routes to add."""
     endpoints = (
-        GenerateEndpoint(core, writes, "chat"),
-        GenerateEndpoint(core, writes, "completion"),
-        ResponsesEndpoint(core, writes, responses),
-        MessagesEndpoint(core, writes),
-        CountTokensEndpoint(core, writes),
-        EmbeddingsEndpoint(core, writes),
-        TokenizeEndpoint(core, writes),
-        DetokenizeEndpoint(core, writes),
+        GenerateEndpoint(core, "chat"),
+        GenerateEndpoint(core, "completion"),
+        ResponsesEndpoint(core, responses),
+        MessagesEndpoint(core),
+        CountTokensEndpoint(core),
+        EmbeddingsEndpoint(core),
+        TokenizeEndpoint(core),
+        DetokenizeEndpoint(core),
     )
     posted = {endpoint.route: endpoint for endpoint in endpoints}
     views = _Views(core)

@@ -10,7 +10,6 @@ import msgspec
 from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
-from armature.openai.serving.http_io import WriteWatch
 from armature.openai.texts import (
     DetokenizeBody,
     EmbeddingBody,
@@ -27,8 +26,8 @@ PAUSE_AFTER_BYTES = 1 << 18
 class _OneAnswer(Endpoint):
     """Answers at once and whole. A client that leaves cancels the work."""
 
-    def __init__(self, core: ServingCore, writes: WriteWatch, route: str, body: type[msgspec.Struct]) -> None:
-        super().__init__(core, writes, route)
+    def __init__(self, core: ServingCore, route: str, body: type[msgspec.Struct]) -> None:
+        super().__init__(core, route)
         self._decoder = BodyDecoder(body)
 
     async def answer(self, call: Call, data: bytes) -> int:
@@ -52,8 +51,8 @@ class _OneAnswer(Endpoint):
 
 
 class EmbeddingsEndpoint(_OneAnswer):
-    def __init__(self, core: ServingCore, writes: WriteWatch) -> None:
-        super().__init__(core, writes, "/v1/embeddings", EmbeddingBody)
+    def __init__(self, core: ServingCore) -> None:
+        super().__init__(core, "/v1/embeddings", EmbeddingBody)
 
     async def make(self, call: Call, body: EmbeddingBody) -> Iterator[bytes]:
         inputs = embedding_inputs(body.input)
@@ -64,8 +63,8 @@ class EmbeddingsEndpoint(_OneAnswer):
 
 
 class TokenizeEndpoint(_OneAnswer):
-    def __init__(self, core: ServingCore, writes: WriteWatch) -> None:
-        super().__init__(core, writes, "/tokenize", TokenizeBody)
+    def __init__(self, core: ServingCore) -> None:
+        super().__init__(core, "/tokenize", TokenizeBody)
 
     async def make(self, call: Call, body: TokenizeBody) -> Iterator[bytes]:
         prompt = tokenize_prompt(body)
@@ -84,8 +83,8 @@ class TokenizeEndpoint(_OneAnswer):
 
 
 class DetokenizeEndpoint(_OneAnswer):
-    def __init__(self, core: ServingCore, writes: WriteWatch) -> None:
-        super().__init__(core, writes, "/detokenize", DetokenizeBody)
+    def __init__(self, core: ServingCore) -> None:
+        super().__init__(core, "/detokenize", DetokenizeBody)
 
     async def make(self, call: Call, body: DetokenizeBody) -> Iterator[bytes]:
         text = await self._core.texts.detokenize(body.model, body.tokens)

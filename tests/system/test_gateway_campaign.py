@@ -1,0 +1,19 @@
+"""The campaign of `make fuzz-gateway` in short: wrong requests, clients that leave, clients that do not read."""
+
+from pathlib import Path
+
+from tests.campaigns.gateway.run import campaign, fuzzed_cell
+
+MAX_UNREAD_MIB = 8.0
+"""Of one answer that nobody reads: 4,096 tokens with 20 log probabilities each, and what is around them."""
+
+
+async def test_a_gateway_is_as_before_when_all_kinds_of_clients_have_gone(etcd_address: str, tmp_path: Path) -> None:
+    async with fuzzed_cell(tmp_path / "fuzz", etcd_address) as cell:
+        result = await campaign(cell, seed=11, bodies=300, messages=200, clients=40, slow_readers=4, examples=0)
+    assert not result["failures"]
+    assert sum(sum(answers.values()) for answers in result["cases"].values()) == 500
+    assert {way: held["peak_mib_per_client"] < MAX_UNREAD_MIB for way, held in result["unread_answers"].items()} == {
+        "http": True,
+        "grpc": True,
+    }
