@@ -16,6 +16,9 @@ from tests.support.eventually import eventually
 from tests.support.rest import until_at_rest
 
 TURNS, NEW_TOKENS = 4, 8
+BLOCK_SIZE = 16
+PROMPT_TOKENS = 3000
+PROMPT_BLOCKS = PROMPT_TOKENS // BLOCK_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +27,19 @@ async def cell(etcd_address: str, tmp_path_factory: pytest.TempPathFactory) -> A
         yield cell
 
 
+async def indexed_blocks(cell: Cell) -> bool:
+    return (await cell.services["router"].metrics())["armature_router_index_blocks"] >= PROMPT_BLOCKS
+
+
 async def test_the_same_prompt_again_is_cached_on_the_same_worker_and_quicker(cell: Cell) -> None:
-    prompt = [random.Random(1).randrange(300, 4000) for _ in range(3000)]
+    prompt = [random.Random(1).randrange(300, 4000) for _ in range(PROMPT_TOKENS)]
     async with channel_to(cell) as channel:
         first = await ask(channel, prompt, 4)
+        # What a worker has computed is known to the router when its events have come, and a guess before.
+        await eventually(lambda: indexed_blocks(cell), what="the router knows of the prompt's blocks")
         again = await ask(channel, prompt, 4)
     assert first.info.cached_tokens == 0
-    assert again.info.cached_tokens == 2992  # all whole blocks
+    assert again.info.cached_tokens == PROMPT_BLOCKS * BLOCK_SIZE
     assert again.info.decode_worker == first.info.decode_worker
     assert again.token_ids == first.token_ids
     # The work is 3,000 tokens against 8: not a matter of the machine's mood.

@@ -46,6 +46,7 @@ class ServingInfo(Shape):
     onboarded: dict[str, int]
     """Cached tokens that were read from tiers below the device: `{"G2": 160}`."""
     onboard_s: float
+    pull_worker: str
 
 
 class PromptTokensDetails(Shape):
