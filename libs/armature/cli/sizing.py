@@ -63,10 +63,11 @@ class Rehearsal:
         Raises:
             ValueError: a rival does not know prefill and decode workers.
         """
-        fixed = self._fixed() if self.policy.mode == "aggregated" else None
-        if fixed is None and (rivals or not self.start.total):
+        is_aggregated = self.policy.mode == "aggregated"
+        if not is_aggregated and (rivals or not self.start.total):
             raise ValueError("--against compares aggregated workers only; with mode disaggregated say --against '' "
                              "and begin with --prefill and --decode")  # fmt: skip
+        fixed = self._fixed() if rivals or not self.start.total else None
         start = self.start if self.start.total else Counts(fixed.sizing.most_workers if fixed else 1)
         results = {self.policy.name: self._simulate("planner", Planner(self.policy, self.kind), start)}
         for name in rivals:

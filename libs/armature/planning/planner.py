@@ -58,6 +58,8 @@ class Planner:
         self._wanted: deque[_Wanted] = deque()
         self._loads: deque[tuple[float, float, float]] = deque()
         """Ends of steps, their lengths, and the work that came in them."""
+        self._loads_s = 0.0
+        """Time that they cover, at most a window."""
         self._asked_s = 0.0
         """When a request was last seen."""
         self._began_s = float("inf")
@@ -72,10 +74,12 @@ class Planner:
         took_s = max(seen.now_s - seen.since_s, 1e-3)
         recent = seen.arrivals.since(seen.now_s - policy.pattern_s)
         demand = self._demand(recent)
-        if took_s >= policy.interval_s / 2 or not self._loads:
+        if self._began_s <= seen.now_s and (took_s >= policy.interval_s / 2 or not self._loads):
             # A later step out of turn sees too little to count.
             self._loads.append((seen.now_s, took_s, float(demand.work[demand.jobs.arrival_s >= seen.since_s].sum())))
-            self._backtest.add(self._load(seen.now_s))
+            self._loads_s = min(self._loads_s + took_s, policy.window_s)
+            if self._is_warm:
+                self._backtest.add(self._load(seen.now_s))
         self._calibrate(seen)
         if self._began_s > seen.now_s:
             return self._tell(seen, Wish(seen.fleet.wanted, Reason.UNKNOWN, "no request has been seen yet"), None)
@@ -88,9 +92,14 @@ class Planner:
 
     # --- what will be asked
 
+    @property
+    def _is_warm(self) -> bool:
+        """Whether a whole window has been seen: parts of one would be taken for what load does."""
+        return self._loads_s >= self._policy.window_s
+
     def _load(self, now_s: float) -> float:
         """Over the last window, in workers that are busy all the time."""
-        while self._loads[0][0] <= now_s - self._policy.window_s:
+        while len(self._loads) > 1 and self._loads[0][0] <= now_s - self._policy.window_s:
             self._loads.popleft()
         return sum(work_s for _, _, work_s in self._loads) / sum(took_s for _, took_s, _ in self._loads)
 
@@ -105,7 +114,8 @@ class Planner:
         policy = self._policy
         start_up_s = seen.start_up_s or policy.start_up_s
         num_windows = max(int(np.ceil((start_up_s + policy.interval_s) / policy.interval_s)), 1)
-        forecast = self._backtest.forecast(num_windows)
+        load = self._load(seen.now_s)
+        forecast = self._backtest.forecast(num_windows) if self._is_warm else Forecast(load, load, "none")
         backlog = self._backlog(seen, recent) / (start_up_s + policy.interval_s)
         load = forecast.value + backlog
         pattern = _busiest(recent, policy.window_s)

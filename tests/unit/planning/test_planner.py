@@ -160,3 +160,10 @@ def test_roles_change_when_long_prompts_become_long_answers() -> None:
     assert counts.decode > 2
     assert flips >= 1
     assert flips >= starts
+
+
+def test_the_first_minute_is_not_held_against_later_forecasts() -> None:
+    """From nothing to four a second is a start, not a burst to be ready for ever after."""
+    decisions = World(lambda _: 4.0, Counts(8)).run(400)
+    assert max(one.counts.total for one in decisions) <= 11
+    assert {one.forecast.forecaster for one in decisions[1:4] if one.forecast} == {"none"}
