@@ -34,10 +34,12 @@ async def app(runtime: Runtime[KvOffloadSettings]) -> None:
             layout.set_result(KvLayout(kv_fingerprint=info.kv_fingerprint, block_bytes=info.model.block_bytes))
 
     await runtime.view(*WORKER_KINDS, on_change=on_change)
-    runtime.tasks.create_task(_open(runtime, policy, layout, servicer), name="store")
+    keeping = runtime.tasks.create_task(_open(runtime, policy, layout, servicer), name="store")
     try:
         await runtime.serve()
     finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})  # nothing is copied any more when files are closed
         if servicer.opened:
             await servicer.opened.store.close()
 

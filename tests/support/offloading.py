@@ -105,6 +105,7 @@ async def node(tiers: Tiers) -> AsyncIterator[Node]:
         finally:
             await server.stop(0)
             running.cancel()
+            await asyncio.wait({running})
             await store.close()
             await channels.close()
 
