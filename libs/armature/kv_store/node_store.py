@@ -183,13 +183,13 @@ class NodeStore:
     async def _room(self, patient_until_s: float) -> int:
         """How many blocks may come at once without others going that the tier below has not seen, or not got yet."""
         top = self.tiers.top
-        while top.leaving_blocks and top.free_blocks < top.headroom_blocks:
+        while not top.room_blocks:
             try:
                 async with asyncio.timeout(max(0.0, patient_until_s - time.monotonic())):
                     await self.news.wait()
             except TimeoutError:
                 break
-        return max(top.free_blocks, top.headroom_blocks)
+        return top.room_blocks or top.headroom_blocks
 
     def _start(
         self, transport: Transport, offer: Offer, indices: range, answers: list[Answer | None]

@@ -2,40 +2,49 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Protocol
 
-from armature.offload.ledger import UNKNOWN, Seen
+from armature.offload.ledger import Seen
 from armature.routing.checks import check_numbers
 
 _GIB = 1 << 30
 
 
-class Offer(NamedTuple):
-    """A block that a tier could take in."""
+class Offer(Protocol):
+    """A block that a tier could take in. What a rule does not ask for is not found out."""
 
-    seen: Seen
-    estimate: int
-    """Times that it was seen lately, by the sketch."""
-    victim_estimate: int
-    """Likewise the block that would go for it; -1: there is room."""
-    reuse: float
-    """How likely it is used again."""
-    saved_s: float
-    """Time that the tier would save whoever uses it."""
-    block_bytes: int
-    is_below: bool
-    """Whether a lower tier holds it."""
+    @property
+    def seen(self) -> Seen: ...
+    @property
+    def estimate(self) -> int:
+        """Times that it was seen lately, by the sketch."""
+        ...
 
+    @property
+    def victim_estimate(self) -> int:
+        """Likewise the block that would go for it; -1: there is room."""
+        ...
 
-UNSEEN = Offer(UNKNOWN, 0, -1, 0.0, 0.0, 0, is_below=False)
-"""For who does not look."""
+    @property
+    def reuse(self) -> float:
+        """How likely it is used again."""
+        ...
+
+    @property
+    def saved_s(self) -> float:
+        """Time that the tier would save whoever uses it."""
+        ...
+
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def is_below(self) -> bool:
+        """Whether a lower tier holds it."""
+        ...
 
 
 class Admission(Protocol):
     """A rule."""
-
-    looks: ClassVar[bool]
-    """Whether it looks at what is offered; if not, nobody has to find that out."""
 
     def admits(self, offer: Offer) -> bool: ...
 
@@ -44,8 +53,6 @@ class Admission(Protocol):
 class All:
     """Everything."""
 
-    looks: ClassVar[bool] = False
-
     def admits(self, offer: Offer) -> bool:
         return True
 
@@ -53,8 +60,6 @@ class All:
 @dataclass(frozen=True, slots=True)
 class Presence:
     """What no lower tier holds: nothing is kept twice."""
-
-    looks: ClassVar[bool] = True
 
     def admits(self, offer: Offer) -> bool:
         return not offer.is_below
@@ -67,8 +72,6 @@ class Frequency:
     Raises:
         ValueError: `min_uses` is 0.
     """
-
-    looks: ClassVar[bool] = True
 
     min_uses: int = 2
 
@@ -86,8 +89,6 @@ class TinyLfu:
     Raises:
         ValueError: `min_uses` is 0, or more than the sketch can count.
     """
-
-    looks: ClassVar[bool] = True
 
     min_uses: int = 2
 
@@ -107,8 +108,6 @@ class Cost:
     Raises:
         ValueError: the limit is negative.
     """
-
-    looks: ClassVar[bool] = True
 
     min_s_per_gib: float = 0.05
 

@@ -6,37 +6,44 @@ A number is made anew only when its block is touched, so that a heap can hold al
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Protocol
 
 from armature.offload.copies import Copy
-from armature.offload.ledger import UNKNOWN, Seen
+from armature.offload.ledger import Seen
 from armature.routing.checks import check_numbers
 
 
-class Touched(NamedTuple):
-    """A block at the moment at which it was stored or used."""
+class Touched(Protocol):
+    """A block at the moment at which it was stored or used. What an order does not ask for is not found out."""
 
-    seen: Seen
-    uses: int
-    """Times that it was used, this one included, as far as the ledger or the sketch remembers."""
-    reuse: float
-    """How likely it is used again."""
-    saved_s: float
-    """Time that the tier saves whoever uses it: computing it, or reading it from a lower tier, less reading it here."""
-    inflation: float
-    """The number of the block that went last."""
-    now_s: float
+    @property
+    def seen(self) -> Seen: ...
+    @property
+    def uses(self) -> int:
+        """Times that it was used, this one included, as far as the ledger or the sketch remembers."""
+        ...
 
+    @property
+    def reuse(self) -> float:
+        """How likely it is used again."""
+        ...
 
-UNSEEN = Touched(UNKNOWN, 0, 0.0, 0.0, 0.0, 0.0)
-"""For who does not look."""
+    @property
+    def saved_s(self) -> float:
+        """Time that the tier saves whoever uses it: computing it, or reading it from below, less reading it here."""
+        ...
+
+    @property
+    def inflation(self) -> float:
+        """The number of the block that went last."""
+        ...
+
+    @property
+    def now_s(self) -> float: ...
 
 
 class Eviction(Protocol):
     """An order."""
-
-    looks: ClassVar[bool]
-    """Whether it looks at more than the order of uses; if not, nobody has to find that out."""
 
     def number(self, touched: Touched) -> float:
         """The lowest goes first; equal ones in the order in which they were touched."""
@@ -56,8 +63,6 @@ class _NeverExpires:
 class Lru(_NeverExpires):
     """What was used longest ago."""
 
-    looks: ClassVar[bool] = False
-
     def number(self, touched: Touched) -> float:
         return 0.0
 
@@ -65,8 +70,6 @@ class Lru(_NeverExpires):
 @dataclass(frozen=True, slots=True)
 class Lfu(_NeverExpires):
     """What was used least often, as far as is remembered; of equals, what was used longest ago."""
-
-    looks: ClassVar[bool] = True
 
     def number(self, touched: Touched) -> float:
         return touched.uses
@@ -79,8 +82,6 @@ class Ttl:
     Raises:
         ValueError: the time is not above 0.
     """
-
-    looks: ClassVar[bool] = True
 
     default_s: float = 3600.0
 
@@ -98,8 +99,6 @@ class Ttl:
 class Priority(_NeverExpires):
     """What has the lowest priority; of equals, what was used longest ago."""
 
-    looks: ClassVar[bool] = True
-
     def number(self, touched: Touched) -> float:
         return touched.seen.facts.priority
 
@@ -112,8 +111,6 @@ class Cost(_NeverExpires):
     old ones fade (Cherkasova, "Improving WWW Proxies Performance with Greedy-Dual-Size-Frequency Caching Policy",
     1998).
     """
-
-    looks: ClassVar[bool] = True
 
     def number(self, touched: Touched) -> float:
         return touched.inflation + max(touched.saved_s, 0.0) * touched.reuse * touched.uses

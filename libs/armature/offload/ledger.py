@@ -85,19 +85,21 @@ class Ledger:
     def see(self, digests: Sequence[bytes], worth_s: Sequence[float], facts: Facts, now_s: float) -> None:
         """A request asks for these blocks, its prompt from the start; `worth_s` is what computing each takes."""
         self.sketch.add(digests)
+        seen, reused = self._seen, self._reused
         for depth, (digest, block_s) in enumerate(zip(digests, worth_s, strict=True)):
-            one = self._seen.get(digest)
+            one = seen.get(digest)
             if one is None:
-                one = self._seen[digest] = Seen()
+                one = seen[digest] = Seen()
                 one.depth_class = min((depth + 1).bit_length(), _DEPTHS) - 1
             else:
-                self._seen.move_to_end(digest)
+                seen.move_to_end(digest)
             one.uses += 1
             one.worth_s = block_s
             one.facts = facts
-            one.keep_until_s = max(one.keep_until_s, now_s + facts.keep_s) if facts.keep_s else one.keep_until_s
+            if facts.keep_s:
+                one.keep_until_s = max(one.keep_until_s, now_s + facts.keep_s)
             if one.offered >= 0:
-                self._reused[one.offered] += 1.0
+                reused[one.offered] += 1.0
                 one.offered = -1
         while len(self._seen) > self._num_blocks:
             self._seen.popitem(last=False)
@@ -124,4 +126,5 @@ class Ledger:
 
 
 def _class_of(one: Seen) -> int:
-    return min(max(one.uses, 1), _USES) - 1 + _USES * one.depth_class
+    uses = one.uses
+    return (0 if uses < 1 else uses - 1 if uses < _USES else _USES - 1) + _USES * one.depth_class

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from armature.blocks.leases import LeaseTable
-from armature.offload.copies import Copy, Place
+from armature.offload.copies import Copy, CopyState, Place
 from armature.offload.space import TierSpace
 from armature.offload.tiers import Tiers
 
@@ -80,7 +80,10 @@ class Readers:
         held = self._leases.get(lease_id)
         if held is None:
             return Lease(0, ())
+        top = self._tiers.top
         for i, (space, copy) in enumerate(held):
+            if space is top and copy.state is CopyState.READY:
+                continue
             best = self._tiers.best(copy.digest)
             if best is None:
                 self._let_go(lease_id, held[i:])

@@ -6,6 +6,7 @@ random already, so parts of them choose the counters.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,19 +29,19 @@ class FrequencySketch:
             raise ValueError(f"num_blocks is {num_blocks}; it must be at least 1")
         self._width = 1 << max(num_blocks - 1, 15).bit_length()
         self._counters = bytearray(4 * self._width)
+        self._offsets = np.arange(4, dtype=np.uint32) * self._width
         self._left = _SAMPLE * self._width
 
     def add(self, digests: Sequence[bytes]) -> None:
         """Count one more sighting of each."""
-        counters = self._counters
-        for digest in digests:
-            places = self._places(digest)
-            least = min([counters[place] for place in places])
-            if least < _MOST:
-                # Raising only the lowest counters keeps what others share from growing for nothing.
-                for place in places:
-                    if counters[place] == least:
-                        counters[place] = least + 1
+        counters = np.frombuffer(self._counters, np.uint8)
+        times = Counter(digests)
+        heads = b"".join([digest[: _ROWS.size] for digest in times])
+        places = (np.frombuffer(heads, "<u4").reshape(-1, 4) & (self._width - 1)) + self._offsets
+        least = counters[places].min(axis=1)
+        # Raising only what is lower keeps what others share from growing for nothing.
+        raised = np.minimum(least + np.fromiter(times.values(), np.int64), _MOST).astype(np.uint8)
+        np.maximum.at(counters, places, raised[:, None])
         self._left -= len(digests)
         if self._left <= 0:
             self._left += _SAMPLE * self._width
@@ -49,9 +50,11 @@ class FrequencySketch:
 
     def estimate(self, digest: bytes) -> int:
         """How often the block was seen, 0 to 15."""
-        return min([self._counters[place] for place in self._places(digest)])
-
-    def _places(self, digest: bytes) -> tuple[int, int, int, int]:
         one, two, three, four = _ROWS.unpack_from(digest)
-        width, mask = self._width, self._width - 1
-        return (one & mask, width + (two & mask), 2 * width + (three & mask), 3 * width + (four & mask))
+        counters, width, mask = self._counters, self._width, self._width - 1
+        return min(
+            counters[one & mask],
+            counters[width + (two & mask)],
+            counters[2 * width + (three & mask)],
+            counters[3 * width + (four & mask)],
+        )

@@ -5,7 +5,7 @@ Invariant: every slot is free or has exactly one copy, and a tenant at its quota
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from armature.index.tiers import Tier
 from armature.offload.copies import Copy, CopyState, Place
@@ -13,6 +13,7 @@ from armature.offload.eviction import EvictionQueue, Touched
 from armature.offload.policy import TierPolicy, TierShape
 
 _HEADROOM = 1 / 64
+_NEVER_S = float("inf")
 
 
 class TierSpace:
@@ -71,6 +72,11 @@ class TierSpace:
         copy = self._copies.get(digest)
         return copy if copy is not None and copy.state is CopyState.READY else None
 
+    def ready_of(self, digests: Iterable[bytes]) -> list[Copy]:
+        """The copies of those whose bytes are there."""
+        found = map(self._copies.get, digests)
+        return [copy for copy in found if copy is not None and copy.state is CopyState.READY]
+
     def victim(self, tenant: str) -> Copy | None:
         """Who would go for a block of this tenant; None: somebody need not, or nobody can."""
         if self._is_at_quota(tenant):
@@ -83,8 +89,23 @@ class TierSpace:
         return is_free or self.victim(tenant) is not None
 
     @property
+    def missing_headroom(self) -> int:
+        """How many more blocks should go soon, besides those that are leaving."""
+        return self.headroom_blocks - len(self._free) - len(self._leaving)
+
+    @property
     def leaving_blocks(self) -> int:
         return len(self._leaving)
+
+    @property
+    def room_blocks(self) -> int:
+        """How many blocks may come at once without others going that the tier below has not seen.
+
+        0: some are on their way there and will make room.
+        """
+        if self._leaving and len(self._free) < self.headroom_blocks:
+            return 0
+        return max(len(self._free), self.headroom_blocks)
 
     def start_leaving(self) -> Copy | None:
         """Who goes next, besides those that are leaving: from now on it is one of them, unless it is used again."""
@@ -136,7 +157,7 @@ class TierSpace:
         if not copy.is_evictable or copy in self._leaving:
             return
         self._queue.push(copy, len(self._copies))
-        if copy.expires_s < float("inf"):
+        if copy.expires_s < _NEVER_S:
             heapq.heappush(self._expiries, (copy.expires_s, copy.ticket, copy))
         if self._has_quotas:
             self._queue_of(copy.tenant).push(copy, self._held[copy.tenant])

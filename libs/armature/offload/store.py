@@ -132,10 +132,8 @@ class TierStore:
         tiers = self._tiers
         tiers.ledger.see(digests, worth_s, facts, now_s)
         for space in tiers.spaces.values():
-            for digest in reversed(digests) if len(space) else ():
-                copy = space.ready(digest)
-                if copy is not None:
-                    tiers.touch(space, copy, now_s)
+            for copy in space.ready_of(reversed(digests)) if len(space) else ():
+                tiers.touch(space, copy, now_s)
 
     def find(self, digests: Sequence[bytes]) -> list[Tier]:
         """The fastest tier of each block, up to the first that is nowhere."""

@@ -53,7 +53,9 @@ class Tiers:
         self.ledger = Ledger(ledger_blocks)
         self.cascade = Cascade(self.spaces, max_waiting)
         self._appraiser = Appraiser(self.spaces, self.ledger)
-        self._below = {tier: self.spaces[low] for tier, low in pairwise(ordered)}
+        edges = [(self.spaces[tier], self.spaces[low]) for tier, low in pairwise(ordered)]
+        self._offers_evicted = [(space, below) for space, below in edges if below.policy.offered == "evicted"]
+        self._offers_used = {space.tier: below for space, below in edges if below.policy.offered == "used"}
         self._changes: list[tuple[Tier, bool, bytes]] = []
 
     def best(self, digest: bytes) -> tuple[TierSpace, Copy] | None:
@@ -66,15 +68,15 @@ class Tiers:
 
     def touch(self, space: TierSpace, copy: Copy, now_s: float) -> None:
         """A block was stored or used."""
-        space.touch(copy, self._appraiser.touched(space, copy, now_s))
-        below = self._below.get(space.tier)
-        if below is not None and below.policy.offered == "used":
+        space.touch(copy, self._appraiser.appraise(space, copy.digest, now_s))
+        below = self._offers_used.get(space.tier)
+        if below is not None:
             self._offer(below, copy)
 
     def admits(self, space: TierSpace, digest: bytes) -> bool:
         """Whether a block that the tier does not hold may come in; a refusal is counted."""
         self.ledger.offered((digest,))
-        is_admitted = space.policy.admission.admits(self._appraiser.offer(space, digest))
+        is_admitted = space.policy.admission.admits(self._appraiser.appraise(space, digest))
         self.counts[space.tier].refused += not is_admitted
         return is_admitted
 
@@ -112,15 +114,13 @@ class Tiers:
 
     def keep_headroom(self) -> None:
         """Offer what goes next to the tier below, before anybody needs its room."""
-        for tier, below in self._below.items():
-            space = self.spaces[tier]
-            if below.policy.offered == "evicted":
-                while space.free_blocks + space.leaving_blocks < space.headroom_blocks:
-                    copy = space.start_leaving()
-                    if copy is None:
-                        break
-                    if not self._offer(below, copy):
-                        self._evict(space, copy)
+        for space, below in self._offers_evicted:
+            while space.missing_headroom > 0:
+                copy = space.start_leaving()
+                if copy is None:
+                    break
+                if not self._offer(below, copy):
+                    self._evict(space, copy)
 
     def let_leave(self, space: TierSpace, digest: bytes) -> None:
         """A block was copied to the tier below; if it was on its way out, it goes."""
