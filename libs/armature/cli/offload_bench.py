@@ -12,12 +12,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from armature.cli.lower_tiers import add_speeds, shapes_of
 from armature.cli.options import UsageError
 from armature.cli.report.charts import COLORS, Chart, Line
 from armature.cli.report.page import chart_page
 from armature.cli.trace_files import read_trace
 from armature.index.tiers import Tier
-from armature.offload.policy import OffloadPolicy, TierShape
+from armature.offload.policy import OffloadPolicy
 from armature.performance.presets import PRESETS
 from armature.routing.parts import PolicyError
 from armature.runtime.policies import OFFLOAD_POLICIES, load_offload_policy
@@ -56,7 +57,8 @@ def add_offload_bench(add_parser: Callable[..., argparse.ArgumentParser]) -> Non
 
 
 def _add_memory(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument_group("memory of the site, all nodes together").add_argument
+    group = command.add_argument_group("memory of the site, all nodes together")
+    add = group.add_argument
     text = f"model and GPUs of a worker: {', '.join(PRESETS)} (default: %(default)s)"
     add("--preset", default=_DEFAULT_PRESET, metavar="NAME", help=text)
     text = "whose device memories count as one, as if every request went where its prefix is (default: %(default)s)"
@@ -67,11 +69,7 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
         "--disk-blocks", type=int, default=60_000, metavar="N", help="likewise disk, G3; 0: none (default: %(default)s)"
     )
     add("--remote-blocks", type=int, default=0, metavar="N", help="remote store, G4 (default: none)")
-    for name, default, latency_s in (("host", 50e9, 0.0), ("disk", 12e9, 1e-4), ("remote", 2e9, 2e-3)):
-        text = f"reading from {name} to one worker (default: %(default)g)"
-        add(f"--{name}-bytes-per-s", type=float, default=default, metavar="N", help=text)
-        text = "until the first byte (default: %(default)g)"
-        add(f"--{name}-latency-s", type=float, default=latency_s, metavar="SECONDS", help=text)
+    add_speeds(group)
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
@@ -132,17 +130,8 @@ def _site(args: argparse.Namespace, block_size: int, host_blocks: int) -> SiteSh
     preset = PRESETS.get(args.preset)
     if preset is None:
         raise UsageError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
-    sizes = {"host": host_blocks, "disk": args.disk_blocks, "remote": args.remote_blocks}
-    shapes = {
-        tier: TierShape(
-            num_blocks=size,
-            block_bytes=block_size * preset.token_bytes,
-            read_bytes_per_s=getattr(args, f"{name}_bytes_per_s"),
-            read_latency_s=getattr(args, f"{name}_latency_s"),
-        )
-        for tier, (name, size) in zip((Tier.G2, Tier.G3, Tier.G4), sizes.items(), strict=True)
-        if size
-    }
+    sizes = host_blocks, args.disk_blocks, args.remote_blocks
+    shapes = shapes_of(args, sizes, block_size * preset.token_bytes)
     return SiteShape(args.workers * (preset.kv_tokens // block_size), shapes, preset.performance)
 
 

@@ -2,20 +2,25 @@
 
 import argparse
 
+from armature.cli.lower_tiers import add_speeds, shapes_of
 from armature.cli.options import UsageError
 from armature.performance.faster import Faster
 from armature.performance.presets import PRESETS, Preset
 from armature.planning.fleet import WorkerKind
+from armature.routing.parts import PolicyError
+from armature.runtime.policies import OFFLOAD_POLICIES, load_offload_policy
 from armature.sim.cell import CellShape, Failure
 from armature.sim.worker import WorkerShape
 
 _DEFAULT_PRESET = "qwen3-32b-tp2-h200"
 _DEFAULT_WORKERS = 8
+_DEFAULT_OFFLOAD_POLICY = "all"
 
 
 def add_cell(command: argparse.ArgumentParser) -> None:
     """Add the options to a command."""
     _add_workers(command)
+    _add_lower_tiers(command)
     add = command.add_argument_group("between them").add_argument
     text = "of each worker, in and out, for KV blocks (default: %(default)g)"
     add("--link-bytes-per-s", type=float, default=40e9, metavar="N", help=text)
@@ -46,14 +51,23 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     text = "of every worker, times what the preset says: 0.25 for GPUs a quarter as fast (default: 1)"
     add("--worker-speed", type=float, default=1.0, metavar="X", help=text)
     add("--blocks", type=int, default=0, metavar="N", help="KV blocks of a worker (default: the preset's memory)")
-    text = "blocks of a worker's host memory, which get what the device evicts (default: none)"
-    add("--host-blocks", type=int, default=0, metavar="N", help=text)
-    text = "between host memory and device (default: %(default)g)"
-    add("--host-bytes-per-s", type=float, default=50e9, metavar="N", help=text)
     text = "requests in one engine step (default: %(default)s)"
     add("--max-num-seqs", type=int, default=256, metavar="N", help=text)
     text = "tokens in one engine step (default: %(default)s)"
     add("--max-num-batched-tokens", type=int, default=8192, metavar="N", help=text)
+
+
+def _add_lower_tiers(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("below the devices of a node")
+    add = group.add_argument
+    text = "workers that share a node's tiers (default: %(default)s)"
+    add("--workers-per-node", type=int, default=8, metavar="N", help=text)
+    add("--host-blocks", type=int, default=0, metavar="N", help="blocks of host memory, G2 (default: none)")
+    add("--disk-blocks", type=int, default=0, metavar="N", help="likewise disk, G3; takes host memory, too")
+    add("--remote-blocks", type=int, default=0, metavar="N", help="likewise remote store, G4")
+    text = f"what is kept: {', '.join(OFFLOAD_POLICIES.names())}, or a YAML file (default: %(default)s)"
+    add("--offload-policy", default=_DEFAULT_OFFLOAD_POLICY, metavar="NAME", help=text)
+    add_speeds(group)
 
 
 def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:
@@ -69,6 +83,11 @@ def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
     )
+    sizes = args.host_blocks, args.disk_blocks, args.remote_blocks
+    try:
+        policy = load_offload_policy(args.offload_policy)
+    except PolicyError as error:
+        raise UsageError(f"--offload-policy: {error}") from error
     default = 0 if args.prefill or args.decode else _DEFAULT_WORKERS
     return CellShape(
         num_workers=default if args.workers is None else args.workers,
@@ -79,8 +98,9 @@ def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:
         model=preset.model,
         block_bytes=block_size * preset.token_bytes,
         link_bytes_per_s=args.link_bytes_per_s,
-        host_blocks=args.host_blocks,
-        host_bytes_per_s=args.host_bytes_per_s,
+        workers_per_node=args.workers_per_node,
+        tier_shapes=shapes_of(args, sizes, block_size * preset.token_bytes),
+        offload_policy=policy,
         can_pull=args.pull,
         event_lag_s=args.event_lag_s,
         report_interval_s=args.report_interval_s,

@@ -1,8 +1,10 @@
 """What a simulated cell is: plain data."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from armature.index.tiers import Tier
+from armature.offload.policy import OffloadPolicy, TierShape
 from armature.performance.step import PerformanceModel
 from armature.routing.worker import NO_READING, Reading, Role, Worker
 from armature.scheduling.lower_tiers import TierSpeed
@@ -47,10 +49,12 @@ class CellShape:
     block_bytes: int = 1
     link_bytes_per_s: float = 40e9
     """Of each worker, in and out."""
-    host_blocks: int = 0
-    """Of host memory (tier G2), for each worker; 0: none."""
-    host_bytes_per_s: float = 50e9
-    """Between host memory and device."""
+    workers_per_node: int = 8
+    """That share what lies below their devices."""
+    tier_shapes: Mapping[Tier, TierShape] = field(default_factory=dict[Tier, TierShape])
+    """The tiers below the devices of each node; empty: there are none."""
+    offload_policy: OffloadPolicy = field(default_factory=OffloadPolicy)
+    """What they keep."""
     can_pull: bool = False
     """Whether workers may read a prefix from a peer's device, if the policy says so."""
     max_fetches: int = 32
@@ -83,8 +87,10 @@ class CellShape:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.share_lag_s is not None and not 0 <= self.share_lag_s < float("inf"):
             raise ValueError(f"share_lag_s is {self.share_lag_s}; it must be at least 0")
-        if self.host_blocks < 0:
-            raise ValueError(f"host_blocks is {self.host_blocks}; it must be at least 0")
+        if self.workers_per_node < 1:
+            raise ValueError(f"workers_per_node is {self.workers_per_node}; it must be at least 1")
+        if self.tier_shapes and Tier.G2 not in self.tier_shapes:
+            raise ValueError("there is no host memory (G2), through which blocks come from and go to other tiers")
         names = [worker.worker_id for worker in self.workers()]
         for failure in self.failures:
             if failure.worker_id not in names:
@@ -93,10 +99,22 @@ class CellShape:
     @property
     def reading(self) -> Reading:
         """What every worker says of how quickly it reads blocks that are kept elsewhere."""
-        if not (self.host_blocks or self.can_pull):
+        if not (self.tier_shapes or self.can_pull):
             return NO_READING
-        tiers = {Tier.G2: TierSpeed(self.host_bytes_per_s)} if self.host_blocks else {}
+        tiers: dict[Tier, TierSpeed] = {}
+        for tier, shape in self.tier_shapes.items():
+            host = self.tier_shapes[Tier.G2]
+            # Blocks from further below pass through host memory.
+            block_s, latency_s = 1 / host.read_bytes_per_s, host.read_latency_s
+            if tier is not Tier.G2:
+                block_s, latency_s = block_s + 1 / shape.read_bytes_per_s, latency_s + shape.read_latency_s
+            tiers[tier] = TierSpeed(1 / block_s, latency_s)
         return Reading(self.link_bytes_per_s if self.can_pull else 0.0, tiers)
+
+    def nodes(self) -> dict[str, list[str]]:
+        """The workers of each node."""
+        names, size = [worker.worker_id for worker in self.workers()], self.workers_per_node
+        return {f"n{first // size}": names[first : first + size] for first in range(0, len(names), size)}
 
     def workers(self) -> list[Worker]:
         """The workers as placement knows them."""

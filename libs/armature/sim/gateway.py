@@ -18,7 +18,7 @@ from armature.scheduling.request import FinishReason, Request, Reserved, Samplin
 from armature.sim.cell import CellShape
 from armature.sim.clock import Clock
 from armature.sim.handoffs import Handoffs
-from armature.sim.onboarding import Onboarding
+from armature.sim.pulls import Pulls
 from armature.sim.record import Record
 from armature.sim.router import Router
 from armature.sim.routers import Routers, sequence_hashes
@@ -58,7 +58,7 @@ class Fetching(NamedTuple):
     """How blocks come to workers that have not computed them."""
 
     handoffs: Handoffs
-    onboarding: Onboarding
+    pulls: Pulls
 
 
 class Gateway:
@@ -81,7 +81,7 @@ class Gateway:
         self._clock = clock
         self._routers = routers
         self._sites = sites
-        self._handoffs, self._onboarding = fetching
+        self._handoffs, self._pulls = fetching
         self._on_end = on_end
         self._hasher = ContentHasher(cell.worker.block_size)
         self._root = self._hasher.root(cell.model)
@@ -103,7 +103,7 @@ class Gateway:
         flight = self._flights[reserved.request_id]
         assert flight.request is not None
         if not flight.prefill_id:
-            self._onboarding.on_reserved(site, reserved, flight.pull_id, now_s)
+            self._pulls.on_reserved(site, reserved, flight.pull_id, now_s)
             return
         self._handoffs.on_reserved(site, reserved, flight.request, flight.prefill_id, now_s)
 
@@ -114,7 +114,7 @@ class Gateway:
             self._end(flight, now_s, told.error)
             return
         if not flight.answered:
-            own_tokens = told.cached_tokens + self._onboarding.take_read_tokens(told.request_id)
+            own_tokens = told.cached_tokens + self._pulls.take_read_tokens(told.request_id)
             cached_tokens = max(own_tokens, self._handoffs.take_cached_tokens(told.request_id))
             self.record.first_token(flight.position, now_s, min(cached_tokens, flight.asked.prompt_tokens))
         if flight.request is not None:
@@ -194,7 +194,7 @@ class Gateway:
         asked = flight.asked
         flight.prefill_id = prefill_id if self._wants_handoff(flight, placed, now_s) else ""
         flight.pull_id = placed.chosen.pull_id
-        is_remote = bool(flight.prefill_id) or self._onboarding.wants(site, self._useful(flight), flight.pull_id)
+        is_remote = bool(flight.prefill_id) or self._wants_pull(flight, site)
         flight.request = Request(
             flight.attempt_id,
             flight.tokens or self._tokens(flight),
@@ -214,10 +214,11 @@ class Gateway:
         chosen = placed.chosen
         return self._handoffs.wants(chosen.decode_id, chosen.prefill_id, flight.asked.prompt_tokens, now_s)
 
+    def _wants_pull(self, flight: Flight, site: Site) -> bool:
+        return bool(flight.pull_id) and self._pulls.wants(site, self._useful(flight), flight.pull_id)
+
     def _useful(self, flight: Flight) -> Sequence[BlockDigest]:
         """Blocks of the prompt that need not be computed if they are found: all but the one with its last token."""
-        if not self._cell.host_blocks and not flight.pull_id:
-            return ()
         tokens = flight.tokens or self._tokens(flight)
         whole = (flight.asked.prompt_tokens - 1) // self._cell.worker.block_size
         return self._hasher.extend(self._root, tokens[: whole * self._cell.worker.block_size])

@@ -18,7 +18,7 @@ from armature.offload.store import TierStore
 from armature.offload.tiers import Change
 from armature.performance.prompts import blocks_s
 from armature.scheduling.lower_tiers import TierChange
-from armature.scheduling.offloading import OffloadRun
+from armature.scheduling.offloading import OffloadRun, Terms
 from armature.scheduling.patience import Patience
 from armature.scheduling.request import OffloadNews, Reserved, SeenPrompt
 from armature.sim.cell import CellShape
@@ -32,10 +32,10 @@ MAX_COPIES = 16
 UNKNOWN_S = 2.0
 """How long workers wait for blocks while they don't know what computing them takes, as live ones do."""
 
+PATIENCE_S = 0.5
+"""How long an offer waits for room, as in live nodes."""
 LEASE_S = 60.0
 """How long blocks are kept for a reader at most; patience ends long before."""
-_PRIORITIES = (-10, 10)
-
 Told = Callable[["Node", Sequence[TierChange]], None]
 
 
@@ -53,6 +53,18 @@ class _Onboarding:
     landed: int = 0
     is_reading: bool = False
     is_over: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Offer:
+    """Blocks of a worker on their way down."""
+
+    site: Site
+    epoch: int
+    run: OffloadRun
+    patient_until_s: float
+    done: int = 0
+    """Of its blocks, those that were taken or refused."""
 
 
 class Node:
@@ -74,6 +86,8 @@ class Node:
         self._reads = {tier: Links(clock, shape.read_bytes_per_s) for tier, shape in below.items()}
         self._writes = {tier: Links(clock, shape.read_bytes_per_s) for tier, shape in below.items()}
         self._onboardings: dict[_Onboarding, None] = {}
+        self._offers: dict[_Offer, None] = {}
+        """Those that wait for room."""
         self._num_copies = 0
         self._worth_s: list[float] = []
 
@@ -102,7 +116,9 @@ class Node:
         for seen in news.seen:
             self._see(seen, now_s)
         for run in news.runs:
-            self._offload(site, run, now_s)
+            offer = _Offer(site, site.epoch, run, now_s + PATIENCE_S)
+            self._clock.at(offer.patient_until_s, self._go_on)
+            self._offload(offer, now_s)
 
     def on_reserved(self, site: Site, reserved: Reserved, now_s: float) -> None:
         """A worker has room for blocks that are here."""
@@ -125,21 +141,29 @@ class Node:
     # --- down
 
     def _see(self, seen: SeenPrompt, now_s: float) -> None:
-        least, most = _PRIORITIES
-        facts = Facts(tenant=seen.tenant, priority=min(max(seen.priority, least), most))
-        self.store.see(seen.digests, self._worth_of(len(seen.digests)), facts, now_s)
+        self.store.see(seen.digests, self._worth_of(len(seen.digests)), _facts_of(seen.terms), now_s)
 
-    def _offload(self, site: Site, run: OffloadRun, now_s: float) -> None:
-        reserved = self.store.reserve(run.digests, now_s, Facts(tenant=run.tenant))
+    def _offload(self, offer: _Offer, now_s: float) -> None:
+        """Take the next blocks of an offer, as many as there is room for; later, if there will be some soon."""
+        count = self.store.top.room_blocks
+        if not count and now_s < offer.patient_until_s:
+            self._offers[offer] = None
+            return
+        self._offers.pop(offer, None)
+        site, run = offer.site, offer.run
+        digests = run.digests[offer.done : offer.done + (count or self.store.top.headroom_blocks)]
+        offer.done += len(digests)
+        reserved = self.store.reserve(digests, now_s, _facts_of(run.terms))
         num_blocks = sum([place is not None for place in reserved.places])
-        epoch = site.epoch
 
         def done(at_s: float) -> None:
-            is_good = site.epoch == epoch
+            is_good = site.epoch == offer.epoch
             self.store.commit(reserved.reservation_id, at_s, [is_good] * num_blocks)
             self._tell()
             self._copy(at_s)
-            if is_good:
+            if is_good and offer.done < len(run.digests):
+                self._offload(offer, at_s)
+            elif is_good:
                 site.engine.offloaded(run.run_id)
                 site.poke()
 
@@ -147,6 +171,14 @@ class Node:
             self._down.start(site.worker_id, site.worker_id, num_blocks * self._cell.block_bytes, done, now_s)
         else:
             self._clock.at(now_s, done)
+
+    def _go_on(self, now_s: float) -> None:
+        """There may be room for those that wait."""
+        for offer in list(self._offers):
+            if offer.epoch == offer.site.epoch:
+                self._offload(offer, now_s)
+            else:
+                del self._offers[offer]
 
     # --- up
 
@@ -229,6 +261,7 @@ class Node:
             self.store.finish_copy(job.job_id, at_s)
             self._tell()
             self._copy(at_s)
+            self._go_on(at_s)
             if job.target.tier is Tier.G2:
                 for onboarding in list(self._onboardings):
                     self._advance(onboarding, at_s)
@@ -254,3 +287,7 @@ class Node:
 def _change_of(change: Change) -> TierChange:
     kind = KvEventKind.STORED if change.is_stored else KvEventKind.REMOVED
     return TierChange(kind, change.tier, b"".join([digest[:HASH_BYTES] for digest in change.digests]))
+
+
+def _facts_of(terms: Terms) -> Facts:
+    return Facts(tenant=terms.tenant, priority=min(max(terms.priority, -10), 10), keep_s=terms.keep_s)

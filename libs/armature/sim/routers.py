@@ -9,9 +9,9 @@ from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import Tier
 from armature.routing.router import RoutingCore
 from armature.routing.worker import NO_READING, Load, Worker
+from armature.scheduling.lower_tiers import TierChange
 from armature.sim.cell import CellShape
 from armature.sim.clock import Clock
-from armature.sim.host import HostChange
 from armature.sim.router import Decided, Router, TellOthers
 from armature.sim.site import Site
 
@@ -61,6 +61,8 @@ class Routers:
         for core in self._cores:
             core.index.drop(worker.worker_id)
             core.put_worker(worker)
+            if self._cell.tier_shapes:
+                core.index.add(worker.worker_id)
         if self._cell.reading is not NO_READING:
             # As live workers do when somebody begins to listen.
             self._report(
@@ -81,29 +83,32 @@ class Routers:
 
     def on_cache(self, site: Site, events: Sequence[KvEvent]) -> None:
         """A worker's cache has changed; indexes learn of it after the lag, unless the worker has died by then."""
-        self._after_lag(site, lambda: self._apply(site.worker_id, events))
+        self._after_lag(lambda: self._apply(site.worker_id, events), site)
 
-    def on_host(self, site: Site, change: HostChange) -> None:
-        """Likewise its host memory."""
-        stored, removed = sequence_hashes(change.stored), sequence_hashes(change.removed)
-        if not stored and not removed:
-            return
+    def put_node(self, node_id: str, worker_ids: Sequence[str]) -> None:
+        """Workers share what lies below their devices."""
+        for core in self._cores:
+            core.index.attach(node_id, worker_ids)
+
+    def on_node(self, node_id: str, changes: Sequence[TierChange]) -> None:
+        """What a node keeps has changed."""
 
         def apply() -> None:
-            for core in self._cores:
-                core.index.store(site.worker_id, stored, Tier.G2)
-                core.index.remove(site.worker_id, removed, Tier.G2)
+            for kind, tier, packed in changes:
+                hashes = unpack_hashes(packed)
+                for core in self._cores:
+                    _apply(core.index, node_id, kind, hashes, tier or Tier.G2)
 
-        self._after_lag(site, apply)
+        self._after_lag(apply)
 
-    def _after_lag(self, site: Site, apply: Callable[[], None]) -> None:
-        lag_s, epoch = self._cell.event_lag_s, site.epoch
+    def _after_lag(self, apply: Callable[[], None], site: Site | None = None) -> None:
+        lag_s, epoch = self._cell.event_lag_s, site.epoch if site else 0
         if not lag_s:
             apply()
             return
 
         def do(_: float) -> None:
-            if site.epoch == epoch:
+            if site is None or site.epoch == epoch:
                 apply()
 
         self._clock.at(self._clock.now_s + lag_s, do)
@@ -138,13 +143,15 @@ class Routers:
                 _apply(core.index, worker_id, event.kind, hashes)
 
 
-def _apply(index: PrefixIndex, worker_id: str, kind: KvEventKind, hashes: Sequence[int]) -> None:
+def _apply(
+    index: PrefixIndex, source_id: str, kind: KvEventKind, hashes: Sequence[int], tier: Tier = Tier.G1
+) -> None:  # fmt: skip
     if kind is KvEventKind.STORED:
-        index.store(worker_id, hashes)
+        index.store(source_id, hashes, tier)
     elif kind is KvEventKind.REMOVED:
-        index.remove(worker_id, hashes)
+        index.remove(source_id, hashes, tier)
     else:
-        index.clear(worker_id)
+        index.clear(source_id, tier)
 
 
 def sequence_hashes(digests: Sequence[BlockDigest]) -> tuple[int, ...]:

@@ -4,12 +4,15 @@ Events are arrivals, refused clients that come again, the ends of steps and tran
 routers. Two at the same instant happen in the order in which they were scheduled, so a run depends on its inputs only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from armature.index.tiers import Tier
 from armature.routing.queueing.outcome import Outcome
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Load, Speeds
+from armature.scheduling.lower_tiers import TierChange
 from armature.scheduling.request import EngineLoad, FinishReason, KvEvent, StepOutput
 from armature.sim.arrivals import ClosedLoop, OpenLoop
 from armature.sim.cell import CellShape, Failure
@@ -19,8 +22,9 @@ from armature.sim.gateway import Fetching, Gateway
 from armature.sim.handoffs import Handoffs
 from armature.sim.levels import Levels
 from armature.sim.links import Links
+from armature.sim.node import Node
 from armature.sim.observed import ObservedRecord
-from armature.sim.onboarding import Onboarding
+from armature.sim.pulls import Pulls
 from armature.sim.record import Record
 from armature.sim.routers import Routers
 from armature.sim.site import Site, WorkerOutcome
@@ -31,6 +35,13 @@ from armature.sim.worker import SimulatedWorker
 _PROGRESS_STEP = 50
 
 
+class TierUse(NamedTuple):
+    """What came of a tier."""
+
+    onboarded_blocks: int
+    written_blocks: int
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a simulation has seen."""
@@ -38,9 +49,10 @@ class Run:
     outcomes: Record
     """In order of arrival."""
     workers: Sequence[WorkerOutcome]
-    onboarded_blocks: int
-    """Read from host memory; likewise `pulled_blocks` from other workers."""
+    tiers: Mapping[Tier, TierUse]
+    """Of all nodes together."""
     pulled_blocks: int
+    """Read from other workers' devices."""
     failed_fetches: int
     """Prompts of which not all blocks came from the prefill worker."""
     timeline: Timeline
@@ -74,17 +86,13 @@ class Simulation:
         self._reading = cell.reading
         self._clock = clock = Clock()
         self._routers = Routers(cores, cell, clock, self._on_decided)
-        hasher = ContentHasher(cell.worker.block_size)
-
-        def engine() -> SimulatedWorker:
-            return SimulatedWorker(cell.worker, hasher, cell.performance, stretches=cell.stretches)
-
+        self._hasher = ContentHasher(cell.worker.block_size)
         workers = cell.workers()
-        self._sites = {worker.worker_id: Site(worker, engine, clock, self._hear) for worker in workers}
+        self._sites = {worker.worker_id: Site(worker, self._engine, clock, self._hear) for worker in workers}
         links = Links(clock, cell.link_bytes_per_s)
         self._handoffs = Handoffs(cell, clock, links, self._sites, self._on_cache)
-        self._onboarding = Onboarding(cell, clock, links, self._sites, self._on_cache)
-        fetching = Fetching(self._handoffs, self._onboarding)
+        self._pulls = Pulls(cell, links, self._sites, self._on_cache)
+        fetching = Fetching(self._handoffs, self._pulls)
         self.elastic = Elastic(scaling, clock, self._routers, self._sites, self._leave) if scaling else None
         record = ObservedRecord(self.elastic.observer) if self.elastic else Record()
         holds = self.elastic is not None
@@ -104,10 +112,34 @@ class Simulation:
             for worker in workers:
                 self._routers.put_worker(worker)
         self._num_requests = len(trace.requests)
+        self._nodes = self._open_nodes()
+        """By worker; empty if nothing lies below devices."""
+
+    def _engine(self) -> SimulatedWorker:
+        cell = self._cell
+        lower_block_bytes = cell.block_bytes if cell.tier_shapes else 0
+        return SimulatedWorker(
+            cell.worker, self._hasher, cell.performance, stretches=cell.stretches, lower_block_bytes=lower_block_bytes
+        )
+
+    def _open_nodes(self) -> dict[str, Node]:
+        cell, nodes = self._cell, dict[str, Node]()
+        for node_id, worker_ids in cell.nodes().items() if cell.tier_shapes else ():
+            node = Node(node_id, cell, self._clock, self._on_cache, self._on_node)
+            self._routers.put_node(node_id, worker_ids)
+            for worker_id in worker_ids:
+                nodes[worker_id] = node
+                node.join(self._sites[worker_id])
+        return nodes
 
     @property
     def engines(self) -> list[SimulatedWorker]:
         return [site.engine for site in self._sites.values()]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Those with something below their devices."""
+        return list(dict.fromkeys(self._nodes.values()))
 
     @property
     def outcomes(self) -> Record:
@@ -126,8 +158,18 @@ class Simulation:
                 told = record.ended
                 on_progress(told)
         outcomes = [site.close() for site in self._sites.values()]
-        read = (self._onboarding.onboarded_blocks, self._onboarding.pulled_blocks)
-        return Run(record, outcomes, *read, self._handoffs.failures, self._levels.timeline)
+        pulled, failures = self._pulls.pulled_blocks, self._handoffs.failures
+        return Run(record, outcomes, self._use_of_tiers(), pulled, failures, self._levels.timeline)
+
+    def _use_of_tiers(self) -> dict[Tier, TierUse]:
+        nodes = self.nodes
+        return {
+            tier: TierUse(
+                sum([node.onboarded_blocks[tier] for node in nodes]),
+                sum([node.store.counts[tier].stored for node in nodes]),
+            )
+            for tier in self._cell.tier_shapes
+        }
 
     # --- from engines
 
@@ -135,8 +177,13 @@ class Simulation:
         for told in output.tokens:
             if told.finish_reason is not FinishReason.ERROR or not self._handoffs.on_refused(told, now_s):
                 self._gateway.on_tokens(told, now_s)
+        if output.offload is not None:
+            self._nodes[site.worker_id].on_news(site, output.offload, now_s)
         for reserved in output.reserved:
-            self._gateway.on_reserved(site, reserved, now_s)
+            if reserved.is_onboarding:
+                self._nodes[site.worker_id].on_reserved(site, reserved, now_s)
+            else:
+                self._gateway.on_reserved(site, reserved, now_s)
         for staged in output.staged:
             self._handoffs.on_staged(staged, now_s)
         if output.kv_events:
@@ -146,8 +193,9 @@ class Simulation:
 
     def _on_cache(self, site: Site, events: Sequence[KvEvent]) -> None:
         self._routers.on_cache(site, events)
-        if self._cell.host_blocks:
-            self._routers.on_host(site, self._onboarding.on_evicted(site, events))
+
+    def _on_node(self, node: Node, changes: Sequence[TierChange]) -> None:
+        self._routers.on_node(node.node_id, changes)
 
     def _load_of(self, site: Site, load: EngineLoad) -> Load:
         speeds = Speeds(load.prefill_tokens_per_s, load.decode_step_s, self._handoffs.bytes_per_s(site.worker_id))
@@ -166,9 +214,16 @@ class Simulation:
         """A worker that has nothing to do any more goes."""
         site.die()
         self._levels.on_death(site, self._clock.now_s)
-        self._onboarding.on_death(site)
+        self._tell_node(site)
         self._handoffs.on_death(site, self._clock.now_s)
         self._routers.remove_worker(site.worker_id)
+
+    def _tell_node(self, site: Site) -> None:
+        """A worker has lost its engine; the next one will know what its node keeps."""
+        node = self._nodes.get(site.worker_id)
+        if node is not None:
+            node.on_death(site)
+            node.join(site)
 
     # --- deaths
 
@@ -183,7 +238,7 @@ class Simulation:
         site.die()
         epoch = site.epoch
         self._levels.on_death(site, now_s)
-        self._onboarding.on_death(site)
+        self._tell_node(site)
         self._handoffs.on_death(site, now_s)
         self._gateway.on_death(site, output_tokens, now_s)
 

@@ -1,13 +1,13 @@
 """What a run comes to, in numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from armature.sim.record import Column
-from armature.sim.simulation import Run
+from armature.sim.simulation import Run, TierUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Summary:
     migrations: int
     errors: int
     onboarded_blocks: int
-    """Read from host memory; likewise `pulled_blocks` from other workers."""
+    """Read from the tiers below devices; likewise `pulled_blocks` from other workers."""
     pulled_blocks: int
     failed_fetches: int
     """Prompts of which not all blocks came from the prefill worker."""
@@ -49,6 +49,8 @@ class Summary:
     preemptions: int
     requests_imbalance: float
     """Requests of the worker with most, over the mean of those that answer."""
+    tiers: Mapping[str, TierUse]
+    """Of those blocks, and of what was written, by tier."""
 
 
 def summarize(run: Run) -> Summary:
@@ -64,7 +66,7 @@ def summarize(run: Run) -> Summary:
         refusals=int(record.counts("refusals").sum()),
         migrations=int(record.counts("migrations").sum()),
         errors=len(record) - int(served.sum()),
-        onboarded_blocks=run.onboarded_blocks,
+        onboarded_blocks=sum([one.onboarded_blocks for one in run.tiers.values()]),
         pulled_blocks=run.pulled_blocks,
         failed_fetches=run.failed_fetches,
         ttft_s=spread(first_s - arrival_s),
@@ -76,6 +78,7 @@ def summarize(run: Run) -> Summary:
         duration_s=float(record.times("finish_s").max(initial=0.0)),
         preemptions=sum([worker.preemptions for worker in run.workers]),
         requests_imbalance=max(requests) * len(requests) / sum(requests) if requests else 1.0,
+        tiers={tier.name: use for tier, use in run.tiers.items()},
     )
 
 

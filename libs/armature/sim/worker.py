@@ -15,9 +15,11 @@ from armature.blocks.events import KvEvent
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.performance.fit import StepFit
+from armature.performance.linear import LinearModel
 from armature.performance.shape import shape_of
 from armature.performance.step import PerformanceModel, StepShape
 from armature.scheduling.limits import Limits
+from armature.scheduling.lower_tiers import LowerTiers
 from armature.scheduling.plan import StepPlan
 from armature.scheduling.request import EngineLoad, Request, StepOutput
 from armature.scheduling.scheduler import Scheduler
@@ -70,8 +72,15 @@ class SimulatedWorker:
     """
 
     def __init__(
-        self, shape: WorkerShape, hasher: BlockHasher, performance: PerformanceModel, *, stretches: bool = True
+        self,
+        shape: WorkerShape,
+        hasher: BlockHasher,
+        performance: PerformanceModel,
+        *,
+        stretches: bool = True,
+        lower_block_bytes: int = 0,
     ) -> None:
+        """`lower_block_bytes`: of a block, if there are tiers below the device; 0: there are none."""
         self.pool = BlockPool(shape.num_blocks + 1)
         limits = Limits(
             max_num_seqs=shape.max_num_seqs,
@@ -80,9 +89,15 @@ class SimulatedWorker:
             vocab_size=1 << 32,
             max_waiting=1 << 31,
         )
-        self._scheduler = Scheduler(limits, self.pool, hasher)
         self._performance = performance
         self._fit = StepFit()
+        self._lower = None
+        if lower_block_bytes:
+            chunk_tokens, block_size = limits.max_num_batched_tokens, shape.block_size
+            self._lower = LowerTiers(
+                self._fit, block_size=block_size, block_bytes=lower_block_bytes, chunk_tokens=chunk_tokens
+            )
+        self._scheduler = Scheduler(limits, self.pool, hasher, self._lower)
         self._stretches = stretches
         self._answers: dict[str, array[int]] = {}
         """Every token of an answer is the number that only its request has."""
@@ -98,6 +113,16 @@ class SimulatedWorker:
     def submit(self, request: Request) -> None:
         self._answers[request.request_id] = array("I", [request.sampling.seed])
         self._scheduler.submit(request)
+
+    @property
+    def lower(self) -> LowerTiers:
+        """What lies below its device; there are such tiers."""
+        assert self._lower is not None
+        return self._lower
+
+    def offloaded(self, run_id: int) -> None:
+        """A run of blocks is copied below, or never will be."""
+        self._scheduler.offloaded(run_id)
 
     def land(self, request_id: str, num_blocks: int) -> Sequence[KvEvent]:
         """So many blocks of a reservation have come; what that changes in the cache."""
@@ -188,6 +213,11 @@ class SimulatedWorker:
     def load(self) -> EngineLoad:
         """What there is to do now."""
         return self._scheduler.load(self._fit)
+
+    @property
+    def step_costs(self) -> LinearModel | None:
+        """What steps cost, as far as it has measured."""
+        return self._fit.model
 
     @property
     def preemptions(self) -> int:

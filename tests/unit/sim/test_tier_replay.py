@@ -122,7 +122,7 @@ def test_the_bench_draws_each_size_for_each_policy(tmp_path: Path, capsys: pytes
         (["--requests", "-1"], "--requests is -1"),
         (["--workers", "0"], "device_blocks is 0"),
         (["--preset", "x"], "there is no preset 'x'"),
-        (["--disk-blocks", "-1"], "num_blocks is -1"),
+        (["--disk-blocks", "-1"], "--disk-blocks is -1"),
         (["--disk-bytes-per-s", "0"], "read_bytes_per_s is 0"),
     ],
 )
