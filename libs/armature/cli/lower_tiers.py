@@ -1,7 +1,7 @@
 """The options that say how quickly tiers below the devices are read."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from armature.index.tiers import LOWER_TIERS, Tier
 from armature.offload.policy import TierShape
@@ -11,14 +11,14 @@ _SPEEDS = ((50e9, 0.0), (12e9, 1e-4), (2e9, 2e-3))
 """Bytes a second and latency: a PCIe 5 slot, a pair of NVMe drives, an object store in the same building."""
 
 
-def add_speeds(group: argparse._ArgumentGroup) -> None:
-    """Add the options to a group."""
+def add_speeds(add: Callable[..., object]) -> None:
+    """Add the options, by a group's or parser's `add_argument`."""
     for name, (bytes_per_s, latency_s) in zip(_NAMES, _SPEEDS, strict=True):
         where = "host memory to one worker" if name == "host" else f"{name} to one node"
         text = f"reading from {where} (default: %(default)g)"
-        group.add_argument(f"--{name}-bytes-per-s", type=float, default=bytes_per_s, metavar="N", help=text)
+        add(f"--{name}-bytes-per-s", type=float, default=bytes_per_s, metavar="N", help=text)
         text = "until the first byte (default: %(default)g)"
-        group.add_argument(f"--{name}-latency-s", type=float, default=latency_s, metavar="SECONDS", help=text)
+        add(f"--{name}-latency-s", type=float, default=latency_s, metavar="SECONDS", help=text)
 
 
 def shapes_of(args: argparse.Namespace, num_blocks: tuple[int, int, int], block_bytes: int) -> Mapping[Tier, TierShape]:

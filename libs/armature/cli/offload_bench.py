@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from armature.cli.lower_tiers import add_speeds, shapes_of
@@ -57,8 +58,7 @@ def add_offload_bench(add_parser: Callable[..., argparse.ArgumentParser]) -> Non
 
 
 def _add_memory(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("memory of the site, all nodes together")
-    add = group.add_argument
+    add = command.add_argument_group("memory of the site, all nodes together").add_argument
     text = f"model and GPUs of a worker: {', '.join(PRESETS)} (default: %(default)s)"
     add("--preset", default=_DEFAULT_PRESET, metavar="NAME", help=text)
     text = "whose device memories count as one, as if every request went where its prefix is (default: %(default)s)"
@@ -69,7 +69,7 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
         "--disk-blocks", type=int, default=60_000, metavar="N", help="likewise disk, G3; 0: none (default: %(default)s)"
     )
     add("--remote-blocks", type=int, default=0, metavar="N", help="remote store, G4 (default: none)")
-    add_speeds(group)
+    add_speeds(add)
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
@@ -104,15 +104,18 @@ def _replay(args: argparse.Namespace, policies: Mapping[str, OffloadPolicy]) -> 
     trace = read_trace(args.trace).cut_out(num_requests=args.requests).sped_up(args.speed_up)
     prompts, errors = prompts_of(trace), Console(stderr=True)
     rows: list[_Row] = []
-    for host_blocks in _sizes(args.host_blocks):
-        site, first = _site(args, trace.block_size, host_blocks), None
-        for name, policy in policies.items():
-            started_s = time.monotonic()
-            replay = TierReplayer(site, policy, trace.block_size).run(prompts)
-            first = first or replay
-            rows.append(_Row(host_blocks, name, replay, first))
-            took = f"{time.monotonic() - started_s:.1f} s"
-            errors.print(f"{name}, {host_blocks} host blocks: {replay.requests} requests in {took}", style="dim")
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        for host_blocks in _sizes(args.host_blocks):
+            site, first = _site(args, trace.block_size, host_blocks), None
+            for name, policy in policies.items():
+                title = f"{name}, {host_blocks} host blocks"
+                started_s, bar = time.monotonic(), progress.add_task(title, total=len(prompts))
+                replayer = TierReplayer(site, policy, trace.block_size)
+                replay = replayer.run(prompts, lambda served, bar=bar: progress.update(bar, completed=served))
+                first = first or replay
+                rows.append(_Row(host_blocks, name, replay, first))
+                took = f"{time.monotonic() - started_s:.1f} s"
+                errors.print(f"{title}: {replay.requests} requests in {took}", style="dim")
     return rows
 
 

@@ -58,8 +58,7 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
 
 
 def _add_lower_tiers(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("below the devices of a node")
-    add = group.add_argument
+    add = command.add_argument_group("below the devices of a node").add_argument
     text = "workers that share a node's tiers (default: %(default)s)"
     add("--workers-per-node", type=int, default=8, metavar="N", help=text)
     add("--host-blocks", type=int, default=0, metavar="N", help="blocks of host memory, G2 (default: none)")
@@ -67,7 +66,7 @@ def _add_lower_tiers(command: argparse.ArgumentParser) -> None:
     add("--remote-blocks", type=int, default=0, metavar="N", help="likewise remote store, G4")
     text = f"what is kept: {', '.join(OFFLOAD_POLICIES.names())}, or a YAML file (default: %(default)s)"
     add("--offload-policy", default=_DEFAULT_OFFLOAD_POLICY, metavar="NAME", help=text)
-    add_speeds(group)
+    add_speeds(add)
 
 
 def cell_of(args: argparse.Namespace, block_size: int) -> CellShape:

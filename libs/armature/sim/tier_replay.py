@@ -5,7 +5,7 @@ seconds where a simulation of workers takes minutes, and shows what a policy doe
 devices together are one pool, as if every request went where its prefix is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -21,6 +21,7 @@ from armature.performance.prompts import blocks_s
 from armature.performance.step import PerformanceModel
 from armature.sim.trace import Trace
 
+_PROGRESS_STEP = 50
 _BATCH = 16
 """Blocks that leave a device at a time, if so many fit into what the first tier keeps free."""
 
@@ -121,9 +122,11 @@ class TierReplayer:
         self._worth_s: list[float] = []
         self._replay = TierReplay(tiers={tier: TierOutcome() for tier in self._store.spaces})
 
-    def run(self, prompts: Sequence[Prompt]) -> TierReplay:
-        """All prompts, in the order in which they arrive."""
-        for prompt in prompts:
+    def run(self, prompts: Sequence[Prompt], on_progress: Callable[[int], None] | None = None) -> TierReplay:
+        """All prompts, in the order in which they arrive; `on_progress` hears how many were served, now and then."""
+        for number, prompt in enumerate(prompts):
+            if on_progress and not number % _PROGRESS_STEP:
+                on_progress(number)
             self._serve(prompt)
         for tier, outcome in self._replay.tiers.items():
             block_bytes, counts = self._site.tiers[tier].block_bytes, self._store.counts[tier]
