@@ -7,6 +7,7 @@ import pytest
 from armature.planning.forecast import Holt, Seasonal
 from armature.planning.policy import planner_policy_of
 from armature.routing.parts import PolicyError
+from armature.runtime.policies import PLANNER_POLICIES, load_planner_policy
 
 TARGETS = {"ttft_s": 2.0, "itl_s": 0.05}
 
@@ -54,3 +55,8 @@ def test_what_is_wrong_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError) as caught:
         planner_policy_of(given)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PLANNER_POLICIES.names())
+def test_what_comes_with_the_library_can_be_loaded(name: str) -> None:
+    assert load_planner_policy(name).forecast.forecasters
