@@ -3,12 +3,17 @@
 A live cell of simulated workers that take a real model's time. Two tenants each send their share, together most of what
 the workers can do; then one of them sends ten times as much. No tenant has limits: what protects the other one is how
 requests wait. Both ways take turns within the run, so their ratio means something also on a busy machine.
+
+A tail needs samples: it runs until each way has `--samples` of the quiet tenant, and tells between which ratios nine of
+ten repetitions would lie. Shares go with the speed of the engines, so that the load is the same: where workers are
+mostly idle, a quiet tenant is hardly ever behind anybody, and a ratio would compare that with waiting at all.
 """
 
 import argparse
 import asyncio
 import json
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,8 +29,11 @@ from tests.support.cell import Cell, running_cell
 
 PRESET = "qwen3-32b-tp2-h200"
 QUIET, LOUD = "quiet", "loud"
-WORKERS, SPEED_UP, SHARE_PER_S, OUTPUT_TOKENS = 2, 0.3, 1.5, 24
-"""Slow engines: what this machine is late by is then little beside their steps."""
+WORKERS, OUTPUT_TOKENS = 2, 24
+SPEED_UP, SHARE_PER_S = 0.3, 5.0
+"""Slow engines: what this machine is late by is then little beside their steps. The share is that at speed 1."""
+ROUND_S = 60.0
+BOOTSTRAPS = 2000
 PROMPT_TOKENS = (1000, 4000)
 TIMEOUT_S = 90.0
 
@@ -40,7 +48,12 @@ class Seen:
     def figures(self) -> dict[str, object]:
         p50, p99 = np.quantile(self.ttft_s, (0.5, 0.99)) if self.ttft_s else (0.0, 0.0)
         answers = {str(status): count for status, count in sorted(self.statuses.items())}
-        return {"ttft_s_p50": round(float(p50), 4), "ttft_s_p99": round(float(p99), 4), "answers": answers}
+        return {
+            "samples": len(self.ttft_s),
+            "ttft_s_p50": round(float(p50), 4),
+            "ttft_s_p99": round(float(p99), 4),
+            "answers": answers,
+        }
 
 
 class Tenant:
@@ -51,6 +64,8 @@ class Tenant:
         self._key = key
         self._rng = rng
         self._running: set[asyncio.Task[None]] = set()
+        self.late_s: list[float] = []
+        """By how much this process sent later than it meant to."""
 
     async def send(self, per_s: float, seconds: float, seen: Seen) -> None:
         """Send for so long, then wait for the answers."""
@@ -58,6 +73,7 @@ class Tenant:
         due_s = time.monotonic()
         while (due_s := due_s + self._rng.expovariate(per_s)) < ends_s:
             await asyncio.sleep(due_s - time.monotonic())
+            self.late_s.append(max(0.0, time.monotonic() - due_s))
             task = asyncio.create_task(self._request(seen))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -92,21 +108,40 @@ class Tenant:
 async def measure(cell: Cell, keys: dict[str, str], options: argparse.Namespace) -> dict[str, object]:
     rng = random.Random(5)
     address = cell.services["gateway"].addresses["http"]
+    share = options.share * options.speed_up
     tenants = {name: Tenant(address, key, random.Random(rng.random())) for name, key in keys.items()}
     seen = {way: {name: Seen() for name in keys} for way in ("fair", "flooded")}
-    await asyncio.gather(*(tenant.send(options.share, 5.0, Seen()) for tenant in tenants.values()))
-    for _ in range(options.rounds):
+    await asyncio.gather(*(tenant.send(share, 5.0, Seen()) for tenant in tenants.values()))
+    while (done := min(len(seen[way][QUIET].ttft_s) for way in seen)) < options.samples:
+        print(f"\r{done} of {options.samples} samples", end="", file=sys.stderr, flush=True)
+        seconds = min(ROUND_S, max(10.0, (options.samples - done) / share))
         for way, times in (("fair", 1.0), ("flooded", options.times)):
-            rates = {QUIET: options.share, LOUD: options.share * times}
-            sending = [tenants[name].send(rates[name], options.seconds, seen[way][name]) for name in keys]
+            rates = {QUIET: share, LOUD: share * times}
+            sending = [tenants[name].send(rates[name], seconds, seen[way][name]) for name in keys]
             await asyncio.gather(*sending)
-    p99 = [np.quantile(seen[way][QUIET].ttft_s, 0.99) for way in seen]
+    print(f"\r{options.samples} samples          ", file=sys.stderr, flush=True)
+    fair, flooded = (np.array(seen[way][QUIET].ttft_s) for way in ("fair", "flooded"))
     return {
-        "share_per_s": options.share,
+        "share_per_s": round(share, 3),
         "times": options.times,
         **{way: {name: one.figures() for name, one in by_tenant.items()} for way, by_tenant in seen.items()},
-        "quiet_ttft_p99_ratio": round(float(p99[1] / p99[0]), 3),
+        "quiet_ttft_p50_ratio": round(float(np.median(flooded) / np.median(fair)), 3),
+        "quiet_ttft_p99_ratio": round(float(np.quantile(flooded, 0.99) / np.quantile(fair, 0.99)), 3),
+        "quiet_ttft_p99_ratio_90_percent_interval": interval(fair, flooded),
+        "sent_late_s_p99": round(
+            float(np.quantile([late for one in tenants.values() for late in one.late_s], 0.99)), 4
+        ),
     }
+
+
+def interval(fair: np.ndarray, flooded: np.ndarray) -> list[float]:
+    """Where the ratio of the 99th percentiles lies with samples drawn again from these: its 5th and 95th percentile."""
+    rng = np.random.default_rng(1)
+    ratios = [
+        np.quantile(rng.choice(flooded, len(flooded)), 0.99) / np.quantile(rng.choice(fair, len(fair)), 0.99)
+        for _ in range(BOOTSTRAPS)
+    ]
+    return [round(float(value), 3) for value in np.quantile(ratios, (0.05, 0.95))]
 
 
 async def _run(options: argparse.Namespace) -> dict[str, object]:
@@ -114,7 +149,7 @@ async def _run(options: argparse.Namespace) -> dict[str, object]:
     book = {"keys": {key[:12]: {"tenant": name, "digest": digest_of(key)} for name, key in keys.items()}}
     worker_flags = (
         "--performance", PRESET, "--max-num-seqs", "256", "--max-num-batched-tokens", "2048",
-        "--speed-up", str(SPEED_UP),
+        "--speed-up", str(options.speed_up),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -131,12 +166,12 @@ async def _run(options: argparse.Namespace) -> dict[str, object]:
 
 def run(arguments: list[str] | None = None) -> dict[str, object]:
     parser = argparse.ArgumentParser(prog="fairness", description=__doc__)
+    parser.add_argument("--speed-up", type=float, default=SPEED_UP, help="how fast engines are, 1 is the real model")
     parser.add_argument(
-        "--share", type=float, default=SHARE_PER_S, help="requests per second that are a tenant's share"
+        "--share", type=float, default=SHARE_PER_S, help="a tenant's share of engines at speed 1, requests per second"
     )
     parser.add_argument("--times", type=float, default=10.0, help="how many times its share the loud tenant sends")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of each part")
-    parser.add_argument("--rounds", type=int, default=2, help="parts of each kind")
+    parser.add_argument("--samples", type=int, default=2000, help="first tokens of the quiet tenant in each way")
     return asyncio.run(_run(parser.parse_args(arguments or [])))
 
 
