@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour test test-failed lint proto metrics bench bench-gateway fuzz-gateway clean
+.PHONY: help setup serve tour test test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,8 +45,15 @@ test: setup ## Run all tests
 test-failed: setup ## Run again what failed in the last run
 	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
+# Installs six environments, torch among them; SERVICES="gateway router" builds some.
+test-images: setup ## Carry out the Dockerfile's steps for each service, without a container engine
+	@$(BIN)/python -m tests.images $(SERVICES)
+
 metrics: setup ## Write services/METRICS.md, the reference of all metrics
 	@$(BIN)/python -m tests.metrics_page
+
+dashboards: setup ## Write the Grafana dashboards
+	@$(BIN)/python k8s/components/monitoring/dashboards.py
 
 lint: setup ## ruff, pyright, and buf on the contracts (needs npm)
 	@$(BIN)/ruff check .

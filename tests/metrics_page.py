@@ -30,7 +30,7 @@ LABEL_BOUNDS = {
     "route": "routes that this gateway serves",
     "state": "a fixed list in the code",
     "status": "HTTP status codes that the gateway gives",
-    "tier": "G1 to G4",
+    "tier": "g1 to g4",
     "transport": "nixl, grpc",
     "version": "one value a process",
     "where": "here, redis",

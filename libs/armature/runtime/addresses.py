@@ -5,7 +5,7 @@ import socket
 
 from armature.runtime.errors import StartError
 
-_EVERY_INTERFACE = {"", "0.0.0.0", "::"}
+EVERY_INTERFACE = {"", "0.0.0.0", "::"}
 
 
 def join_host_port(host: str, port: int) -> str:
@@ -42,7 +42,7 @@ def reachable_host(host: str, advertise_host: str, peer: str) -> str:
     Raises:
         StartError: there is no way to `peer`.
     """
-    if advertise_host or host not in _EVERY_INTERFACE:
+    if advertise_host or host not in EVERY_INTERFACE:
         return advertise_host or host
     try:
         target = split_host_port(peer)
