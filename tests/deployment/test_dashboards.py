@@ -1,10 +1,8 @@
 """The Grafana dashboards: every panel's query can be asked, of metrics and labels that exist."""
 
 import importlib.util
-import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +10,11 @@ import promql_parser
 import pytest
 
 from tests.metrics_page import Metric, metrics
-from tests.support.containers import ROOT
+from tests.support.dashboards import BOARDS, SOURCE, queries
 
-SOURCE = ROOT / "k8s" / "components" / "monitoring" / "dashboards.py"
-BOARDS = sorted((SOURCE.parent / "dashboards").glob("*.json"))
 # What Prometheus adds to every sample, and what histograms have.
 ADDED = {"job", "instance", "le"}
 PARTS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
-
-
-def queries(board: Path) -> Iterator[str]:
-    for panel in json.loads(board.read_text())["panels"]:
-        assert panel["targets"], panel["title"]
-        for target in panel["targets"]:
-            yield target["expr"].replace("$__rate_interval", "1m")
 
 
 def samples() -> dict[str, Metric]:

@@ -69,12 +69,15 @@ class Service:
             await self.kill()
             return -signal.SIGKILL
 
-    async def samples(self) -> list[tuple[str, dict[str, str], float]]:
-        """All samples as (name, labels, value)."""
+    async def scrape(self) -> str:
+        """What Prometheus would get."""
         address = self.addresses["http"] if "http" in self.addresses else self.addresses["metrics"]
         async with httpx.AsyncClient(timeout=10.0, verify=False, trust_env=False) as client:
-            text = (await client.get(f"http://{address}/metrics")).text
-        families = text_string_to_metric_families(text)
+            return (await client.get(f"http://{address}/metrics")).text
+
+    async def samples(self) -> list[tuple[str, dict[str, str], float]]:
+        """All samples as (name, labels, value)."""
+        families = text_string_to_metric_families(await self.scrape())
         return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
 
     async def metrics(self) -> dict[str, float]:

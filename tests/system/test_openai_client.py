@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.support.cell import Cell, running_cell
+from tests.support.dashboards import BOARDS, queries
 
 QUESTION = [{"role": "user", "content": "What does os.path.join do? " + "Explain it with care. " * 30}]
 
@@ -18,7 +19,8 @@ QUESTION = [{"role": "user", "content": "What does os.path.join do? " + "Explain
 @pytest.fixture(scope="module")
 async def cell(etcd_address: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cell]:
     flags = {"router": ("--disaggregation", "always")}
-    async with running_cell(tmp_path_factory.mktemp("openai"), etcd_address, flags=flags) as cell:
+    folder = tmp_path_factory.mktemp("openai")
+    async with running_cell(folder, etcd_address, flags=flags, kv_offload=("--host-bytes", str(1 << 24))) as cell:
         yield cell
 
 
@@ -135,3 +137,10 @@ async def test_answers_keep_to_other_grammars_too(
     done = await client.completions.create(model="demo", prompt="It is", max_tokens=30, extra_body=extra)
     assert re.fullmatch(expression, done.choices[0].text)
     assert done.choices[0].finish_reason == "stop"
+
+
+async def test_a_running_cell_exposes_whatever_the_dashboards_ask_for(cell: Cell) -> None:
+    pages = await asyncio.gather(*(service.scrape() for service in cell.services.values()))
+    exposed = {name for page in pages for name in re.findall(r"^# TYPE (\w+) ", page, re.MULTILINE)}
+    asked = {name for board in BOARDS for query in queries(board) for name in re.findall(r"armature_\w+", query)}
+    assert {name.removesuffix("_bucket") for name in asked} <= exposed

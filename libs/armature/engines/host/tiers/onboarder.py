@@ -183,9 +183,10 @@ def _count(report: OnboardReport, block_size: int, block_bytes: int) -> None:
     if report.failure:
         metrics.onboard_failures.labels(report.failure).inc()
     for tier, tokens in report.tokens_by_tier(block_size).items():
-        metrics.onboarded_tokens.labels(tier.name).inc(tokens)
-        metrics.onboarded_blocks.labels(tier.name).inc(tokens // block_size)
-        metrics.onboarded_bytes.labels(tier.name).inc(tokens // block_size * block_bytes)
+        name = tier.name.lower()
+        metrics.onboarded_tokens.labels(name).inc(tokens)
+        metrics.onboarded_blocks.labels(name).inc(tokens // block_size)
+        metrics.onboarded_bytes.labels(name).inc(tokens // block_size * block_bytes)
     if report.blocks:
         metrics.onboard_s.observe(report.seconds)
 
