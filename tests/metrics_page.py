@@ -7,6 +7,7 @@ here, and a label that is not in the table has no place in a metric.
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import REGISTRY
@@ -75,14 +76,15 @@ class Metric:
         return next(key for key in SECTIONS if self.name.startswith(f"armature_{key}"))
 
 
-def metrics() -> list[Metric]:
+@cache
+def metrics() -> tuple[Metric, ...]:
     """All metrics of the code base."""
     for folder in (ROOT / "libs", ROOT / "services"):
         for path in sorted(folder.rglob("*.py")):
             if "from prometheus_client import" in path.read_text():
                 package = path.relative_to(ROOT / "libs" if folder.name == "libs" else ROOT)
                 importlib.import_module(".".join(package.with_suffix("").parts))
-    return sorted(metric for metric in _registered() if metric.name.startswith("armature_"))
+    return tuple(sorted(metric for metric in _registered() if metric.name.startswith("armature_")))
 
 
 def _registered() -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ ADDED = {"job", "instance", "le"}
 PARTS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
 
 
+@cache
 def samples() -> dict[str, Metric]:
     """The names of samples, with the metrics that they are of."""
     return {metric.name + part: metric for metric in metrics() for part in PARTS[metric.type]}
