@@ -56,7 +56,7 @@ ELSEWHERE = """\
 | time between tokens | `armature_gateway_inter_token_latency_seconds` | `vllm:inter_token_latency_seconds` | `sglang:inter_token_latency_seconds` | `dynamo_frontend_inter_token_latency_seconds` |
 | whole request | `armature_gateway_request_duration_seconds` | `vllm:e2e_request_latency_seconds` | `sglang:e2e_request_latency_seconds` | `dynamo_frontend_request_duration_seconds` |
 | lengths | `armature_gateway_input_sequence_tokens`, `armature_gateway_output_sequence_tokens` | `vllm:request_prompt_tokens`, `vllm:request_generation_tokens` | - | `dynamo_frontend_input_sequence_tokens`, `dynamo_frontend_output_sequence_tokens` |
-| queue time | `armature_router_queue_wait_seconds` | `vllm:request_queue_time_seconds` | `sglang:queue_time_seconds` | - |
+| queue time | `armature_router_queue_wait_seconds`, `armature_worker_queue_seconds` | `vllm:request_queue_time_seconds` | `sglang:queue_time_seconds` | - |
 | running, waiting | `armature_worker_running_seqs`, `armature_worker_waiting_seqs` | `vllm:num_requests_running`, `vllm:num_requests_waiting` | `sglang:num_running_reqs`, `sglang:num_queue_reqs` | - |
 | KV hit rate | `armature_gateway_cached_tokens_total` / `armature_gateway_prompt_tokens_total` | `vllm:prefix_cache_hits_total` / `vllm:prefix_cache_queries_total` | `sglang:cache_hit_rate` | `dynamo_component_router_kv_hit_rate` |
 | KV in use | 1 - `armature_worker_free_blocks` / `armature_worker_total_blocks` | `vllm:kv_cache_usage_perc` | `sglang:token_usage` | - |

@@ -78,6 +78,8 @@ BOARDS = {
               quantile(0.95, "armature_worker_kv_transfer_seconds", "transport")),
         panel("Reads that failed", "reqps", rate("armature_worker_fetch_failures_total", "reason"),
               text="The rest of these prompts was computed where it was wanted."),
+        panel("Queue time, p95", "s", quantile(0.95, "armature_worker_queue_seconds", "instance"),
+              text="From a request's coming to its first step."),
         panel("Preempted", "reqps", rate("armature_worker_preemptions_total", "instance")),
         panel("Failed steps in a row", "short", "armature_worker_failed_steps_in_a_row > 0"),
         panel("Event loop lag, p99", "s", quantile(0.99, "armature_event_loop_lag_seconds", "job")),

@@ -19,6 +19,7 @@ from typing import Any
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.pool import BlockPool
 from armature.engines.engine import BlockMemory, EngineInfo
+from armature.engines.queue_times import QueueTimes
 from armature.engines.runner import Runner
 from armature.index.tiers import Tier
 from armature.performance.fit import StepFit
@@ -70,6 +71,7 @@ class LocalEngine:
         )
         lower = self._lower if offload else None
         self._scheduler = Scheduler(limits, BlockPool(info.num_blocks), hasher, lower, offload)
+        self._queue = QueueTimes()
         self._failed_steps = 0
         self._free_since_s = 0.0
         """When the thread had last computed all that it had, or was woken."""
@@ -115,6 +117,7 @@ class LocalEngine:
         return await asyncio.to_thread(self._runner.compile, grammar)
 
     def submit(self, request: Request) -> None:
+        self._queue.submitted(request.request_id, perf_counter())
         self._send(self._scheduler.submit, request)
 
     def abort(self, request_id: str) -> None:
@@ -196,6 +199,7 @@ class LocalEngine:
     def _step(self, plan: StepPlan) -> None:
         # Planning and telling are part of what a step takes: a stream's next token has to wait for them too.
         started_s = self._free_since_s
+        self._queue.began(plan, perf_counter())
         try:
             sampled = self._compute(plan)
         except Exception as error:
@@ -219,8 +223,10 @@ class LocalEngine:
     def _post(self, *, even_if_silent: bool = True) -> None:
         load = self._scheduler.load(self._fit, self._failed_steps)
         output = self._scheduler.take(load)
+        self._queue.told(output, perf_counter())
         for request_id in self._scheduler.take_left():
             self._runner.forget(request_id)
+            self._queue.forget(request_id)
         is_silent = load == self._last_load and output == StepOutput(load=load)
         if even_if_silent or not is_silent:
             self._last_load = load
