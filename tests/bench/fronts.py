@@ -22,6 +22,10 @@ from tests.support.cell import running_cell
 MODEL = "bench"
 WORKERS, BLOCK_SIZE, NUM_BLOCKS, MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS = 4, 64, 16384, 256, 8192
 START_DEADLINE_S = 120.0
+SPEED_UP = 1_000_000
+"""Of Dynamo's mocker: so much that its steps take no time."""
+MOCKER_STEP_S = 0.0062
+"""What a step of its few answers takes without that."""
 
 # Dynamo's listener leaves Nagle's algorithm on, so that a client that delays its acknowledgements waits 40 ms for the
 # end of every stream. Measured without that, or the comparison would be of nothing else.
@@ -56,12 +60,13 @@ class Front:
 
 
 @asynccontextmanager
-async def armature_front(folder: Path, model: Path) -> AsyncIterator[Front]:
-    """Our gateway and router before simulated workers."""
+async def armature_front(folder: Path, model: Path, pace_s: float) -> AsyncIterator[Front]:
+    """Our gateway and router before simulated workers, which make a token every `pace_s`, 0: as fast as they can."""
     etcd = await start_etcd(folder / "etcd")
     flags = (
         "--model", str(model), "--model-name", MODEL, "--block-size", str(BLOCK_SIZE), "--num-blocks", str(NUM_BLOCKS),
         "--max-num-seqs", str(MAX_NUM_SEQS), "--max-num-batched-tokens", str(MAX_NUM_BATCHED_TOKENS),
+        "--pace-s", str(pace_s),
     )  # fmt: skip
     try:
         async with running_cell(
@@ -76,8 +81,8 @@ async def armature_front(folder: Path, model: Path) -> AsyncIterator[Front]:
 
 
 @asynccontextmanager
-async def dynamo_front(folder: Path, model: Path, python: Path) -> AsyncIterator[Front]:
-    """Dynamo's frontend before its mocker, run by the Python that Dynamo is installed for."""
+async def dynamo_front(folder: Path, model: Path, pace_s: float, python: Path) -> AsyncIterator[Front]:
+    """Dynamo's frontend before its mocker at the same pace, run by the Python that Dynamo is installed for."""
     folder.mkdir(parents=True)
     shim = _nodelay_shim(folder)
     env = {
@@ -90,7 +95,8 @@ async def dynamo_front(folder: Path, model: Path, python: Path) -> AsyncIterator
     mocker = (
         "dynamo.mocker", *discovery, "--model-path", str(model), "--model-name", MODEL, "--num-workers", str(WORKERS),
         "--block-size", str(BLOCK_SIZE), "--num-gpu-blocks-override", str(NUM_BLOCKS), "--max-num-seqs",
-        str(MAX_NUM_SEQS), "--max-num-batched-tokens", str(MAX_NUM_BATCHED_TOKENS), "--speedup-ratio", "1000000",
+        str(MAX_NUM_SEQS), "--max-num-batched-tokens", str(MAX_NUM_BATCHED_TOKENS), "--speedup-ratio", str(SPEED_UP),
+        *(("--decode-speedup-ratio", str(MOCKER_STEP_S / pace_s / SPEED_UP)) if pace_s else ()),
     )  # fmt: skip
     frontend = (
         "dynamo.frontend", *discovery, "--http-host", "127.0.0.1", "--http-port", str(port), "--router-mode", "kv",

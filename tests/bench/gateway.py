@@ -1,12 +1,16 @@
 """What a request costs at the front door: our gateway, beside Dynamo's frontend where that is installed.
 
-Usage: python -m tests.bench gateway [--dynamo-python PYTHON] [--rounds N] [--seed N] [--prompts N,N...]
+Usage: python -m tests.bench gateway [--dynamo-python PYTHON] [--rounds N] [--seed N] [--prompts N,...] [--pace MS,...]
 
 Chats of one message, streamed answers of 32 tokens, workers that compute nothing. Prompts are pieces of Python's
 standard library at random places, tokenized by a vocabulary of 32,000 that was trained on it; none comes twice. Both
 sides get the same prompts, turn by turn in one run, and their CPU time is what counts: `cpu_ms` is that of each
 process for a request. Dynamo's frontend contains its router, so its peer is `gateway` and `router` together; `ratios`
 are ours to theirs, below 1 if ours is less. Latencies are those of a machine that is also busy with workers and client.
+
+Paced, the workers of both sides make a token every so many milliseconds, and each comes as an event of its own: what
+serving is like. At pace 0 they make them as fast as they can; tokens then come together, fewer events on our side.
+Figures are those of the round in which a side needed least CPU for the request, since others may use the machine.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +36,22 @@ from tests.support.models import make_tokenizer
 
 OUTPUT_TOKENS = 32
 CONCURRENCIES = (1, 32, 128)
-REQUESTS = {1: 100, 32: 400, 128: 512}
-"""By concurrency, in a round, of the shortest prompts; of long ones a third."""
+REQUESTS, PACED_REQUESTS = {1: 100, 32: 400, 128: 512}, {1: 12, 32: 96, 128: 256}
+"""By concurrency, in a round, of the shortest prompts; of long ones without a pace a third."""
+IDLE_S = 5.0
 VOCABULARY, LARGEST_FILE_BYTES, FILES = 32_000, 400_000, 900
 
 
 @dataclass
 class Cell:
-    """What one side has done with one kind of request."""
+    """What one side has done with one kind of request, in one round."""
 
-    load: Load = field(default_factory=Load)
-    cpu_s: dict[str, float] = field(default_factory=dict[str, float])
+    load: Load
+    cpu_s: dict[str, float]
+
+    @property
+    def cpu_per_request_s(self) -> float:
+        return sum(self.cpu_s.values()) / self.load.requests
 
     def figures(self) -> dict[str, Any]:
         load = self.load
@@ -88,54 +97,79 @@ _CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
-async def measure(
-    fronts: Mapping[str, Front], bodies: Sequence[bytes], concurrency: int, cells: dict[str, Cell]
-) -> None:
+Cells = dict[str, list[Cell]]
+"""Of each side, by rounds."""
+
+
+async def measure(fronts: Mapping[str, Front], bodies: Sequence[bytes], concurrency: int, cells: Cells) -> None:
     """Send all of `bodies` to each front in turn."""
     for name, front in fronts.items():
         before = front.cpu_s()
         load = await stream_all(front.address, bodies, concurrency)
         spent_s = {part: now_s - before[part] for part, now_s in front.cpu_s().items()}
         assert load.tokens == OUTPUT_TOKENS * load.requests, f"{name} sent {load.tokens} tokens"
-        cell = cells.setdefault(name, Cell())
-        cell.load += load
-        cell.cpu_s = {part: cell.cpu_s.get(part, 0.0) + spent for part, spent in spent_s.items()}
+        cells.setdefault(name, []).append(Cell(load, spent_s))
 
 
 async def _run(options: argparse.Namespace) -> dict[str, object]:
     rng = random.Random(options.seed)
-    results: dict[str, object] = {"output_tokens": OUTPUT_TOKENS, "seed": options.seed}
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        corpus = Corpus(folder / "model")
-        fronts = {"armature": await stack.enter_async_context(armature_front(folder / "ours", corpus.directory))}
-        if options.dynamo_python:
-            theirs = dynamo_front(folder / "theirs", corpus.directory, options.dynamo_python)
-            fronts["dynamo"] = await stack.enter_async_context(theirs)
-        else:
+    results: dict[str, object] = {"output_tokens": OUTPUT_TOKENS, "rounds": options.rounds, "seed": options.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Corpus(Path(folder) / "model")
+        if not options.dynamo_python:
             results["dynamo"] = "skipped: --dynamo-python names no Python that has it"
+        for pace_ms in options.pace:
+            made = Path(folder) / f"pace-{pace_ms:g}"
+            mode = f"a token every {pace_ms:g} ms" if pace_ms else "as fast as they can"
+            results[mode] = await _compare(made, corpus, pace_ms / 1e3, options, rng)
+    return results
+
+
+async def _compare(
+    folder: Path, corpus: Corpus, pace_s: float, options: argparse.Namespace, rng: random.Random
+) -> dict[str, object]:
+    """Both sides with workers of one pace."""
+    async with AsyncExitStack() as stack:
+        ours = armature_front(folder / "ours", corpus.directory, pace_s)
+        fronts = {"armature": await stack.enter_async_context(ours)}
+        if options.dynamo_python:
+            theirs = dynamo_front(folder / "theirs", corpus.directory, pace_s, options.dynamo_python)
+            fronts["dynamo"] = await stack.enter_async_context(theirs)
         # Connections, caches, and the interpreter's own specialisation.
         await measure(fronts, _bodies(corpus, 300, min(options.prompts), rng), 32, {})
         gc.freeze()
-        table: dict[str, dict[str, Cell]] = {}
+        table: dict[str, Cells] = {}
         for number in range(options.rounds):
             order = dict(reversed(fronts.items())) if number % 2 else fronts
             for tokens in options.prompts:
                 for concurrency in CONCURRENCIES:
-                    count = REQUESTS[concurrency] // (1 if tokens == min(options.prompts) else 3)
+                    count = PACED_REQUESTS[concurrency] if pace_s else REQUESTS[concurrency]
+                    count //= 1 if pace_s or tokens == min(options.prompts) else 3
                     cells = table.setdefault(f"{tokens} tokens, {concurrency} at once", {})
                     await measure(order, _bodies(corpus, count, tokens, rng), concurrency, cells)
-        notes = " ".join(front.notes for front in fronts.values() if front.notes)
-    results |= {"notes": notes} if notes else {}
-    return results | {name: _row(cells) for name, cells in table.items()}
+        idle = await _idle_ms_per_s(fronts)
+        notes = [front.notes for front in fronts.values() if front.notes]
+    rows: dict[str, object] = {name: _row(cells) for name, cells in table.items()}
+    return rows | {"idle_cpu_ms_per_s": idle} | ({"notes": notes} if notes else {})
+
+
+async def _idle_ms_per_s(fronts: Mapping[str, Front]) -> dict[str, dict[str, float]]:
+    """What each process takes when nobody asks for anything."""
+    before = {name: front.cpu_s() for name, front in fronts.items()}
+    await asyncio.sleep(IDLE_S)
+    return {
+        name: {part: 1e3 * (now_s - before[name][part]) / IDLE_S for part, now_s in front.cpu_s().items()}
+        for name, front in fronts.items()
+    }
 
 
 def _bodies(corpus: Corpus, count: int, tokens: int, rng: random.Random) -> list[bytes]:
     return chat_bodies(MODEL, corpus.prompts(count, tokens, rng), OUTPUT_TOKENS)
 
 
-def _row(cells: Mapping[str, Cell]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: cell.figures() for name, cell in sorted(cells.items())}
+def _row(cells: Cells) -> dict[str, Any]:
+    best = {name: min(rounds, key=lambda cell: cell.cpu_per_request_s) for name, rounds in sorted(cells.items())}
+    row: dict[str, Any] = {name: cell.figures() for name, cell in best.items()}
     if "dynamo" in row:
         ours, theirs = row["armature"], row["dynamo"]
         frontend = theirs["cpu_ms"]["frontend"]
@@ -165,6 +199,12 @@ def run(arguments: Sequence[str] = ()) -> dict[str, object]:
         type=lambda text: [int(part) for part in text.split(",")],
         default=[100, 8000],
         help="tokens, N,N...",
+    )
+    parser.add_argument(
+        "--pace",
+        type=lambda text: [float(part) for part in text.split(",")],
+        default=[0.0, 10.0],
+        help="milliseconds from token to token, MS,MS...; 0: workers are as fast as they can be",
     )
     return asyncio.run(_run(parser.parse_args(arguments)))
 

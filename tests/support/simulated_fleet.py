@@ -9,11 +9,14 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from armature.engines.host.compose import make_engine
+from armature.engines.host.compose import make_engine, simulated_model
 from armature.engines.host.host import Identity, WorkerHost
 from armature.engines.host.settings import WorkerSettings
+from armature.engines.local import LocalEngine
+from armature.engines.simulated import simulated_engine
+from armature.performance.step import StepShape
 from armature.runtime import service
 from armature.runtime.presence import Presence
 from armature.runtime.runtime import Runtime
@@ -30,6 +33,27 @@ class FleetSettings(WorkerSettings):
     """Simulated workers that compute their prompts themselves."""
 
     workers: int = option(8, help="how many")
+    pace_s: float = option(0.0, help="time from an answer's token to its next, whatever else is computed; 0: none")
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """Steps that last the same whatever they compute, or no time if no answer is running: prompts cost nothing."""
+
+    decode_step_s: float
+
+    def step_s(self, shape: StepShape) -> float:
+        return self.decode_step_s if shape.num_decodes else 0.0
+
+    def stretch_s(self, num_decodes: int, context_tokens: int, num_steps: int) -> float:
+        return self.decode_step_s * num_steps
+
+
+def _engine(settings: FleetSettings) -> LocalEngine:
+    if not settings.pace_s:
+        return make_engine(settings)
+    model = replace(simulated_model(settings), performance=Paced(settings.pace_s))
+    return simulated_engine(model, settings.cluster_secret.encode(), max_waiting=settings.max_waiting)
 
 
 @asynccontextmanager
@@ -37,7 +61,7 @@ async def simulated_worker(runtime: Runtime[FleetSettings], number: int) -> Asyn
     """A worker that the cell knows, until the end; its id is the fleet's and its number."""
     settings, channels, spawn = runtime.settings, runtime.channels, runtime.tasks.create_task
     member_id, epoch = f"{runtime.member_id}-{number:03}", time.time_ns()
-    engine, server = make_engine(settings), RpcServer(settings.host)
+    engine, server = _engine(settings), RpcServer(settings.host)
     transports = await open_transports(
         GRPC, engine.memory, channels=channels, spawn=spawn, host=settings.host, read_timeout_s=settings.read_timeout_s
     )

@@ -74,7 +74,7 @@ def make_engine(settings: WorkerSettings) -> LocalEngine:
     timing = OffloadTiming(when=settings.offload_when) if settings.offload else None
     if settings.engine == "simulated":
         try:
-            model = _simulated_model(settings)
+            model = simulated_model(settings)
             return simulated_engine(model, secret, max_waiting=settings.max_waiting, offload=timing)
         except (ValueError, OSError) as error:
             raise StartError(f"can't simulate {settings.model}: {error}") from error
@@ -103,7 +103,8 @@ def make_engine(settings: WorkerSettings) -> LocalEngine:
         raise StartError(f"can't load the model {settings.model}: {error}") from error
 
 
-def _simulated_model(settings: WorkerSettings) -> SimulatedModel:
+def simulated_model(settings: WorkerSettings) -> SimulatedModel:
+    """What a simulated engine is to pretend to be."""
     preset = PRESETS.get(settings.performance)
     fitting_blocks = preset.kv_tokens // settings.block_size if preset else SIMULATED_BLOCKS
     return SimulatedModel(

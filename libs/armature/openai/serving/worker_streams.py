@@ -1,7 +1,8 @@
 """The token path: one multiplexed `Decode.Stream` per decode worker, opened when first needed.
 
 The reader never waits for a request's consumer: a request whose queue is full is cancelled, the others go on. A
-watchdog per stream looks after silence and deadlines, so that a token's path has no timers.
+watchdog for all streams looks after silence and deadlines while there are requests, so that a token's path has no
+timers.
 """
 
 import asyncio
@@ -35,6 +36,10 @@ class WorkerStreams:
         self._tasks = tasks
         self._interval_s = min(MAX_WATCH_INTERVAL_S, options.stall_timeout_s / 4, options.first_token_timeout_s / 4)
         self._streams: dict[str, _WorkerStream] = {}
+        self._running: set[_WorkerStream] = set()
+        """Those too whose worker has left and whose requests have not ended."""
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         self._lost: dict[str, None] = {}
 
     @property
@@ -47,8 +52,11 @@ class WorkerStreams:
         stream = self._streams.get(worker_id)
         if stream is None or stream.has_ended:
             method = self._channels.method(address, DECODE_STREAM)
-            stream = self._streams[worker_id] = _WorkerStream(worker_id, method, self._interval_s)
+            stream = self._streams[worker_id] = _WorkerStream(worker_id, method)
+            self._running.add(stream)
             self._tasks.create_task(self._run(worker_id, stream, address), name=f"decode stream {worker_id}")
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(self._interval_s, self._watch)
         return stream.begin(request, limits)
 
     def release(self, worker_id: str) -> None:
@@ -59,12 +67,19 @@ class WorkerStreams:
             stream.end_when_idle()
 
     async def _run(self, worker_id: str, stream: "_WorkerStream", address: str) -> None:
-        await stream.run()
+        try:
+            await stream.run()
+        finally:
+            self._running.discard(stream)
         if stream.is_wanted and worker_id not in self._lost:
             self._lost[worker_id] = None
             await self._reach(worker_id, address)
         if worker_id not in self._streams:
             await self._channels.discard(address)
+
+    def _watch(self) -> None:
+        is_busy = [stream.check_times() for stream in self._running]
+        self._watchdog = self._loop.call_later(self._interval_s, self._watch) if any(is_busy) else None
 
     async def _reach(self, worker_id: str, address: str) -> None:
         """Until there is a connection to a lost worker, or the member has left."""
@@ -77,9 +92,8 @@ class WorkerStreams:
 
 
 class _WorkerStream:
-    def __init__(self, worker_id: str, method: Method, watch_interval_s: float) -> None:
+    def __init__(self, worker_id: str, method: Method) -> None:
         self._worker_id = worker_id
-        self._interval_s = watch_interval_s
         self._frames = FrameStream[DecodeFrame, TokenFrame](method, TokenFrame.FromString, self._take, self._on_frame)
         self._ids = itertools.count(1)
         self._calls: dict[int, DecodeCall] = {}
@@ -102,9 +116,7 @@ class _WorkerStream:
         reason = "the stream was stopped"
         try:
             async with asyncio.TaskGroup() as tasks:
-                watchdog = tasks.create_task(self._watch())
                 self._task = tasks.create_task(self._frames.run())
-                self._task.add_done_callback(lambda _: watchdog.cancel())
             reason = reason if self._task.cancelled() else self._task.result()
         finally:
             self.has_ended = True
@@ -149,12 +161,12 @@ class _WorkerStream:
         if not self.is_wanted:
             self.end_when_idle()
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval_s)
-            now_s = self._now_s()
-            for call in [*self._calls.values()]:
-                failure = call.overdue(now_s)
-                if failure is not None:
-                    call.fail(failure)
-                    self._end(call)
+    def check_times(self) -> bool:
+        """Fail calls that have been silent for too long or whose time is up; whether there are others."""
+        now_s = self._now_s()
+        for call in [*self._calls.values()]:
+            failure = call.overdue(now_s)
+            if failure is not None:
+                call.fail(failure)
+                self._end(call)
+        return bool(self._calls)
