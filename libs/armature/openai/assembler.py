@@ -106,6 +106,8 @@ class Assembler:
 
         A stop string may end it before the worker does: the caller then cancels the work.
         """
+        if self._reader is None and self._stops is None and not (logprobs or self._has_logprobs):
+            return self._feed_plainly(token_ids, finish_reason)
         if self._reader is not None and self._reader.counts and len(token_ids) > 1:
             return self._feed_one_by_one(token_ids, logprobs, finish_reason)
         self._has_logprobs = self._has_logprobs or bool(logprobs)

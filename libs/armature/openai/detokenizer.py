@@ -43,7 +43,9 @@ class _ByteDetokenizer:
         self._rest = b""
 
     def feed(self, token_ids: Sequence[int]) -> str:
-        data = self._rest + b"".join(map(self._visible, token_ids))
+        data = b"".join(map(self._visible, token_ids))
+        if self._rest:
+            data = self._rest + data
         text, used = utf_8_decode(data, "replace", False)
         self._rest = data[used:]
         return text

@@ -15,6 +15,9 @@ from armature.openai.token_bounds import max_bytes_per_token
 from armature.openai.tools import reply_to
 from armature.openai.vocabulary import Vocabulary
 
+TIMED_CHARACTERS, TIMED_WEIGHT = 2000, 0.1
+"""Shorter prompts tell nothing of longer ones; one long prompt is no rule."""
+
 
 class ModelTokenizer:
     """One model's. Methods may be called from any thread."""
@@ -25,6 +28,7 @@ class ModelTokenizer:
         self.vocabulary = Vocabulary(tokenizer, definition)
         self.encoder = choose_encoder(tokenizer, definition)
         self.seconds_per_character = seconds_per_character(self.encoder)
+        """Of making tokens of text: at first of text that is hard on purpose, then of what comes."""
         self.cut = cut_pattern(tokenizer)
         self.vocab_size = 1 + max(tokenizer.get_vocab().values(), default=-1)
         """Above every id that encoding gives, added tokens included."""
@@ -57,6 +61,11 @@ class ModelTokenizer:
         if self._template is None:
             raise no_chat_template(model)
         return self._template.render(prompt.messages, prompt.variables)
+
+    def took(self, characters: int, seconds: float) -> None:
+        """Hear how long a prompt took."""
+        if characters >= TIMED_CHARACTERS:
+            self.seconds_per_character += TIMED_WEIGHT * (seconds / characters - self.seconds_per_character)
 
     @property
     def template_source(self) -> str:

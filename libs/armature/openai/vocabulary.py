@@ -29,21 +29,15 @@ class Vocabulary:
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._special_contents = frozenset(token.content for token in added.values() if token.special)
         self._to_bytes = _bytes_of_token(decoder)
-        self._table: dict[int, bytes] = {}
         self._bytes = _Known(self._bytes_of)
         self._names = _Known(lambda token_id: self._bytes[token_id].decode("utf-8", "replace"))
         self._showing: dict[frozenset[str], Callable[[int], bytes]] = {}
+        self.visible: Callable[[int], bytes] = _Known(self._visible_bytes).__getitem__
+        """What a token adds to an answer: nothing if it is special or unknown. Only if `is_concatenative`."""
 
     @property
     def is_concatenative(self) -> bool:
         return self._to_bytes is not None
-
-    def visible(self, token_id: int) -> bytes:
-        """What the token adds to an answer: nothing if it is special or unknown. Only if `is_concatenative`."""
-        piece = self._table.get(token_id)
-        if piece is None:
-            piece = self._table[token_id] = b"" if self._is_hidden(token_id) else self.token_bytes(token_id)
-        return piece
 
     def showing(self, names: frozenset[str]) -> Callable[[int], bytes]:
         """Like `visible`, but special tokens with these names are visible too."""
@@ -73,6 +67,9 @@ class Vocabulary:
         if token_id in self.special_ids or self._to_bytes is None:
             return token.encode()
         return self._to_bytes(token)
+
+    def _visible_bytes(self, token_id: int) -> bytes:
+        return b"" if self._is_hidden(token_id) else self.token_bytes(token_id)
 
     def _is_hidden(self, token_id: int) -> bool:
         return token_id in self.special_ids or self.tokenizer.id_to_token(token_id) in self._special_contents

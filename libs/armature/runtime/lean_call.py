@@ -88,13 +88,14 @@ class LeanCall(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._has_heard = True
-        was_writable = self.is_writable
-        for message in self._call.feed(data):
-            self._listener.on_message(message)
+        call, on_message = self._call, self._listener.on_message
+        was_blocked = call.is_blocked
+        for message in call.feed(data):
+            on_message(message)
         self._flush()
-        if self._call.ended is not None:
-            self._end(self._call.ended)
-        elif not was_writable and self.is_writable:
+        if call.ended is not None:
+            self._end(call.ended)
+        elif was_blocked and self.is_writable:
             self._listener.on_writable()
 
     def connection_lost(self, exc: Exception | None) -> None:

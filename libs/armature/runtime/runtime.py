@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=CommonSettings)
 
+GC_THRESHOLDS = (10_000, 20, 20)
+"""Requests make hundreds of objects that go without the collector; by default it looks at them all the time."""
+
 
 class Stopped(Exception):  # noqa: N818 -- no error: it ends what it can't end otherwise
     """Ends the process's task group without blame; it never leaves `armature.runtime.service`."""
@@ -194,6 +197,7 @@ class Runtime(Generic[S]):
         # What the start has built lives as long as the process: spare the collector from ever walking it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         addresses = {"grpc": self.server.address}
         if self._member.metrics_address:
             addresses["metrics"] = self._member.metrics_address

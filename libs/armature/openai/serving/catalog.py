@@ -108,6 +108,11 @@ class ModelCatalog:
         if name not in self.served():
             raise model_not_found(name, sorted(self.served()))
 
+    def loaded(self, name: str) -> ServedModel | None:
+        """The model if it can be used at once; `get` says what is in the way."""
+        model = self._models.get(name)
+        return model.loading.served if model is not None and model.cards and model.loading is not None else None
+
     async def get(self, name: str) -> ServedModel:
         """The model, as soon as its tokenizer is loaded.
 

@@ -189,10 +189,11 @@ class ServingCore:
             await check_grammar(ask.grammar, ask.grammar_field)
         _check_tools(model, ask)
         started_s = self._now_s()
-        if _characters(ask) * model.tokenizer.seconds_per_character > self.options.inline_tokenize_s:
-            encoded = await asyncio.to_thread(_tokenize, model, ask)
+        characters = _characters(ask)
+        if characters * model.tokenizer.seconds_per_character > self.options.inline_tokenize_s:
+            encoded = await asyncio.to_thread(_tokenize_timed, model, ask, characters)
         else:
-            encoded = _tokenize(model, ask)
+            encoded = _tokenize_timed(model, ask, characters)
         PREPARE_S.observe(self._now_s() - started_s)
         return encoded
 
@@ -233,6 +234,8 @@ class ServingCore:
         Raises:
             ApiError: 404, 503.
         """
+        if (model := self.catalog.loaded(name)) is not None:
+            return model
         try:
             async with asyncio.timeout(self.options.first_token_timeout_s):
                 return await self.catalog.get(name)
@@ -281,6 +284,15 @@ def _characters(ask: Ask) -> int:
     if isinstance(prompt, TokenPrompt):
         return len(prompt.token_ids)
     return sum(len(message["content"]) for message in prompt.messages)
+
+
+def _tokenize_timed(
+    model: ServedModel, ask: Ask, characters: int
+) -> "tuple[array[int], list[BlockDigest], Reading | None]":
+    began_s = time.thread_time()
+    encoded = _tokenize(model, ask)
+    model.tokenizer.took(characters, time.thread_time() - began_s)
+    return encoded
 
 
 def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDigest], Reading | None]":

@@ -171,13 +171,12 @@ class Generation:
             started_s = self._now_s()
             lost = [worker_id for worker_id in self._workers.lost if worker_id not in self._excluded]
             try:
-                async with asyncio.timeout_at(due_s):
-                    query = job.query(attempt_id, self._output, [*self._excluded, *lost])
-                    placement, ledger = await self._router.place(query)
-                    if lost and not placement.HasField("assigned"):
-                        # Nobody else can take it: one that seemed lost may.
-                        query = job.query(attempt_id, self._output, self._excluded)
-                        placement, ledger = await self._router.place(query)
+                query = job.query(attempt_id, self._output, [*self._excluded, *lost])
+                placement, ledger = await self._router.place(query, due_s)
+                if lost and not placement.HasField("assigned"):
+                    # Nobody else can take it: one that seemed lost may.
+                    query = job.query(attempt_id, self._output, self._excluded)
+                    placement, ledger = await self._router.place(query, due_s)
             except TimeoutError:
                 raise self._deadline(before_first_token=due_s < job.due_s) from None
             ROUTE_S.observe(self._now_s() - started_s)
@@ -221,7 +220,7 @@ class Generation:
 
     def _accept(self, deltas: Sequence[TokenDelta]) -> Piece:
         """What the deltas add to the answer. What ends them badly is left in `_failure`: first goes what is good."""
-        output, now_s = self._output, self._now_s()
+        output = self._output
         token_ids: list[int] = []
         logprobs: list[TopTokens] = []
         reason: str | None = None
@@ -231,9 +230,9 @@ class Generation:
             if known < 0:
                 self._failure = WorkerFailedError(f"tokens {len(output)} to {delta.output_index - 1} are missing")
                 break
-            new = delta.token_ids[known:] if known else delta.token_ids
+            new = delta.token_ids[known:]
             output.extend(new)
-            token_ids.extend(new)
+            token_ids = token_ids + new if token_ids else new
             if wants_logprobs:
                 logprobs.extend(_top_tokens(delta)[known:])
             if not known and delta.HasField("info"):
@@ -241,7 +240,7 @@ class Generation:
             if delta.finish_reason:
                 reason = _REASONS.get(delta.finish_reason)
                 self._failure = _failure(delta) if reason is None else None
-        self._measure(now_s, len(token_ids))
+        self._measure(self._now_s(), len(token_ids))
         return self._assembler.feed(token_ids, logprobs, reason)
 
     def _measure(self, now_s: float, tokens: int) -> None:

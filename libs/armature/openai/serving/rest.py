@@ -1,6 +1,6 @@
 """The REST surface: routes, and everything that is not an answer told in OpenAI's error shape."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -55,10 +55,10 @@ def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Ro
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
     )
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """A token passes every layer that stands around its route, so these have none."""
         endpoint = posted.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        await (endpoint or others)(scope, receive, send)
+        return (endpoint or others)(scope, receive, send)
 
     return core.doorkeeper.guard(app)
 

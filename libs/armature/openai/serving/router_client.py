@@ -69,21 +69,28 @@ class RouterClient:
         else:
             self._routers[member.id] = member
 
-    async def place(self, query: Query) -> tuple[Placement, Ledger]:
+    async def place(self, query: Query, due_s: float = math.inf) -> tuple[Placement, Ledger]:
         """A placement and who keeps its account. Always answers, after at most `route_timeout_s` per router, or as much
-        after the time within which a router that has the request wait promises to decide."""
+        after the time within which a router that has the request wait promises to decide.
+
+        Raises:
+            TimeoutError: it is `due_s`, as the event loop counts, and there is none.
+        """
         patience_s = self._options.route_timeout_s
         for router in self._candidates():
             stream = self._stream(router)
+            limit = asyncio.timeout_at(min(self._now_s() + patience_s, due_s))
             try:
-                async with asyncio.timeout(patience_s) as limit:
+                async with limit:
 
                     def extend(within_s: float, limit: asyncio.Timeout = limit) -> None:
                         if not limit.expired():
-                            limit.reschedule(self._now_s() + within_s + patience_s)
+                            limit.reschedule(min(self._now_s() + within_s + patience_s, due_s))
 
                     return await stream.ask(query, extend), stream
             except (TimeoutError, ConnectionError) as error:
+                if limit.expired() and limit.when() == due_s:
+                    raise
                 self._retry_at_s[router.id] = self._now_s() + self._options.router_retry_s
                 log.warning("router %s could not be asked: %s", router.id, str(error) or "it did not answer in time")
         ROUTED_LOCALLY.inc()

@@ -5,7 +5,7 @@ What is not named here as open to everybody takes a key. So a route that is adde
 
 import datetime
 import hmac
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,9 +88,9 @@ class Doorkeeper:
         return caller
 
     def guard(self, app: ASGIApp) -> ASGIApp:
-        """`app`, for those who may come in."""
+        """`app`, for those who may come in. No coroutine, like all layers around a stream: each token would pass it."""
 
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
             if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
                 try:
                     if scope["path"].startswith(ADMIN_PATH):
@@ -99,12 +99,11 @@ class Doorkeeper:
                     else:
                         caller = self.identify(scope["headers"])
                 except ApiError as error:
-                    await _refuse(scope, send, error)
-                    return
+                    return _refuse(scope, send, error)
                 set_caller(caller)
                 if caller.limits:
                     send = _with_limits(send)
-            await app(scope, receive, send)
+            return app(scope, receive, send)
 
         return guarded
 
