@@ -27,7 +27,7 @@ from armature.performance.step import PerformanceModel
 from armature.scheduling.offloading import OffloadTiming
 from armature.scheduling.plan import SampledToken, StepPlan
 from armature.scheduling.plan import Sequence as TokenSequence
-from armature.scheduling.request import TokenLogprobs, Work
+from armature.scheduling.request import PromptLogprobs, TokenLogprobs, Work
 from armature.v1.common_pb2 import Grammar
 
 _MASK = (1 << 64) - 1
@@ -96,7 +96,7 @@ class SimulatedRunner:
         """Compute nothing; see `Runner.execute`."""
         self.open_blocks(plan.opened)
         sampled = [self._sample(sequence) for sequence in plan.decodes]
-        sampled += [self._sample(piece.sequence) for piece in plan.chunks if piece.samples]
+        sampled += [self._scored(piece.sequence) for piece in plan.chunks if piece.samples]
         if self._performance is not None:
             self._clock.pass_step(self._performance.step_s(shape_of(plan)))
             _lag_s.observe(self._clock.lag_s)
@@ -127,6 +127,20 @@ class SimulatedRunner:
         likeliest = [(token_id + rank) % self.info.vocab_size for rank in range(sampling.top_logprobs)]
         falling = [-0.5 * (rank + 1) for rank in range(sampling.top_logprobs)]
         return SampledToken(token_id, TokenLogprobs((token_id, *likeliest), (-0.5, *falling)))
+
+    def _scored(self, sequence: TokenSequence) -> SampledToken:
+        """A chunk's token, with what is to be told of its prompt: all tokens are equally likely."""
+        sampled = self._sample(sequence)
+        if not sequence.scores_prompt:
+            return sampled
+        request = sequence.request
+        top, behind = request.sampling.prompt_logprobs or 0, sequence.token_ids[1 : request.prompt_tokens]
+        own = np.array(behind, dtype="<u4")[:, None]
+        token_ids = (own + np.arange(-1, top, dtype="<i4").clip(0)) % self.info.vocab_size
+        logprobs = np.full(token_ids.shape, -np.log(self.info.vocab_size), dtype="<f4")
+        ranks = np.ones(len(own), dtype="<u4")
+        told = PromptLogprobs(top, token_ids.astype("<u4").tobytes(), logprobs.tobytes(), ranks.tobytes())
+        return sampled._replace(prompt_logprobs=told)
 
     def _embedding(self, sequence: TokenSequence) -> bytes:
         """A direction that depends on the prompt alone."""

@@ -31,7 +31,9 @@ class Job(Sequence):
     stop_after: int
     """No stop token counts among this many tokens, prompt included."""
     shares_blocks: bool
-    """Whether its prefix is looked for in the cache, and what it computes can be found there."""
+    """Whether what it computes can be found in the cache."""
+    finds_blocks: bool
+    """Whether its prefix is looked for: of cached tokens nobody has kept hidden states or log probabilities."""
     wants_fetch: bool
     """Blocks of the prompt are still to be asked for from another worker."""
     state: State = State.WAITING
@@ -80,6 +82,7 @@ def open_job(request: Request, rank: Rank, limits: Limits, block_size: int, pool
         end = min(prompt + request.max_tokens, limits.context_length, pool_tokens)
     eos: Iterable[int] = () if sampling.ignore_eos else limits.eos_token_ids
     first_block = min(max(request.first_block, 0), whole_blocks)
+    finds_blocks = request.work is not Work.EMBED and sampling.prompt_logprobs is None
     return Job(
         request=request,
         token_ids=array("I", request.token_ids),
@@ -91,8 +94,9 @@ def open_job(request: Request, rank: Rank, limits: Limits, block_size: int, pool
         end=end,
         stop_ids=sampling.stop_token_ids.union(eos),
         stop_after=prompt + sampling.min_tokens,
-        shares_blocks=request.work is not Work.EMBED,  # of cached tokens nobody has kept the hidden states
-        wants_fetch=request.remote and not is_prefill,
+        shares_blocks=request.work is not Work.EMBED,
+        finds_blocks=finds_blocks,
+        wants_fetch=request.remote and not is_prefill and finds_blocks,
         announced=first_block,
         released=first_block,
     )

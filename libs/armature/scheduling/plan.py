@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from armature.blocks.hashing import BlockDigest
-from armature.scheduling.request import Request, TokenLogprobs
+from armature.scheduling.request import PromptLogprobs, Request, TokenLogprobs
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +21,12 @@ class Sequence:
     @property
     def output_tokens(self) -> int:
         return len(self.token_ids) - self.request.prompt_tokens
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether it is still to be told how likely the prompt's tokens were: with the first token made here."""
+        request = self.request
+        return request.sampling.prompt_logprobs is not None and len(self.token_ids) == len(request.token_ids)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,3 +82,5 @@ class SampledToken(NamedTuple):
     """Why there is no token for this request, which ends; the others of the step are not concerned."""
     embedding: bytes = b""
     """Of an EMBED request: see `TokenOutput`."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """See `TokenOutput`."""

@@ -16,6 +16,9 @@ from armature.scheduling.reservations import Reservations
 from armature.scheduling.room import Room
 from armature.scheduling.staging import Staging
 
+MAX_SCORED_TOKENS = 128
+"""Of one prompt in one step, where each of them takes a row of logits: 78 MB of 32-bit ones for 152,000 tokens."""
+
 
 class Planner:
     """Plans steps over one scheduler's queues.
@@ -126,6 +129,8 @@ class Planner:
         start = job.computed
         target = job.end if job.is_prefill else len(job.token_ids)
         count = min(target - start, budget)
+        if job.scores_prompt:
+            count = min(count, MAX_SCORED_TOKENS)
         self._room.seal(job, start, start + count)
         chunks.append(Slice(job, start, count, not job.is_prefill and start + count == target))
         self.chunked.append(job)

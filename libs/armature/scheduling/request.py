@@ -51,6 +51,8 @@ class Sampling:
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     min_tokens: int = 0
+    prompt_logprobs: int | None = None
+    """None: nothing is told of the prompt; n: how likely its tokens were, and the n likeliest in each place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,16 @@ class TokenLogprobs:
     logprobs: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """How likely the tokens of a prompt were; laid out as in `protos/armature/v1/common.proto`."""
+
+    top: int
+    token_ids: bytes
+    logprobs: bytes
+    ranks: bytes
+
+
 class TokenOutput(NamedTuple):
     """Tokens that a step gave to one request. A stop token that ends the request is the last of them.
 
@@ -116,6 +128,8 @@ class TokenOutput(NamedTuple):
     error: str = ""
     embedding: bytes = b""
     """For EMBED: of length 1, little-endian 32-bit floats."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """With the first token made here, if asked for."""
 
 
 @dataclass(frozen=True, slots=True)

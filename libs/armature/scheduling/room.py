@@ -36,7 +36,7 @@ class Room:
         held = len(job.block_ids)
         tokens = job.end if job.is_prefill else len(job.token_ids)
         # At least one token is computed, to have logits to sample from.
-        findable = (tokens if job.is_prefill else tokens - 1) // block_size if job.shares_blocks else 0
+        findable = (tokens if job.is_prefill else tokens - 1) // block_size if job.finds_blocks else 0
         self.extend_digests(job, findable)
         found = self._pool.find(job.digests[held:findable])
         missing = -(-tokens // block_size) - held - len(found)

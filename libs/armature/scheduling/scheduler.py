@@ -68,7 +68,7 @@ class Scheduler:
             return
         rank = self._queues.rank_of(request)
         job = open_job(request, rank, self._limits, self._block_size, self._pool_tokens)
-        job.asks_below = self._lower is not None and job.shares_blocks and not job.wants_fetch
+        job.asks_below = self._lower is not None and job.finds_blocks and not job.wants_fetch
         self._jobs[job.request_id] = job
         self._queues.enqueue(job)
         if job.is_prefill and request.cached_only:
@@ -295,7 +295,7 @@ class Scheduler:
                 self._hold(job)
 
     def _accept(self, job: Job, sampled: SampledToken) -> None:
-        token_id, logprobs, is_last, error, embedding = sampled
+        token_id, logprobs, is_last, error, embedding, scores = sampled
         if error:
             self._end(job, FinishReason.ERROR, error)
             return
@@ -308,7 +308,8 @@ class Scheduler:
         told_logprobs = () if logprobs is None else (logprobs,)
         index = length - job.prompt_tokens
         # One is made per token: this way it takes half as long.
-        told = (job.request_id, index, (token_id,), reason, job.cached_tokens, told_logprobs, "", embedding)
+        cached = job.cached_tokens
+        told = (job.request_id, index, (token_id,), reason, cached, told_logprobs, "", embedding, scores)
         self._outbox.tokens.append(tuple.__new__(TokenOutput, told))
         if reason is not None:
             self._forget(job)

@@ -278,6 +278,7 @@ class TokenDelta(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.int
     output_index: _builtins.int
     """Position of the first of these tokens among the request's output, counted from 0 where the prompt ends: a gap
@@ -299,6 +300,10 @@ class TokenDelta(_message.Message):
     def info(self) -> _common_pb2.ServingInfo:
         """On the delta with the first token."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> _common_pb2.PromptLogprobs:
+        """On the delta with the first token that this worker made, if asked for."""
+
     def __init__(
         self,
         *,
@@ -309,10 +314,11 @@ class TokenDelta(_message.Message):
         finish_reason: _common_pb2.FinishReason.ValueType = ...,
         error: Global___WorkerError | None = ...,
         info: _common_pb2.ServingInfo | None = ...,
+        prompt_logprobs: _common_pb2.PromptLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "info", b"info"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "info", b"info", "prompt_logprobs", b"prompt_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "info", b"info", "logprobs", b"logprobs", "output_index", b"output_index", "stream_id", b"stream_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "info", b"info", "logprobs", b"logprobs", "output_index", b"output_index", "prompt_logprobs", b"prompt_logprobs", "stream_id", b"stream_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from armature.engines.engine import EngineInfo
 from armature.runtime.errors import CallerError, NotFoundError
-from armature.scheduling.request import FinishReason, Sampling, TokenLogprobs
+from armature.scheduling.request import FinishReason, PromptLogprobs, Sampling, TokenLogprobs
 from armature.v1 import common_pb2 as common
 from armature.v1.worker_pb2 import DecodeRequest, WorkerError
 
@@ -115,6 +115,7 @@ def sampling_of(params: common.SamplingParams, info: EngineInfo) -> Sampling:
         stop_token_ids=frozenset(params.stop_token_ids),
         ignore_eos=params.ignore_eos,
         min_tokens=params.min_tokens,
+        prompt_logprobs=params.prompt_logprobs if params.HasField("prompt_logprobs") else None,
     )
     _check_range("temperature", sampling.temperature, 0.0, 100.0)
     _check_range("top_p", sampling.top_p, 0.0, 1.0)
@@ -127,6 +128,7 @@ def sampling_of(params: common.SamplingParams, info: EngineInfo) -> Sampling:
     if not 0.009 <= sampling.repetition_penalty <= 100:
         raise CallerError(f"repetition_penalty is {sampling.repetition_penalty}; it must be between 0.01 and 100")
     _check_range("top_logprobs", params.top_logprobs, 0, MAX_TOP_LOGPROBS)
+    _check_range("prompt_logprobs", params.prompt_logprobs, 0, MAX_TOP_LOGPROBS)
     _check_token_ids("stop_token_ids", sampling.stop_token_ids, info)
     _check_token_ids("logit_bias", sampling.logit_bias, info)
     if not all(isfinite(bias) for bias in sampling.logit_bias.values()):
@@ -138,6 +140,11 @@ def logprobs_of(logprobs: TokenLogprobs) -> common.Logprobs:
     """Log probabilities for the wire, the chosen token first."""
     pairs = zip(logprobs.token_ids, logprobs.logprobs, strict=True)
     return common.Logprobs(tokens=[common.TokenLogprob(token_id=token_id, logprob=value) for token_id, value in pairs])
+
+
+def prompt_logprobs_of(told: PromptLogprobs) -> common.PromptLogprobs:
+    """Log probabilities of a prompt for the wire."""
+    return common.PromptLogprobs(top=told.top, token_ids=told.token_ids, logprobs=told.logprobs, ranks=told.ranks)
 
 
 def _check_range(name: str, value: float, least: float, most: float) -> None:

@@ -23,6 +23,7 @@ from armature.engines.host.conversion import (
     check_prompt,
     code_of,
     logprobs_of,
+    prompt_logprobs_of,
     sampling_of,
     unpack_tokens,
 )
@@ -273,6 +274,8 @@ class Generations:
             return False
         if not (self._has_helpers or target.cached_only):
             return False
+        if request.sampling.HasField("prompt_logprobs"):  # of fetched tokens nobody has any
+            return False
         if target.handoff != common.HANDOFF_PULL:
             metrics.fetch_failures.labels("handoff").inc()
             return False
@@ -295,6 +298,8 @@ class Generations:
         generation.next_index = output.output_index + len(output.token_ids)
         if output.logprobs:
             delta.logprobs.extend([logprobs_of(logprobs) for logprobs in output.logprobs])
+        if output.prompt_logprobs is not None:
+            delta.prompt_logprobs.CopyFrom(prompt_logprobs_of(output.prompt_logprobs))
         if generation.cached_tokens < 0 and output.token_ids:
             self._describe(generation, output.cached_tokens, delta.info)
         if reason is FinishReason.ERROR:

@@ -88,8 +88,10 @@ class StepBatch:
     Attributes:
         input_ids, positions: `[1, tokens]`.
         key_rows: for each layer the pool rows `[tokens]` to write keys to; `value_rows` likewise.
-        logit_rows: index of the last token of each slice that samples, in the plan's order.
+        logit_rows: index of the last token of each slice that samples, in the plan's order, then those of `scored`.
         pooled: slices of prompts that are embedded, each with the indices of its first and behind its last token.
+        scored: slices of prompts whose tokens' log probabilities are wanted, each with as many rows as of its tokens
+            have a prompt token behind them.
     """
 
     input_ids: torch.Tensor
@@ -100,6 +102,7 @@ class StepBatch:
     decodes: list[DecodeGroup]
     prefills: list[PrefillSlice]
     pooled: list[tuple[Slice, int, int]]
+    scored: list[tuple[Slice, int]]
 
 
 class BatchBuilder:
@@ -126,12 +129,17 @@ class BatchBuilder:
         rows = self._to_device(self._pool_rows(decodes, prefills, positions))
         ends = np.cumsum([one.count for one in packed])
         last = {id(one): int(end) - 1 for one, end in zip(packed, ends, strict=True)}
+        logit_rows = [last[id(one)] for one in slices if one.samples]
+        scored = [(one, scored_rows(one)) for one in packed if one.sequence.scores_prompt]
+        for one, count in scored:
+            first = last[id(one)] + 1 - one.count
+            logit_rows.extend(range(first, first + count))
         return StepBatch(
             input_ids=self._to_device(np.array(token_ids, dtype=np.int64)[None]),
             positions=self._to_device(positions[None]),
             key_rows=list(rows[:, 0]),
             value_rows=list(rows[:, 1]),
-            logit_rows=self._to_device(np.array([last[id(one)] for one in slices if one.samples], dtype=np.int64)),
+            logit_rows=self._to_device(np.array(logit_rows, dtype=np.int64)),
             decodes=self._decode_groups(decodes),
             prefills=[self._prefill(one, int(end)) for one, end in zip(prefills, ends[len(decodes) :], strict=True)],
             pooled=[
@@ -139,6 +147,7 @@ class BatchBuilder:
                 for one, end in zip(packed, ends, strict=True)
                 if one.sequence.request.work is Work.EMBED
             ],
+            scored=scored,
         )
 
     def _pool_rows(
@@ -205,6 +214,11 @@ class BatchBuilder:
     def _to_device(self, array: NDArray[np.int64] | NDArray[np.bool_]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self._device.type == "cpu" else tensor.to(self._device, non_blocking=True)
+
+
+def scored_rows(one: Slice) -> int:
+    """How many of the slice's tokens have a prompt token behind them."""
+    return max(0, min(one.count, one.sequence.request.prompt_tokens - 1 - one.start))
 
 
 def _limit_tokens(layout: BlockLayout, device: torch.device) -> int:

@@ -15,6 +15,7 @@ from armature.engines.torch.batch import BatchBuilder
 from armature.engines.torch.loader import LoadedModel, fingerprint, load, open_checkpoint
 from armature.engines.torch.memory import PagedMemory, blocks_in
 from armature.engines.torch.pooling import Pooler
+from armature.engines.torch.prompt_scores import PromptScorer
 from armature.engines.torch.sampler import Sampler
 from armature.engines.torch.selfcheck import check_model
 from armature.engines.torch.tables import BlockTables
@@ -34,6 +35,7 @@ class TorchRunner:
         self._tables = BlockTables()
         self._batches = BatchBuilder(model.layout, self._tables, self._device)
         self._pooler = Pooler()
+        self._scorer = PromptScorer()
         self._sampler = Sampler(model.vocab_size, info.eos_token_ids, self._device)
         self._grammars = GrammarCompiler(Path(info.model_path), model.vocab_size, info.eos_token_ids)
 
@@ -58,9 +60,11 @@ class TorchRunner:
                 logits, hidden = self._model.logits_and_hidden(step)
             else:
                 logits = self._model.logits(step)
-            sampled = self._sampler.sample(logits, [one for one in slices if one.samples])
+            sampled = self._sampler.sample(logits[: plan.num_samples], [one for one in slices if one.samples])
             if hidden is not None:  # last, since a step that fails is computed again
                 self._pooler.add(hidden, pooled, slices, sampled)
+            if scored := step.batch.scored:
+                self._scorer.add(logits[plan.num_samples :], scored, slices, sampled)
         self._memory.seal(plan.sealed)
         return sampled
 
@@ -80,6 +84,7 @@ class TorchRunner:
         self._tables.forget(request_id)
         self._sampler.forget(request_id)
         self._pooler.forget(request_id)
+        self._scorer.forget(request_id)
 
 
 def torch_engine_runner(
