@@ -39,7 +39,7 @@ from armature.v1.inference_pb2 import (
 
 _REASONS = {LENGTH: FINISH_REASON_LENGTH, TOOL_CALLS: FINISH_REASON_TOOL_CALLS}
 _OPTIONAL = ("temperature", "top_p", "repetition_penalty")
-_PLAIN = ("top_k", "min_p", "presence_penalty", "frequency_penalty", "min_tokens", "top_logprobs")
+_PLAIN = ("top_k", "min_p", "presence_penalty", "frequency_penalty", "min_tokens", "top_logprobs", "prompt_logprobs")
 
 
 def ask_of(request: GenerateRequest) -> Ask:

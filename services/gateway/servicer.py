@@ -27,6 +27,7 @@ class InferenceServicer(Contract):
             choices = self._core.choices(job)
             unfinished = len(choices.generations)
             told = [-1] * unfinished  # of which number of migrations the client knows
+            scores = choices.generations[0] if job.wants_scores else None
             with StreamWrites(self._core.writes) as writes:
                 async with aclosing(choices.pieces()) as pieces:
                     async for piece in pieces:
@@ -37,6 +38,9 @@ class InferenceServicer(Contract):
                             if told[piece.index] < generation.migrations:
                                 response.info.CopyFrom(generation.info)
                             told[piece.index] = generation.migrations
+                        if generation is scores and generation.prompt_logprobs is not None:
+                            response.prompt_logprobs.CopyFrom(generation.prompt_logprobs)
+                            scores = None
                         writes.begin()
                         yield response
                         writes.end()

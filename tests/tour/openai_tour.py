@@ -31,6 +31,13 @@ def client(target: Target) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{target.url}/v1", api_key=target.key, max_retries=0, timeout=60)
 
 
+def tokens_of(target: Target, text: str) -> list[int]:
+    told: Any = client(target).post(
+        f"{target.url}/tokenize", cast_to=object, body={"model": target.model, "prompt": text}
+    )
+    return told["tokens"]
+
+
 def models_are_listed(target: Target) -> None:
     assert target.model in [model.id for model in client(target).models.list()]
     assert client(target).models.retrieve(target.model).id == target.model
@@ -116,6 +123,26 @@ def a_completion_says_the_same_streamed_with_log_probabilities(target: Target) -
     assert len(whole.choices[0].logprobs.tokens) == whole.usage.completion_tokens
 
 
+def several_prompts_are_scored_as_evaluations_do(target: Target) -> None:
+    texts = ["Return the path", "Join two"]
+    tokens = [tokens_of(target, text) for text in texts]
+    ask: Any = {"model": target.model, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True, "seed": 1}
+    by_text = client(target).completions.create(prompt=texts, **ask)
+    by_tokens = client(target).completions.create(prompt=tokens, **ask)
+    streamed = client(target).completions.create(prompt=texts, **ask, stream=True)
+    parts: list[list[float | None]] = [[], []]
+    for chunk in streamed:
+        for choice in chunk.choices:
+            parts[choice.index] += choice.logprobs.token_logprobs if choice.logprobs else []
+    for index, text in enumerate(texts):
+        choice = by_text.choices[index]
+        assert choice.text.startswith(text) and choice.text == by_tokens.choices[index].text
+        own = choice.logprobs.token_logprobs
+        assert own[0] is None and all(value <= 0 for value in own[1:]) and len(own) == len(tokens[index]) + 1
+        for other in (by_tokens.choices[index].logprobs.token_logprobs, parts[index]):
+            assert all(abs(one - two) < 1e-2 for one, two in zip(own[1:], other[1:], strict=True))
+
+
 def texts_and_tokens_are_embedded(target: Target) -> None:
     made = client(target).embeddings.create(model=target.model, input=["join two paths", "dump an object as JSON"])
     assert len(made.data) == 2 and made.usage.prompt_tokens > 0
@@ -190,6 +217,7 @@ STEPS: tuple[Step, ...] = (
     an_answer_matches_its_schema,
     a_tool_is_called_and_its_result_taken_back,
     a_completion_says_the_same_streamed_with_log_probabilities,
+    several_prompts_are_scored_as_evaluations_do,
     texts_and_tokens_are_embedded,
     a_response_says_what_a_chat_says_streamed_or_not,
     a_conversation_is_kept_by_the_gateway_and_its_blocks_by_a_worker,

@@ -17,6 +17,7 @@ from armature.openai.assembler import Piece
 from armature.openai.errors import ApiError
 from armature.openai.logprobs import chat_logprobs, legacy_logprobs
 from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
+from armature.openai.prompt_scores import Echo
 from armature.openai.vocabulary import Vocabulary
 from armature.v1.common_pb2 import ModelCard, ServingInfo, Tier
 
@@ -61,8 +62,8 @@ class Form:
     top_logprobs: int | None = None
     """None: no log probabilities were asked for."""
     include_usage: bool = False
-    echo: str = ""
-    """Stands before every answer: the prompt, if a completion was asked to repeat it."""
+    counts_on: bool = False
+    """Each chunk tells what has been used so far."""
     created_s: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -73,12 +74,31 @@ class Form:
     def answer_id(self) -> str:
         return f"{'chatcmpl' if self.is_chat else 'cmpl'}-{self.request_id}"
 
-    def logprobs(self, piece: Piece) -> dict[str, Any] | None:
-        """The piece's log probabilities, or None if they were not asked for or there are none."""
+    def logprobs(self, piece: Piece, after: int = 0) -> dict[str, Any] | None:
+        """The piece's log probabilities, or None if they were not asked for or there are none.
+
+        `after` counts the characters of a prompt that stands before the answer.
+        """
         if self.top_logprobs is None or not piece.tokens:
             return None
-        shape = chat_logprobs if self.is_chat else legacy_logprobs
-        return shape(self.vocabulary, piece, self.top_logprobs)
+        if self.is_chat:
+            return chat_logprobs(self.vocabulary, piece, self.top_logprobs)
+        shown = legacy_logprobs(self.vocabulary, piece, self.top_logprobs)
+        if after:
+            shown["text_offset"] = [offset + after for offset in shown["text_offset"]]
+        return shown
+
+
+@dataclass(frozen=True, slots=True)
+class PromptShown:
+    """What is told of a prompt with its answers."""
+
+    echo: Echo | None = None
+    logprobs: list[dict[str, Any] | None] | None = None
+    """vLLM's `prompt_logprobs`."""
+
+
+NO_PROMPT = PromptShown()
 
 
 class ChunkEncoder:
@@ -86,28 +106,40 @@ class ChunkEncoder:
 
     def __init__(self, form: Form, index: int = 0) -> None:
         self._form = form
+        self._echoed_characters = 0
         kind = "chat.completion.chunk" if form.is_chat else "text_completion"
         head = {"id": form.answer_id, "object": kind, "created": form.created_s, "model": form.model}
         self._head = b"data: " + _encode(head)[:-1]
         place = b"%d" % index
         self._choice = self._head + b',"choices":[{"index":' + place + (b',"delta":' if form.is_chat else b',"text":')
         self._before = self._choice + (b'{"content":' if form.is_chat else b"")
-        self._usage = b',"usage":null' if form.include_usage else b""
-        self._after = (b"}" if form.is_chat else b"") + self._tail(b"null", b"null")
+        self._close = b"}" if form.is_chat else b""
+        self._set_usage(b',"usage":null' if form.include_usage else b"")
 
-    def start(self) -> bytes:
+    def count(self, usage: Usage) -> None:
+        """The chunks that follow tell this."""
+        self._set_usage(b',"usage":' + _encode(usage.to_dict()))
+
+    def _set_usage(self, usage: bytes) -> None:
+        self._usage = usage
+        self._after = self._close + self._tail(b"null", b"null")
+
+    def start(self, echo: Echo | None = None) -> bytes:
         """Before the first text: chat's role, or the prompt that a completion repeats."""
         if self._form.is_chat:
             return self._choice + ROLE + self._tail(b"null", b"null")
-        return self._before + _encode(self._form.echo) + self._after if self._form.echo else b""
+        if echo is None:
+            return b""
+        self._echoed_characters = len(echo.text)
+        logprobs = b"null" if echo.logprobs is None else _encode(echo.logprobs)
+        return self._before + _encode(echo.text) + self._tail(logprobs, b"null")
 
     def piece(self, piece: Piece) -> bytes:
         """A chunk with the piece's text, or one for each thing that it says; its finish reason is left to `finish`."""
         if piece.events is not None:
             return self._told(piece, piece.events)
-        if piece.tokens and (logprobs := self._form.logprobs(piece)) is not None:
-            close = b"}" if self._form.is_chat else b""
-            return self._before + _encode(piece.text) + close + self._tail(_encode(logprobs), b"null")
+        if piece.tokens and (logprobs := self._form.logprobs(piece, self._echoed_characters)) is not None:
+            return self._before + _encode(piece.text) + self._close + self._tail(_encode(logprobs), b"null")
         return self._before + _encode(piece.text) + self._after
 
     def _told(self, piece: Piece, events: Sequence[AnswerEvent]) -> bytes:
@@ -172,27 +204,46 @@ def error_event(error: ApiError) -> bytes:
     return b"data: " + error.to_json() + b"\n\n"
 
 
-def whole_answer(form: Form, answers: Sequence[Piece], usage: Usage, info: ServingInfo | None) -> bytes:
-    """The body of answers that were not streamed; each piece is all of one."""
+def whole_answer(
+    form: Form,
+    answers: Sequence[Piece],
+    usage: Usage,
+    info: ServingInfo | None,
+    prompts: Sequence[PromptShown] = (NO_PROMPT,),
+) -> bytes:
+    """The body of answers that were not streamed; each piece is all of one. All `prompts` have as many answers."""
+    of_each = len(answers) // len(prompts)
     body: dict[str, Any] = {
         "id": form.answer_id,
         "object": "chat.completion" if form.is_chat else "text_completion",
         "created": form.created_s,
         "model": form.model,
-        "choices": [_choice(form, piece) for piece in answers],
+        "choices": [_choice(form, piece, prompts[place // of_each]) for place, piece in enumerate(answers)],
         "usage": usage.to_dict(),
     }
+    if form.is_chat and prompts[0].logprobs is not None:
+        body["prompt_logprobs"] = prompts[0].logprobs
     if info is not None:
         body["armature"] = info_dict(info)
     return _encode(body)
 
 
-def _choice(form: Form, piece: Piece) -> dict[str, Any]:
-    shown = {"message": _message(piece)} if form.is_chat else {"text": form.echo + piece.text}
+def _choice(form: Form, piece: Piece, prompt: PromptShown) -> dict[str, Any]:
+    echo = prompt.echo or _NO_ECHO
+    shown = {"message": _message(piece)} if form.is_chat else {"text": echo.text + piece.text}
     choice: dict[str, Any] = {"index": piece.index, **shown}
-    choice["logprobs"] = form.logprobs(piece)
+    logprobs = form.logprobs(piece, len(echo.text))
+    if echo.logprobs is not None:
+        own = logprobs or dict.fromkeys(echo.logprobs, ())
+        logprobs = {name: None if own[name] is None else [*of, *own[name]] for name, of in echo.logprobs.items()}
+    choice["logprobs"] = logprobs
     choice["finish_reason"] = piece.finish_reason
+    if not form.is_chat and prompt.logprobs is not None:
+        choice["prompt_logprobs"] = prompt.logprobs
     return choice
+
+
+_NO_ECHO = Echo("")
 
 
 def info_dict(info: ServingInfo) -> dict[str, Any]:

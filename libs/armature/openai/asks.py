@@ -14,16 +14,19 @@ from armature.openai.rules import (
     TokenPrompt,
     check_ranges,
     check_stop,
-    only_with_stream,
+    check_streamed,
     refuse_unsupported,
     sampling_of,
 )
 from armature.openai.schema import ChatBody, CompletionBody, ContentPart, Message
 from armature.openai.structured import grammar_of
 from armature.openai.tools import ToolUse, rendered_call, tools_of
+from armature.v1.common_pb2 import SamplingParams
 
 DEFAULT_COMPLETION_TOKENS = 16
 """What the OpenAI API gives to /v1/completions without `max_tokens`."""
+MAX_COMPLETIONS = 1024
+"""Answers of one request, to all its prompts."""
 
 # Templates know `system`; `developer` is OpenAI's newer word for it.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -37,13 +40,14 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
         ApiError: 400 that names the field.
     """
     refuse_unsupported(body)
-    only_with_stream(body)
+    check_streamed(body)
     sampling = sampling_of(body)
     grammar, grammar_field = grammar_of(body)
     for name, value in (("best_of", body.best_of not in (None, 1)), ("echo", body.echo)):
         if value:
             raise unsupported(name, "only /v1/completions knows it")
-    check_ranges({"max_completion_tokens": body.max_completion_tokens, "top_logprobs": body.top_logprobs})
+    limits = {name: getattr(body, name) for name in ("max_tokens", "max_completion_tokens", "top_logprobs")}
+    check_ranges(limits)
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs", 'only possible with "logprobs": true')
     sampling.logprobs = bool(body.logprobs)
@@ -66,8 +70,8 @@ def chat_ask(body: ChatBody, session_header: str = "") -> Ask:
     )
 
 
-def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
-    """Check a completion request, as `chat_ask` does.
+def completion_asks(body: CompletionBody, session_header: str = "") -> list[Ask]:
+    """Check a completion request, as `chat_ask` does: an ask for each of its prompts.
 
     Raises:
         ApiError: 400 that names the field.
@@ -76,33 +80,53 @@ def completion_ask(body: CompletionBody, session_header: str = "") -> Ask:
     for name, value in (("tools", body.tools), ("tool_choice", body.tool_choice)):
         if value not in (None, [], "none", "auto"):
             raise unsupported(name, "only chats have tools; use /v1/chat/completions")
-    only_with_stream(body)
+    check_streamed(body)
     sampling = sampling_of(body)
     grammar, grammar_field = grammar_of(body)
     if body.logprobs is not None:
         if not 0 <= body.logprobs <= MAX_TOP_LOGPROBS:
             raise invalid("logprobs", f"must be between 0 and {MAX_TOP_LOGPROBS}, not {body.logprobs}")
-        if body.echo:
-            raise invalid("echo", "not possible with logprobs: those of a prompt are not computed")
         sampling.logprobs = True
         sampling.top_logprobs = body.logprobs
+        if body.echo:
+            sampling.prompt_logprobs = max(body.logprobs, sampling.prompt_logprobs)
     num_answers = _num_answers(body)
     # The best are told by their tokens' log probabilities.
     sampling.logprobs = sampling.logprobs or num_answers > (body.n or 1)
-    return Ask(
-        model=body.model,
-        prompt=_prompt(body.prompt),
-        prompt_field="prompt",
-        sampling=sampling,
-        max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
-        stop=check_stop(body.stop),
-        include_info=body.armature is not None and body.armature.include_info,
-        session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
-        hints=hints_from(body.armature, body.nvext),
-        num_answers=num_answers,
-        grammar=grammar,
-        grammar_field=grammar_field,
-    )
+    prompts = _prompts(body.prompt)
+    if len(prompts) * num_answers > MAX_COMPLETIONS:
+        raise invalid("prompt", f"at most {MAX_COMPLETIONS} answers are possible, with n to each prompt")
+    return [
+        Ask(
+            model=body.model,
+            prompt=prompt,
+            prompt_field=field,
+            sampling=_copy(sampling),
+            max_tokens=_max_tokens(body),
+            stop=check_stop(body.stop),
+            include_info=body.armature is not None and body.armature.include_info,
+            session_id=session_from(body.armature, body.nvext, body.prompt_cache_key, session_header),
+            hints=hints_from(body.armature, body.nvext),
+            num_answers=num_answers,
+            grammar=grammar,
+            grammar_field=grammar_field,
+        )
+        for field, prompt in prompts.items()
+    ]
+
+
+def _max_tokens(body: CompletionBody) -> int:
+    """None at all are wanted of somebody who only repeats the prompt."""
+    if body.max_tokens == 0 and (body.echo or body.prompt_logprobs is not None):
+        return 0
+    check_ranges({"max_tokens": body.max_tokens})
+    return DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+
+
+def _copy(sampling: SamplingParams) -> SamplingParams:
+    copied = SamplingParams()
+    copied.CopyFrom(sampling)
+    return copied
 
 
 def _num_answers(body: CompletionBody) -> int:
@@ -199,26 +223,21 @@ def _template_variables(body: ChatBody, tools: ToolUse) -> dict[str, Any]:
     return variables
 
 
-def _prompt(prompt: str | list[str | int | list[int]]) -> Prompt:
-    """A text, or token ids; a list with one of these is the same, a list with more would be several requests."""
-    if isinstance(prompt, str):
-        return TextPrompt(_not_empty(prompt))
+def _prompts(prompt: str | list[str | int | list[int]]) -> dict[str, Prompt]:
+    """A text, token ids, or a list of these, by what the client calls each."""
+    if isinstance(prompt, list) and prompt and not all(isinstance(item, int) for item in prompt):
+        if len(prompt) == 1:
+            return {"prompt": _prompt("prompt", prompt[0])}
+        if len(prompt) > MAX_COMPLETIONS:
+            raise invalid("prompt", f"at most {MAX_COMPLETIONS} prompts are possible, not {len(prompt)}")
+        fields = [f"prompt[{index}]" for index in range(len(prompt))]
+        return {field: _prompt(field, one) for field, one in zip(fields, prompt, strict=True)}
+    return {"prompt": _prompt("prompt", prompt)}  # pyright: ignore[reportArgumentType]
+
+
+def _prompt(field: str, prompt: str | int | list[int]) -> Prompt:
+    if isinstance(prompt, int):
+        raise invalid(field, "must be a text or a list of token ids, like the others")
     if not prompt:
-        raise invalid("prompt", "must not be empty")
-    if all(isinstance(item, int) for item in prompt):
-        return TokenPrompt(prompt)  # pyright: ignore[reportArgumentType]
-    if len(prompt) > 1:
-        raise unsupported("prompt", "one prompt per request; send several requests for several prompts")
-    only = prompt[0]
-    if isinstance(only, str):
-        return TextPrompt(_not_empty(only))
-    assert isinstance(only, list)
-    if not only:
-        raise invalid("prompt", "must not be empty")
-    return TokenPrompt(only)
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise invalid("prompt", "must not be empty")
-    return text
+        raise invalid(field, "must not be empty")
+    return TextPrompt(prompt) if isinstance(prompt, str) else TokenPrompt(prompt)

@@ -23,7 +23,7 @@ def legacy_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str,
     """`choices[].logprobs` of /v1/completions: the `top` likeliest tokens, and the chosen one if it is none of them."""
     return {
         "tokens": [vocabulary.token_text(tokens[0][0]) for tokens in piece.tokens],
-        "token_logprobs": [_finite(tokens[0][1]) for tokens in piece.tokens],
+        "token_logprobs": [finite(tokens[0][1]) for tokens in piece.tokens],
         "top_logprobs": [_by_name(vocabulary, tokens, top) for tokens in piece.tokens] if top else None,
         "text_offset": list(piece.offsets),
     }
@@ -32,7 +32,7 @@ def legacy_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str,
 def _entry(vocabulary: Vocabulary, token_id: int, logprob: float) -> dict[str, Any]:
     return {
         "token": vocabulary.token_text(token_id),
-        "logprob": _finite(logprob),
+        "logprob": finite(logprob),
         "bytes": list(vocabulary.token_bytes(token_id)),
     }
 
@@ -41,9 +41,10 @@ def _by_name(vocabulary: Vocabulary, tokens: TopTokens, top: int) -> dict[str, f
     """Names may coincide, for tokens that are parts of characters: the likelier one counts."""
     by_name: dict[str, float] = {}
     for token_id, logprob in (*tokens[1 : 1 + top], tokens[0]):
-        by_name.setdefault(vocabulary.token_text(token_id), _finite(logprob))
+        by_name.setdefault(vocabulary.token_text(token_id), finite(logprob))
     return by_name
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """What JSON can hold."""
     return logprob if logprob > _LOWEST else _LOWEST  # also for NaN

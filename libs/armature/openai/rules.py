@@ -63,7 +63,7 @@ class Ask:
     """What the client calls the prompt, for errors about it."""
     sampling: SamplingParams
     max_tokens: int | None = None
-    """Output tokens; None: until the context is full."""
+    """Output tokens; None: until the context is full. 0: only what is told of the prompt is wanted."""
     stop: tuple[str, ...] = ()
     include_info: bool = False
     session_id: str = ""
@@ -98,6 +98,7 @@ RANGES: Mapping[str, Range] = {
     "repetition_penalty": Range(LEAST_REPETITION_PENALTY, 100, f"must be between {LEAST_REPETITION_PENALTY} and 100"),
     "min_tokens": Range(0, MAX_TOKENS_EVER, f"must be between 0 and {MAX_TOKENS_EVER}"),
     "top_logprobs": Range(0, MAX_TOP_LOGPROBS, f"must be between 0 and {MAX_TOP_LOGPROBS}"),
+    "prompt_logprobs": Range(0, MAX_TOP_LOGPROBS, f"must be between 0 and {MAX_TOP_LOGPROBS}"),
     "max_tokens": Range(1, MAX_TOKENS_EVER, f"must be between 1 and {MAX_TOKENS_EVER}"),
     "max_completion_tokens": Range(1, MAX_TOKENS_EVER, f"must be between 1 and {MAX_TOKENS_EVER}"),
     "n": Range(1, MAX_CHOICES, f"must be between 1 and {MAX_CHOICES}"),
@@ -114,7 +115,6 @@ UNSUPPORTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("web_search_options", (), "there is no web search; leave it out"),
     ("suffix", ("",), "insertion is not implemented; leave it out"),
     ("use_beam_search", (False,), "beam search is not implemented; leave it out"),
-    ("prompt_logprobs", (0,), "only the answer's log probabilities are reported; leave it out"),
     ("truncate_prompt_tokens", (), "prompts are never cut; shorten it yourself"),
     ("continue_final_message", (False,), "use /v1/completions to continue a text"),
     ("add_generation_prompt", (True,), "use /v1/completions to continue a text"),
@@ -198,7 +198,7 @@ def check_against_model(sampling: SamplingParams, max_tokens: int | None, vocab_
 def sampling_of(body: Body) -> SamplingParams:
     """The body's sampling parameters, ranges checked; `logprobs` are left to the caller, whose shapes differ."""
     check_ranges({name: getattr(body, name) for name in _SAMPLING_FIELDS})
-    check_ranges({"seed": body.seed, "max_tokens": body.max_tokens, "n": body.n, "best_of": body.best_of})
+    check_ranges({"seed": body.seed, "n": body.n, "best_of": body.best_of})
     stop_token_ids = body.stop_token_ids or ()
     if any(not 0 <= token_id < 2**32 for token_id in stop_token_ids):
         raise invalid("stop_token_ids", "token ids must be in the model's vocabulary")
@@ -218,16 +218,20 @@ def sampling_of(body: Body) -> SamplingParams:
         stop_token_ids=stop_token_ids,
         ignore_eos=bool(body.ignore_eos),
         min_tokens=body.min_tokens or 0,
+        prompt_logprobs=body.prompt_logprobs,
     )
 
 
 _SAMPLING_FIELDS = (
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
-    "min_tokens",
+    "min_tokens", "prompt_logprobs",
 )  # fmt: skip
 
 
-def only_with_stream(body: Body) -> None:
+def check_streamed(body: Body) -> None:
+    """Raise for what is possible only with a stream, or only without one."""
+    if body.prompt_logprobs is not None and body.stream:
+        raise invalid("prompt_logprobs", 'not possible with "stream": true')
     if body.stream_options is not None and not body.stream:
         raise ApiError(
             400, "'stream_options' is only possible with \"stream\": true", param="stream_options", code="invalid_value"

@@ -45,6 +45,7 @@ class Message(msgspec.Struct):
 
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class JsonSchemaFormat(msgspec.Struct):
@@ -102,6 +103,7 @@ class Body(msgspec.Struct, kw_only=True):
 
     best_of: int | None = None
     echo: bool | None = None
+    prompt_logprobs: int | None = None
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
@@ -111,7 +113,6 @@ class Body(msgspec.Struct, kw_only=True):
     web_search_options: Any = None
     suffix: Any = None
     use_beam_search: Any = None
-    prompt_logprobs: Any = None
     truncate_prompt_tokens: Any = None
     continue_final_message: Any = None
     add_generation_prompt: Any = None

@@ -573,7 +573,7 @@ class GenerateResponse(_message.Message):
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]: ...
     @_builtins.property
     def prompt_logprobs(self) -> _common_pb2.PromptLogprobs:
-        """In the first message of an answer, if asked for."""
+        """In the first message of the first answer, if asked for."""
 
     def __init__(
         self,

@@ -130,10 +130,22 @@ class FakeWorker(DecodeServicer):
                 entry = delta.logprobs.add()
                 for rank, other in enumerate([token_id, *others]):
                     entry.tokens.add(token_id=other, logprob=-0.25 * max(1, rank))
+        if request.sampling.HasField("prompt_logprobs") and token_ids and position == output_of(request):
+            delta.prompt_logprobs.CopyFrom(self.scores(request))
         if position == output_of(request):
             delta.info.decode_worker = self.worker_id
             delta.info.cached_tokens = 4
         return delta
+
+    def scores(self, request: worker_pb2.DecodeRequest) -> common.PromptLogprobs:
+        """The prompt token at position p has log probability -p; the likeliest ones are those after it, at -1, -2..."""
+        top, prompt = request.sampling.prompt_logprobs, token_array(request.token_ids)[1 : request.prompt_tokens]
+        ids, logprobs = array("I"), array("f")
+        for position, token_id in enumerate(prompt, 1):
+            ids.extend([token_id, *((token_id + place) % self.card.vocab_size for place in range(1, top + 1))])
+            logprobs.extend([-position, *range(-1, -top - 1, -1)])
+        ranks = array("I", [7] * len(prompt)).tobytes()
+        return common.PromptLogprobs(top=top, token_ids=ids.tobytes(), logprobs=logprobs.tobytes(), ranks=ranks)
 
     async def Embed(self, request: worker_pb2.PromptBatch, context: Any) -> worker_pb2.EmbeddingBatch:
         """Components are the prompt's length, its first token and its last, then zeros."""

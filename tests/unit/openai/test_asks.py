@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from armature.openai.asks import chat_ask, completion_ask
+from armature.openai.asks import chat_ask, completion_asks
 from armature.openai.errors import ApiError
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model
 from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
@@ -33,7 +33,7 @@ def chat(**fields: Any) -> Ask:
 
 def completion(**fields: Any) -> Ask:
     body = {"model": "m", "prompt": "hi"} | fields
-    ask = completion_ask(COMPLETION.decode(json.dumps(body).encode()))
+    (ask,) = completion_asks(COMPLETION.decode(json.dumps(body).encode()))
     check_against_model(ask.sampling, ask.max_tokens, vocab_size=100)
     return ask
 
@@ -81,6 +81,9 @@ WRONG_IN_BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"stream": "yes"}, "stream", "invalid_type"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
     ({"armature": {"include_info": 1}}, "armature.include_info", "invalid_type"),
+    ({"prompt_logprobs": 21}, "prompt_logprobs", "invalid_value"),
+    ({"prompt_logprobs": -1}, "prompt_logprobs", "invalid_value"),
+    ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "invalid_value"),
     ({"n": 0}, "n", "invalid_value"),
     ({"n": 17}, "n", "invalid_value"),
     ({"n": "2"}, "n", "invalid_type"),
@@ -184,19 +187,50 @@ WRONG_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [[]]}, "prompt", "invalid_value"),
     ({"prompt": None}, "prompt", "invalid_type"),
     ({"prompt": {"text": "x"}}, "prompt", "invalid_type"),
-    ({"prompt": ["a", "b"]}, "prompt", "unsupported_parameter"),
-    ({"prompt": ["a", 5]}, "prompt", "unsupported_parameter"),
-    ({"prompt": [[1], [2]]}, "prompt", "unsupported_parameter"),
+    ({"prompt": ["a", ""]}, "prompt[1]", "invalid_value"),
+    ({"prompt": [[1], []]}, "prompt[1]", "invalid_value"),
+    ({"prompt": ["a", 5]}, "prompt[1]", "invalid_value"),
+    ({"prompt": ["a"] * 1025}, "prompt", "invalid_value"),
+    ({"prompt": ["a"] * 513, "n": 2}, "prompt", "invalid_value"),
+    ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"max_tokens": -1, "echo": True}, "max_tokens", "invalid_value"),
     ({"prompt": [True]}, "prompt[0]", "invalid_type"),
     ({"logprobs": True}, "logprobs", "invalid_type"),
     ({"logprobs": -1}, "logprobs", "invalid_value"),
     ({"logprobs": 21}, "logprobs", "invalid_value"),
-    ({"echo": True, "logprobs": 0}, "echo", "invalid_value"),
     ({"n": 3, "best_of": 2}, "best_of", "invalid_value"),
     ({"best_of": 2, "stream": True}, "best_of", "invalid_value"),
     ({"tools": [WEATHER]}, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompts", "max_tokens", "scores"),
+    [
+        ({"prompt": ["a", "b"]}, [TextPrompt("a"), TextPrompt("b")], 16, None),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 3}, [TokenPrompt([1, 2]), TokenPrompt([3])], 3, None),
+        ({"prompt": ["a", [3]]}, [TextPrompt("a"), TokenPrompt([3])], 16, None),
+        ({"prompt": [1, 2]}, [TokenPrompt([1, 2])], 16, None),
+        ({"echo": True, "logprobs": 1, "max_tokens": 0}, [TextPrompt("hi")], 0, 1),
+        ({"echo": True, "logprobs": 0}, [TextPrompt("hi")], 16, 0),
+        ({"echo": True, "logprobs": 1, "prompt_logprobs": 4}, [TextPrompt("hi")], 16, 4),
+        ({"prompt_logprobs": 0, "max_tokens": 0}, [TextPrompt("hi")], 0, 0),
+        ({"echo": True}, [TextPrompt("hi")], 16, None),
+    ],
+    ids=str,
+)
+def test_a_completion_asks_once_for_each_prompt(
+    fields: dict[str, Any], prompts: list[Any], max_tokens: int, scores: int | None
+) -> None:
+    asks = completion_asks(COMPLETION.decode(json.dumps({"model": "m", "prompt": "hi"} | fields).encode()))
+    assert [ask.prompt for ask in asks] == prompts
+    assert {ask.max_tokens for ask in asks} == {max_tokens}
+    for ask in asks:
+        sampling = ask.sampling
+        assert (sampling.prompt_logprobs if sampling.HasField("prompt_logprobs") else None) == scores
+    assert len({id(ask.sampling) for ask in asks}) == len(asks), "each prompt gets a seed of its own"
+
 
 HARMLESS: list[dict[str, Any]] = [
     {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": False},
@@ -204,7 +238,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"n": 1, "best_of": 1, "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "echo": False},
     {"temperature": None, "top_p": None, "max_tokens": None, "stop": None, "logit_bias": None, "stream_options": None},
     {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0.5, "seed": -1, "stop": "x", "logit_bias": {"7": -100}},
-    {"stream": True, "stream_options": {"include_usage": True}},
+    {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     {"ignore_eos": True, "min_tokens": 3, "max_tokens": 3, "stop_token_ids": [99], "repetition_penalty": 1.2},
 ]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from armature.openai.asks import chat_ask, completion_ask
+from armature.openai.asks import chat_ask, completion_asks
 from armature.openai.errors import ApiError
 from armature.openai.rules import Ask
 from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
@@ -21,7 +21,7 @@ def chat(header: str = "", **fields: Any) -> Ask:
 
 
 def completion(header: str = "", **fields: Any) -> Ask:
-    return completion_ask(COMPLETION.decode(json.dumps({"model": "m", "prompt": "hi"} | fields).encode()), header)
+    return completion_asks(COMPLETION.decode(json.dumps({"model": "m", "prompt": "hi"} | fields).encode()), header)[0]
 
 
 def test_a_request_that_says_nothing_hints_nothing() -> None:

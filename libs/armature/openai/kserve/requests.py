@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from armature.openai.asks import completion_ask
+from armature.openai.asks import completion_asks
 from armature.openai.errors import ApiError, invalid, unsupported
 from armature.openai.rules import Ask
 from armature.openai.schema import BodyDecoder, CompletionBody
@@ -71,8 +71,9 @@ def inference_of(request: ModelInferRequest) -> Inference:
         if values.get(name, neutral) != neutral:
             raise unsupported(name, "one plain answer is made per request; leave it out")
     body = _DECODER.decode(msgspec.json.encode({**fields, "model": request.model_name, "prompt": text}))
+    (ask,) = completion_asks(body)
     return Inference(
-        ask=replace(completion_ask(body), prompt_field=TEXT_INPUT),
+        ask=replace(ask, prompt_field=TEXT_INPUT),
         text=text,
         streams=streams,
         repeats_input=repeats_input,

@@ -116,6 +116,16 @@ class ChatChoice(Shape):
     finish_reason: FinishReason
 
 
+class PromptLogprob(Shape):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""By token id, for each token of a prompt; of the first nothing is known."""
+
+
 class ChatCompletion(Shape):
     """The whole answer to a chat."""
 
@@ -125,6 +135,7 @@ class ChatCompletion(Shape):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     armature: ServingInfo | UnsetType = UNSET
 
 
@@ -171,6 +182,7 @@ class CompletionChoice(Shape):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class Completion(Shape):

@@ -1,8 +1,8 @@
-"""Several answers to one prompt: a generation each, their pieces mixed as they come.
+"""Several answers to one prompt or more: a generation each, their pieces mixed as they come.
 
-The answers differ in their seeds, which follow from the request's. A prompt worth sharing is sent once, and again for
-the others when its first answer has begun: by then its blocks are in that worker's cache, and the router, who knows,
-weighs for each of the others whether to join it there. Sent at once, they would all compute the prompt.
+The answers to a prompt differ in their seeds, which follow from the request's. A prompt worth sharing is sent once,
+and again for the others when its first answer has begun: by then its blocks are in that worker's cache, and the router,
+who knows, weighs for each of the others whether to join it there. Sent at once, they would all compute the prompt.
 """
 
 import asyncio
@@ -17,22 +17,29 @@ from armature.openai.serving.generation import Generation
 
 WORTH_SHARING_TOKENS = 128
 """Shorter prompts take a step to compute, which is also what waiting for the first answer would take."""
+MAX_RUNNING = 64
+"""Answers of one request that are made at the same time."""
 MAX_PIECES_AHEAD = 64
 """Pieces that wait for the client; beyond, the answers wait too, until their workers' tokens are too many."""
 
 
 class Choices:
-    """The answers to one request. `pieces` is iterated once, and closed by whoever iterates it."""
+    """The answers to one request, those to a prompt together. `pieces` is iterated once, and closed by whoever iterates
+    it."""
 
     def __init__(self, generations: Sequence[Generation]) -> None:
         self.generations = generations
 
     @property
     def usage(self) -> Usage:
-        """Of all answers together; the prompt counts once."""
+        """Of all answers together; each prompt counts once."""
+        if len(self.generations) == 1:
+            return self.generations[0].usage
         usages = [generation.usage for generation in self.generations]
-        return replace(
-            usages[0],
+        prompts = [one.usage for one in self.generations if not one.job.answer_index]
+        return Usage(
+            prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
+            cached_tokens=sum(usage.cached_tokens for usage in prompts),
             completion_tokens=sum(usage.completion_tokens for usage in usages),
             reasoning_tokens=None
             if usages[0].reasoning_tokens is None
@@ -49,11 +56,9 @@ class Choices:
 
     async def _mixed(self) -> AsyncGenerator[Piece, None]:
         mixed: asyncio.Queue[Piece | Exception] = asyncio.Queue(MAX_PIECES_AHEAD)
-        may_follow = asyncio.Event()
-        if len(self.generations[0].job.prompt) < WORTH_SHARING_TOKENS:
-            may_follow.set()
+        turns = _Turns()
         # Not a TaskGroup: a generator that is closed in its midst would leave one with the wrong error.
-        running = [asyncio.create_task(self._run(index, mixed, may_follow)) for index in range(len(self.generations))]
+        running = [asyncio.create_task(self._run(index, mixed, turns)) for index in range(len(self.generations))]
         try:
             unfinished = len(running)
             while unfinished:
@@ -67,17 +72,33 @@ class Choices:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _run(self, index: int, mixed: "asyncio.Queue[Piece | Exception]", may_follow: asyncio.Event) -> None:
+    async def _run(self, index: int, mixed: "asyncio.Queue[Piece | Exception]", turns: "_Turns") -> None:
+        generation = self.generations[index]
+        begun = turns.begun.setdefault(index - generation.job.answer_index, asyncio.Event())
         try:
-            if index:
-                await may_follow.wait()
-            async with aclosing(self.generations[index].pieces()) as pieces:
+            if generation.job.answer_index and _is_worth_sharing(self.generations[index - generation.job.answer_index]):
+                await begun.wait()
+            async with turns.seats, aclosing(generation.pieces()) as pieces:
                 async for piece in pieces:
-                    may_follow.set()
+                    begun.set()
                     piece.index = index
                     await mixed.put(piece)
         except Exception as error:  # whoever iterates the pieces is told
             await mixed.put(error)
+
+
+class _Turns:
+    """When the answers of a request may begin."""
+
+    def __init__(self) -> None:
+        self.seats = asyncio.Semaphore(MAX_RUNNING)
+        self.begun: dict[int, asyncio.Event] = {}
+        """By the first answer to a prompt: set with its first piece."""
+
+
+def _is_worth_sharing(first: Generation) -> bool:
+    """What is told of a prompt comes with its first answer, and is shown with all."""
+    return len(first.job.prompt) >= WORTH_SHARING_TOKENS or first.job.wants_scores
 
 
 def best(answers: Sequence[Piece], wanted: int) -> list[Piece]:

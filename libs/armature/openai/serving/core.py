@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from array import array
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from armature.blocks.hashing import BlockDigest
 from armature.openai.errors import ApiError, context_exceeded, deadline_exceeded, invalid, no_workers, overloaded
 from armature.openai.forced_calls import forced_calls
 from armature.openai.parsers.families import Reading
+from armature.openai.prompt_scores import check_scores
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
 from armature.openai.serving.choices import Choices
@@ -133,19 +134,39 @@ class ServingCore:
             ApiError: the request can't be served.
             LookupError: it was not admitted.
         """
+        (job,) = await self.prepare_all(request_id, [ask], received_s, traceparent)
+        return job
+
+    async def prepare_all(
+        self, request_id: str, asks: Sequence[Ask], received_s: float, traceparent: str = ""
+    ) -> list[Job]:
+        """Like `prepare` for all prompts of one request, which are charged together."""
         admission = self.admission()
-        caller = admission.caller
-        sampling, budget_s = ask.sampling, min(self.options.request_timeout_s, admission.timeout_s)
+        budget_s = min(self.options.request_timeout_s, admission.timeout_s)
         due_s = received_s + budget_s
+        jobs: list[Job] = []
+        tokens = 0
         try:
             async with asyncio.timeout_at(due_s):
-                model = (await self.model_named(ask.model)).within(caller.cache_namespace)
-                prompt, digests, reading = await self._encoded(model, ask)
-                room = model.card.context_length - len(prompt)
-                max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
-                await admission.charge(len(prompt) + ask.num_answers * _likely_tokens(ask, max_tokens))
+                for place, ask in enumerate(asks):
+                    own_id = f"{request_id}p{place}" if place else request_id
+                    jobs.append(job := await self._job(own_id, ask, admission, received_s, due_s, traceparent))
+                    tokens += len(job.prompt) + ask.num_answers * _likely_tokens(ask, job.max_tokens)
+                await admission.charge(tokens)
         except TimeoutError:
             raise deadline_exceeded(f"The request was not even read within {budget_s:g} s") from None
+        return jobs
+
+    async def _job(
+        self, request_id: str, ask: Ask, admission: Admission, received_s: float, due_s: float, traceparent: str
+    ) -> Job:
+        caller, sampling = admission.caller, ask.sampling
+        model = (await self.model_named(ask.model)).within(caller.cache_namespace)
+        prompt, digests, reading = await self._encoded(model, ask)
+        room = model.card.context_length - len(prompt)
+        max_tokens = room if ask.max_tokens is None else min(ask.max_tokens, room)
+        if sampling.HasField("prompt_logprobs"):
+            check_scores(ask.prompt_field, len(prompt), sampling.prompt_logprobs)
         sampling.min_tokens = min(sampling.min_tokens, max_tokens)
         if not sampling.HasField("seed"):
             sampling.seed = secrets.randbits(63)
@@ -197,9 +218,9 @@ class ServingCore:
         PREPARE_S.observe(self._now_s() - started_s)
         return encoded
 
-    def choices(self, job: Job) -> Choices:
-        """All answers that the job asks for."""
-        return Choices([self.generation(job.for_answer(index)) for index in range(job.num_answers)])
+    def choices(self, *jobs: Job) -> Choices:
+        """All answers that the jobs ask for."""
+        return Choices([self.generation(job.for_answer(index)) for job in jobs for index in range(job.num_answers)])
 
     def generation(self, job: Job) -> Generation:
         return Generation(job, self._router, self._workers, self.options, self._ended)

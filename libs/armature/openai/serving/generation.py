@@ -14,6 +14,7 @@ from armature.openai.answers import Usage
 from armature.openai.assembler import LENGTH, STOP, Assembler, Piece, TopTokens
 from armature.openai.errors import ApiError, deadline_exceeded, no_workers, overloaded
 from armature.openai.parsers.events import AnswerEvent
+from armature.openai.prompt_scores import is_complete
 from armature.openai.serving.decode_call import (
     ClientTooSlowError,
     DeadlinePassedError,
@@ -34,6 +35,7 @@ from armature.v1.common_pb2 import (
     FINISH_REASON_CANCELLED,
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
+    PromptLogprobs,
     ServingInfo,
 )
 from armature.v1.router_pb2 import Assignment, Rejection
@@ -77,6 +79,9 @@ class Generation:
         self._output = array("I")
         self._on_end = on_end
         self._excluded: list[str] = []
+        self.prompt_logprobs: PromptLogprobs | None = None
+        """How likely the prompt's tokens were, if asked for; there with the first piece."""
+        self._wants_scores = job.wants_scores
         self._failure: Exception | None = None
         self._cached_tokens: int | None = None
         self._worker_cached_tokens = 0
@@ -192,6 +197,8 @@ class Generation:
         job, options, now_s = self.job, self._options, self._now_s()
         prefill = assignment.prefill if assignment.HasField("prefill") else None
         request = job.decode_request(attempt_id, self._output, prefill, max(0.001, job.due_s - now_s))
+        if not self._wants_scores:
+            request.sampling.ClearField("prompt_logprobs")  # an earlier worker has told
         first_due_s = float("inf") if self._output else job.received_s + options.first_token_timeout_s
         limits = Limits(
             first_token_s=options.stall_timeout_s + PREDICTION_FACTOR * assignment.predicted_ttft_s,
@@ -240,8 +247,20 @@ class Generation:
             if delta.finish_reason:
                 reason = _REASONS.get(delta.finish_reason)
                 self._failure = _failure(delta) if reason is None else None
+            if self._wants_scores and new and not self._take_scores(delta.prompt_logprobs):
+                self._failure, reason = WorkerFailedError("it does not tell how likely the prompt's tokens were"), None
         self._measure(self._now_s(), len(token_ids))
+        if token_ids and not self.job.max_tokens:
+            del output[:]
+            return self._assembler.feed((), (), LENGTH)
         return self._assembler.feed(token_ids, logprobs, reason)
+
+    def _take_scores(self, told: PromptLogprobs) -> bool:
+        """Whether all is told that is to be told of the prompt."""
+        self._wants_scores = not is_complete(told, len(self.job.prompt))
+        if not self._wants_scores:
+            self.prompt_logprobs = told
+        return not self._wants_scores
 
     def _measure(self, now_s: float, tokens: int) -> None:
         if self._last_s:
@@ -256,7 +275,7 @@ class Generation:
         output, job = self._output, self.job
         if output and output[-1] in job.end_ids and len(output) > job.sampling.min_tokens:
             return STOP
-        return LENGTH if len(output) >= job.max_tokens else None
+        return LENGTH if len(output) >= job.max_tokens and not self._wants_scores else None
 
     def _take_info(self, info: ServingInfo) -> None:
         ours = self.info

@@ -31,6 +31,7 @@ class Job:
     sampling: SamplingParams
     """Complete: the seed is set, since the same one must go to every worker that serves this request."""
     max_tokens: int
+    """0: only what is told of the prompt is wanted."""
     stop: tuple[str, ...]
     include_info: bool
     received_s: float
@@ -65,6 +66,7 @@ class Job:
         sampling = SamplingParams()
         sampling.CopyFrom(self.sampling)
         sampling.seed = (sampling.seed + index * SEED_STEP) % 2**64
+        sampling.ClearField("prompt_logprobs")  # which the first one is told
         request_id = f"{self.request_id}.{index}"
         return replace(self, request_id=request_id, answer_index=index, sampling=sampling, chat=None)
 
@@ -81,13 +83,18 @@ class Job:
             model=self.model.name,
             sequence_hashes=pack_hashes(digests),
             prompt_tokens=len(self.prompt) + len(output),
-            max_tokens=self.max_tokens - len(output),
+            max_tokens=max(1, self.max_tokens - len(output)),
             excluded_workers=excluded,
             traceparent=self.traceparent,
             tenant=self.tenant,
             session_id=self.session_id,
             hints=hints_message(self.hints),
         )
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether it is to be told how likely the prompt's tokens were."""
+        return self.sampling.HasField("prompt_logprobs")
 
     def decode_request(
         self, attempt_id: str, output: "array[int]", prefill: PrefillTarget | None, timeout_s: float
@@ -98,7 +105,7 @@ class Job:
             model=self.model.name,
             token_ids=(self.prompt + output if output else self.prompt).tobytes(),
             prompt_tokens=len(self.prompt),
-            max_tokens=self.max_tokens,
+            max_tokens=self.max_tokens or 1,  # a worker makes one at least
             sampling=self.sampling,
             cache_namespace=self.cache_namespace,
             tenant=self.tenant,
