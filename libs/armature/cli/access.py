@@ -3,10 +3,14 @@
 import argparse
 import os
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from armature.cli.state import CellState
 from armature.runtime.errors import StartError
+from armature.runtime.settings import CommonSettings, SettingsError, load
+from armature.runtime.tls import TlsFiles
 
 KEY_ENV = "ARMATURE_API_KEY"
 
@@ -35,13 +39,13 @@ def add_access(parser: argparse.ArgumentParser, *, with_key: bool = True) -> Non
     parser.add_argument("--ca", type=Path, metavar="FILE", help=text)
 
 
-def access_of(args: argparse.Namespace) -> Access:
+def access_of(args: argparse.Namespace, cell: CellState | None = None) -> Access:
     """What the command line and the environment say; a key itself is no option, since others can see command lines.
 
     Raises:
         StartError: a file can't be used.
     """
-    return Access(_key(args.key_file), verify_by(args.ca))
+    return Access(_key(args.key_file), verify_by(args.ca, cell))
 
 
 def _key(path: Path | None) -> str:
@@ -51,13 +55,36 @@ def _key(path: Path | None) -> str:
         raise StartError(f"can't read the API key in {path} ({error.strerror}): pass another --key-file") from error
 
 
-def verify_by(ca: Path | None) -> ssl.SSLContext | bool:
-    """What an HTTP client checks certificates by.
+def verify_by(ca: Path | None, cell: CellState | None = None) -> ssl.SSLContext | bool:
+    """What an HTTP client checks certificates by; the one of a cell's own gateway is known by its file.
 
     Raises:
         StartError: the file can't be used.
     """
+    own = cell.certificate if cell is not None and ca is None else ""
+    if not (ca or own):
+        return True
     try:
-        return ssl.create_default_context(cafile=ca) if ca else True
+        context = ssl.create_default_context(cafile=ca or own)
     except OSError as error:
-        raise StartError(f"can't use the certificates in {ca} ({error}): pass another --ca") from error
+        raise StartError(f"can't use the certificates in {ca or own} ({error}): pass another --ca") from error
+    if own:
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.check_hostname = False  # it is this very certificate, whatever it says where it serves
+    return context
+
+
+def tls_files(settings: Mapping[str, str]) -> TlsFiles | None:
+    """The files of mutual TLS that services with these settings use, as they find them; None: they use none.
+
+    Raises:
+        StartError: the settings contradict each other.
+    """
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items() if key.startswith("tls_")]
+    try:
+        found = load(CommonSettings, flags, prog="armature").tls
+    except SettingsError as error:
+        raise StartError(str(error)) from error
+    if found is None:
+        return None
+    return TlsFiles(found.cert.resolve(), found.key.resolve(), found.ca.resolve(), found.name)

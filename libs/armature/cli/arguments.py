@@ -74,6 +74,8 @@ def _add_shape(add: Add) -> None:
     )
     text = "workers that do both and ask no other (default: %(default)s)"
     add("--aggregated", type=int, default=DEFAULTS.aggregated, metavar="N", help=text)
+    text = "processes of the gateway, which share its port; raise it when one core is not enough (default: %(default)s)"
+    add("--gateway-processes", type=int, default=DEFAULTS.gateway_processes, metavar="N", help=text)
     text = "how KV blocks move between workers (default: %(default)s)"
     add("--transport", choices=("nixl", "grpc"), default=DEFAULTS.transport, help=text)
     text = "processor threads of each worker (default: the cores shared out)"

@@ -66,7 +66,7 @@ def down(directory: Path, console: Console, timeout_s: float) -> int:
 async def _look_twice(state: CellState) -> list[Row]:
     if not state.etcd:
         return rows(state.processes)  # still starting
-    observer = Observer(state.etcd, state.namespace)
+    observer = Observer(state.etcd, state.namespace, state.tls)
     try:
         await observer.look(state.processes)
         await asyncio.sleep(RATE_INTERVAL_S)

@@ -63,7 +63,10 @@ class Chat:
         """
         if not self._model:
             try:
-                listed = self._client.get("/v1/models").json().get("data", [])
+                answer = self._client.get("/v1/models")
+                if answer.is_error:
+                    raise StartError(_refusal(answer))
+                listed = answer.json().get("data", [])
             except (httpx.HTTPError, ValueError) as error:
                 raise self._unreachable(error) from error
             if not listed:

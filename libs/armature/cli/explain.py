@@ -12,7 +12,9 @@ from rich.table import Table
 
 from armature.cli.arguments import add_place
 from armature.cli.attach import FILE_WIDTH, find_cell
+from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import StartError
+from armature.runtime.tls import TlsFiles
 from armature.v1.common_pb2 import Tier
 from armature.v1.router_pb2 import Candidate, Counterfactual, Decision, ExplainRequest, ExplainResponse
 from armature.v1.router_pb2_grpc import RouterStub
@@ -50,7 +52,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         request_id=_bare(args.request_id), policies=args.policies,
         limit=max(args.limit, 0), max_candidates=max(args.candidates, 0),
     )  # fmt: skip
-    decisions = asyncio.run(_ask_all(addresses, request))
+    decisions = asyncio.run(_ask_all(addresses, request, state.tls))
     if args.json:
         print(MessageToJson(ExplainResponse(decisions=decisions), preserving_proto_field_name=True))
         return 0
@@ -69,13 +71,17 @@ def _bare(request_id: str) -> str:
     return request_id
 
 
-async def _ask_all(addresses: Sequence[str], request: ExplainRequest) -> list[Decision]:
+async def _ask_all(addresses: Sequence[str], request: ExplainRequest, tls: TlsFiles | None = None) -> list[Decision]:
     """What all routers remember, oldest first.
 
     Raises:
         StartError: none of them knows the request, or none can be asked.
     """
-    answers = await asyncio.gather(*(_ask(address, request) for address in addresses), return_exceptions=True)
+    channels = ChannelPool(tls)
+    stubs = [RouterStub(channels.get(address)) for address in addresses]
+    asking = (stub.Explain(request, timeout=TIMEOUT_S) for stub in stubs)
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    await channels.close()
     decisions = [decision for answer in answers if isinstance(answer, ExplainResponse) for decision in answer.decisions]
     errors = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
     if errors and not decisions:
@@ -83,11 +89,6 @@ async def _ask_all(addresses: Sequence[str], request: ExplainRequest) -> list[De
     if not addresses:
         raise StartError("the cell has no router now: see `armature status`")
     return sorted(decisions, key=lambda decision: -decision.age_s)
-
-
-async def _ask(address: str, request: ExplainRequest) -> ExplainResponse:
-    async with grpc.aio.insecure_channel(address) as channel:
-        return await RouterStub(channel).Explain(request, timeout=TIMEOUT_S)
 
 
 def show(decision: Decision, console: Console) -> None:

@@ -62,10 +62,11 @@ def _ask(args: argparse.Namespace, method: str, path: str, body: dict[str, Any] 
     key = os.environ.get(ADMIN_KEY_ENV, "")
     if not key:
         raise StartError(f"set {ADMIN_KEY_ENV} to the gateway's --admin-key")
-    url = args.url.rstrip("/") or find_cell(args.state_dir / args.namespace).url
+    cell = None if args.url else find_cell(args.state_dir / args.namespace)
+    url = cell.url if cell is not None else args.url.rstrip("/")
     headers = {"authorization": f"Bearer {key}"}
     try:
-        with httpx.Client(base_url=url, headers=headers, verify=verify_by(args.ca), timeout=TIMEOUT_S) as client:
+        with httpx.Client(base_url=url, headers=headers, verify=verify_by(args.ca, cell), timeout=TIMEOUT_S) as client:
             answer = client.request(method, path, json=body)
         told: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError) as error:

@@ -16,6 +16,7 @@ from armature.cli.offload_bench import add_offload_bench
 from armature.cli.options import UsageError
 from armature.cli.rehearse import add_rehearse
 from armature.cli.simulate import add_simulations
+from armature.cli.state import CellState
 from armature.cli.up import up
 from armature.runtime.errors import StartError
 
@@ -71,9 +72,11 @@ def _down(args: argparse.Namespace, console: Console) -> int:
 
 
 def _chat(args: argparse.Namespace, console: Console) -> int:
-    url = args.url.rstrip("/") or _url_of_cell(args)
+    cell = None if args.url else _cell(args)
+    # Without one, where a cell would be by default, started from another folder perhaps.
+    url = args.url.rstrip("/") or (cell.url if cell else f"http://{DEFAULTS.host}:{DEFAULTS.http_port}")
     sampling = {"max_tokens": args.max_tokens, "temperature": args.temperature}
-    chat = Chat(url, args.model, console, **sampling, access=access_of(args))
+    chat = Chat(url, args.model, console, **sampling, access=access_of(args, cell))
     if args.prompt:
         chat.ask(args.prompt)
         return EXIT_OK
@@ -100,12 +103,12 @@ def _converse(chat: Chat) -> int:
             print("(interrupted)")
 
 
-def _url_of_cell(args: argparse.Namespace) -> str:
-    """The running cell's; without one, where a cell would be by default, started from another folder perhaps."""
+def _cell(args: argparse.Namespace) -> CellState | None:
+    """The running cell, if there is one."""
     try:
-        return find_cell(args.state_dir / args.namespace).url
+        return find_cell(args.state_dir / args.namespace)
     except StartError:
-        return f"http://{DEFAULTS.host}:{DEFAULTS.http_port}"
+        return None
 
 
 def _fail(message: str, status: int) -> int:

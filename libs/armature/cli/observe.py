@@ -15,6 +15,7 @@ from armature.cli.rows import METRICS, Rates, Row, Samples, Seen, rows
 from armature.cli.state import ProcessState
 from armature.runtime.etcd import EtcdClient
 from armature.runtime.etcd_errors import EtcdError
+from armature.runtime.tls import TlsFiles, etcd_tls
 from armature.v1.common_pb2 import Member
 
 TIMEOUT_S = 1.0
@@ -23,8 +24,8 @@ TIMEOUT_S = 1.0
 class Observer:
     """Keeps its connections from one look to the next, until it is closed."""
 
-    def __init__(self, etcd: str, namespace: str) -> None:
-        self._etcd = EtcdClient(etcd.split(","), timeout_s=TIMEOUT_S)
+    def __init__(self, etcd: str, namespace: str, tls: TlsFiles | None = None) -> None:
+        self._etcd = EtcdClient(etcd.split(","), tls=etcd_tls(tls, etcd), timeout_s=TIMEOUT_S)
         self._http = httpx.AsyncClient(timeout=TIMEOUT_S)
         self._prefix = f"/armature/{namespace}/"
         self._rates = Rates()

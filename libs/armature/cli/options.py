@@ -30,6 +30,7 @@ class CellOptions:
     prefill: int = 1
     decode: int = 2
     aggregated: int = 0
+    gateway_processes: int = 1
     host: str = "127.0.0.1"
     http_port: int = 8000
     engine: str = "torch"
@@ -92,6 +93,8 @@ def check(options: CellOptions) -> None:
         raise UsageError("--threads and --kv-cache-bytes must be above 0; leave them out for the default")
     _check_policies(options)
     _check_offload(options)
+    if options.gateway_processes < 1:
+        raise UsageError("--gateway-processes counts processes: 1 or more")
     if min(options.prefill, options.decode, options.aggregated) < 0:
         raise UsageError("--prefill, --decode and --aggregated count workers: 0 or more")
     if options.decode + options.aggregated == 0:

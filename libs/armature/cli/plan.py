@@ -44,9 +44,10 @@ class CellPlan:
 
 def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
     """Everything but etcd and Valkey, which must run before their addresses can be told to anyone."""
-    gateway = _service(
-        options, around, "gateway", http_host=options.host, http_port=str(options.http_port), redis=around.redis
-    )
+    own = {"http_host": options.host, "http_port": str(options.http_port), "redis": around.redis}
+    if options.gateway_processes > 1:
+        own["processes"] = str(options.gateway_processes)
+    gateway = _service(options, around, "gateway", None, **own)
     control = (
         _service(options, around, "kv-index", redis=around.redis),
         _service(options, around, "router", policy=_policy(options.policy), redis=around.redis),

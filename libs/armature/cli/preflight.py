@@ -9,6 +9,7 @@ import httpx
 from armature.runtime.errors import StartError
 from armature.runtime.etcd import EtcdClient
 from armature.runtime.etcd_errors import EtcdError
+from armature.runtime.tls import TlsFiles, etcd_tls
 
 # A registered worker is in the gateway's list after one message from etcd.
 MODEL_TIMEOUT_S = 30.0
@@ -36,14 +37,14 @@ def refuse_taken_port(host: str, port: int) -> None:
         raise StartError(f"can't serve HTTP on {host}:{port} ({error.strerror}): pass {fix}") from error
 
 
-async def ask_etcd(endpoints: str) -> None:
+async def ask_etcd(endpoints: str, tls: TlsFiles | None = None) -> None:
     """Make sure that etcd answers before anything is started that needs it.
 
     Raises:
         StartError: it does not.
     """
     try:
-        client = EtcdClient(endpoints.split(","), timeout_s=ETCD_TIMEOUT_S)
+        client = EtcdClient(endpoints.split(","), tls=etcd_tls(tls, endpoints), timeout_s=ETCD_TIMEOUT_S)
     except EtcdError as error:
         raise StartError(f"{error}: pass --etcd HOST:PORT, or leave it out") from error
     try:

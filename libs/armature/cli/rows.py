@@ -81,7 +81,7 @@ def _row(process: ProcessState, seen: Seen) -> Row:
     state = _state(process, seen.members, member)
     cells = (
         process.name,
-        process.member_id.removeprefix(f"{process.kind}-"),
+        process.member_id.replace(f"{process.kind}-", ""),
         process.address,
         str(process.pid or ""),
         role,
@@ -96,9 +96,18 @@ def _row(process: ProcessState, seen: Seen) -> Row:
 def _state(process: ProcessState, members: Mapping[str, Member] | None, member: Member | None) -> str:
     if process.state != "ready" or not process.member_id or members is None:
         return process.state
+    if "," in process.member_id:
+        return _state_of_several(process, members)
     if member is None:
         return "not registered"  # it runs, but nobody in the cell can find it
     return "draining" if member.state == MEMBER_STATE_DRAINING else "ready"
+
+
+def _state_of_several(process: ProcessState, members: Mapping[str, Member]) -> str:
+    """Processes behind one port. One that has died is started again, under an id that nobody here has heard of."""
+    wanted = process.member_id.count(",") + 1
+    ready = sum(one.kind == process.kind and one.state != MEMBER_STATE_DRAINING for one in members.values())
+    return "ready" if ready == wanted else f"{ready} of {wanted} ready"
 
 
 def _load(samples: Samples) -> tuple[str, str, str]:

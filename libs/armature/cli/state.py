@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from armature.runtime.errors import StartError
+from armature.runtime.tls import TlsFiles
 
 _STATE_FILE = "cell.json"
 _LOCK_FILE = "lock"
@@ -51,14 +52,21 @@ class CellState:
     etcd: str
     model: str
     processes: tuple[ProcessState, ...]
+    certificate: str = ""
+    """File with the gateway's certificate, if it speaks HTTPS."""
+    tls: TlsFiles | None = None
+    """By which the services know each other, if they do."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(asdict(self), indent=1, default=str) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         fields: dict[str, Any] = json.loads(text)
         processes = tuple(ProcessState(**process) for process in fields.pop("processes"))
+        tls: dict[str, str] | None = fields.pop("tls")
+        if tls is not None:
+            fields["tls"] = TlsFiles(Path(tls["cert"]), Path(tls["key"]), Path(tls["ca"]), tls["name"])
         return cls(**fields, processes=processes)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from armature.cli.access import tls_files
 from armature.cli.arguments import DEFAULTS
 from armature.cli.display import Display
 from armature.cli.launch import ServerLauncher, ServiceLauncher
@@ -64,6 +65,7 @@ class _Up:
         self._plan = plan
         self._cell: Cell | None = None
         self._etcd = options.etcd
+        self._tls = tls_files(options.settings.get("*", {}))
         self._observer: Observer | None = None
 
     async def run(self) -> None:
@@ -105,10 +107,10 @@ class _Up:
     async def _start(self, cell: Cell) -> str:
         """Start everything; return the gateway's URL."""
         if self._options.etcd:
-            await ask_etcd(self._options.etcd)
+            await ask_etcd(self._options.etcd, self._tls)
         await cell.start(self._servers())
         self._etcd = self._options.etcd or _address_of(cell, "etcd")
-        self._observer = Observer(self._etcd, self._options.namespace)
+        self._observer = Observer(self._etcd, self._options.namespace, self._tls)
         redis = f"redis://{_address_of(cell, 'valkey')}" if self._options.valkey else ""
         around = Surroundings(self._etcd, self._directory.secret(), len(os.sched_getaffinity(0)), redis)
         plan = self._plan(self._options, around)
@@ -145,7 +147,8 @@ class _Up:
 
     def _state(self) -> CellState:
         processes = self._cell.processes if self._cell else []
-        scheme = "https" if "http_tls_cert" in self._options.settings.get("gateway", {}) else "http"
+        certificate = self._options.settings.get("gateway", {}).get("http_tls_cert", "")
+        scheme = "https" if certificate else "http"
         gateway = next((p.running.ready for p in processes if p.running and p.running.ready.http), None)
         return CellState(
             namespace=self._options.namespace,
@@ -155,6 +158,8 @@ class _Up:
             etcd=self._etcd,
             model=self._options.served_name,
             processes=tuple(_process_state(p, self._log_of(p)) for p in processes),
+            certificate=str(Path(certificate).resolve()) if certificate else "",
+            tls=self._tls,
         )
 
     def _log_of(self, process: Supervised) -> Path:

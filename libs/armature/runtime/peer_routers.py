@@ -164,7 +164,7 @@ def _reservation(request_id: str, entry: Entry, session_id: str) -> Reservation:
     made = Reservation(
         request_id=request_id, session_id=session_id, worker_id=entry.worker_id, work=_work(own),
         prefill_worker_id=entry.prefill_id, sequence_hashes=pack_hashes(entry.hashes),
-        uncached_tokens=entry.uncached_tokens, has_tail=entry.has_tail,
+        uncached_tokens=entry.uncached_tokens, has_tail=entry.has_tail, tenant=entry.tenant,
     )  # fmt: skip
     if remote is not None:
         made.prefill_work.CopyFrom(_work(remote))
@@ -181,7 +181,7 @@ def _entry(told: Reservation, now_s: float) -> Entry:
     remote = _share(told.prefill_work, now_s) if told.prefill_worker_id else None
     return Entry(
         told.worker_id, _share(told.work, now_s), told.prefill_worker_id, remote, unpack_hashes(told.sequence_hashes),
-        told.uncached_tokens, told.has_tail,
+        told.uncached_tokens, told.has_tail, tenant=told.tenant,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from armature.runtime.addresses import is_loopback
 from armature.runtime.channels import MAX_MESSAGE_BYTES
-from armature.runtime.tls import TlsFiles
+from armature.runtime.tls import TlsFiles, etcd_tls
 from armature.runtime.values import Kind, kind_of
 
 T = TypeVar("T")
@@ -250,10 +250,8 @@ class CommonSettings:
 
     @property
     def etcd_tls(self) -> TlsFiles | None:
-        """The same files for etcd, where its endpoints ask for TLS. Its certificates carry their own addresses."""
-        if self.tls is None or "https://" not in self.etcd:
-            return None
-        return dataclasses.replace(self.tls, name="")
+        """The files for etcd; None: it is spoken to without TLS."""
+        return etcd_tls(self.tls, self.etcd)
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -1,7 +1,7 @@
 """Mutual TLS between the members of a cell: the same three files make a process both server and client."""
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -53,6 +53,11 @@ class TlsFiles:
     def channel_options(self) -> list[tuple[str, str]]:
         """What a channel needs besides the credentials."""
         return [("grpc.ssl_target_name_override", self.name)] if self.name else []
+
+
+def etcd_tls(tls: TlsFiles | None, endpoints: str) -> TlsFiles | None:
+    """The same files for etcd, where its endpoints ask for TLS. Its certificates carry their own addresses."""
+    return replace(tls, name="") if tls is not None and "https://" in endpoints else None
 
 
 def _read(path: Path) -> bytes:

@@ -644,6 +644,7 @@ class Reservation(_message.Message):
     SEQUENCE_HASHES_FIELD_NUMBER: _builtins.int
     UNCACHED_TOKENS_FIELD_NUMBER: _builtins.int
     HAS_TAIL_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique for the router."""
     session_id: _builtins.str
@@ -656,6 +657,8 @@ class Reservation(_message.Message):
     uncached_tokens: _builtins.int
     """Prompt tokens to be computed, wherever that is, and whether the last block is a part of one."""
     has_tail: _builtins.bool
+    tenant: _builtins.str
+    """As in Query: who pays, so that tenants take turns over all routers."""
     @_builtins.property
     def work(self) -> Global___Reservation.Work: ...
     @_builtins.property
@@ -672,10 +675,11 @@ class Reservation(_message.Message):
         sequence_hashes: _builtins.bytes = ...,
         uncached_tokens: _builtins.int = ...,
         has_tail: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefill_work", b"prefill_work", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tail", b"has_tail", "prefill_work", b"prefill_work", "prefill_worker_id", b"prefill_worker_id", "request_id", b"request_id", "sequence_hashes", b"sequence_hashes", "session_id", b"session_id", "uncached_tokens", b"uncached_tokens", "work", b"work", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tail", b"has_tail", "prefill_work", b"prefill_work", "prefill_worker_id", b"prefill_worker_id", "request_id", b"request_id", "sequence_hashes", b"sequence_hashes", "session_id", b"session_id", "tenant", b"tenant", "uncached_tokens", b"uncached_tokens", "work", b"work", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,8 +34,8 @@ class Router:
             self.core.put_worker(worker(one))
         self.peers = Peers(self.core, redis, "cell", name)
 
-    def place(self, request_id: str, seed: int) -> str:
-        outcome = self.core.place(query(request_id, seed=seed), time.monotonic())
+    def place(self, request_id: str, seed: int, tenant: str = "") -> str:
+        outcome = self.core.place(query(request_id, seed=seed, tenant=tenant), time.monotonic())
         assert isinstance(outcome, Placed)
         self.peers.placed(outcome)
         return outcome.chosen.decode_id
@@ -81,6 +81,21 @@ async def test_what_one_places_the_other_counts(valkey: Child) -> None:
         second = {two.place(f"b{n}", 10 + n) for n in range(2)}
         assert first | second == set(WORKERS), "the second router has found the idle ones"
         await eventually(lambda: one.in_flight == 4)
+
+
+async def test_what_a_tenant_has_under_way_counts_for_it_at_every_router(valkey: Child) -> None:
+    async with two_routers(valkey) as (one, two):
+        for n in range(3):
+            one.place(f"a{n}", n, "acme")
+        two.place("b", 9, "umbrella")
+        await eventually(lambda: all(router.in_flight == 4 for router in (one, two)))
+        for router in (one, two):
+            assert {name: requests for name, (requests, _) in router.core.unstarted.items()} == {
+                "acme": 3,
+                "umbrella": 1,
+            }
+        one.progress("a0", Progress.KIND_FIRST_TOKEN)
+        await eventually(lambda: two.core.unstarted["acme"][0] == 2)
 
 
 async def test_siblings_of_a_prompt_meet_although_different_routers_place_them(valkey: Child) -> None:

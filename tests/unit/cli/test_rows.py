@@ -51,6 +51,18 @@ def test_a_worker_shows_its_role_load_cache_and_speed() -> None:
     assert row.is_well
 
 
+@pytest.mark.parametrize(
+    ("ready", "draining", "state"),
+    [(2, 0, "ready"), (1, 0, "1 of 2 ready"), (1, 1, "1 of 2 ready"), (0, 0, "0 of 2 ready")],
+)
+def test_processes_behind_one_port_are_counted(ready: int, draining: int, state: str) -> None:
+    states = [MEMBER_STATE_READY] * ready + [MEMBER_STATE_DRAINING] * draining
+    members = {str(n): Member(id=str(n), kind="gateway", state=one) for n, one in enumerate(states)}
+    other = {"decode-worker-1": member()}
+    [row] = rows([process(kind="gateway", member_id="gateway-a,gateway-b")], Seen({**members, **other}))
+    assert (cell(row, "id"), cell(row, "state"), row.is_well) == ("a,b", state, state == "ready")
+
+
 def test_samples_are_summed_over_labels() -> None:
     assert parse_metrics(METRICS)["armature_worker_decode_tokens_total"] == 42.0
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from armature.cli.state import CellDirectory, CellState, ProcessState
+from armature.runtime.tls import TlsFiles
 
 STATE = CellState(
     namespace="blue",
@@ -14,6 +15,8 @@ STATE = CellState(
     etcd="127.0.0.1:2379",
     model="demo",
     processes=(ProcessState("router", "router", "ready", 2, "router-1", "a:1", "a:2", 3, "router.log"),),
+    certificate="/gateway.pem",
+    tls=TlsFiles(Path("/cert.pem"), Path("/key.pem"), Path("/ca.pem"), "cell"),
 )
 
 

@@ -53,10 +53,10 @@ def prompt(tokens: int, seed: int = 0) -> Sequence[int]:
 def query(
     request_id: str = "r", tokens: int = 500, *, seed: int = 0, hashes: Sequence[int] | None = None,
     excluded: Collection[str] = (), owner: str = "gateway", model: str = "m", session_id: str = "",
-    hints: Hints = NO_HINTS,
+    hints: Hints = NO_HINTS, tenant: str = "",
 ) -> Query:  # fmt: skip
     hashes = prompt(tokens, seed) if hashes is None else hashes
-    return Query(request_id, model, tokens, hashes, excluded, owner, session_id=session_id, hints=hints)
+    return Query(request_id, model, tokens, hashes, excluded, owner, session_id=session_id, hints=hints, tenant=tenant)
 
 
 def placed(outcome: Placed | Rejected) -> tuple[str, str]:
