@@ -48,7 +48,7 @@ async def _cpu(folder: Path) -> dict[str, float]:
     headers = [(b"host", b"x"), (b"content-type", b"x"), (b"authorization", f"Bearer {keys[7]}".encode())]
     limits = TenantLimits(requests_per_min=10**9, tokens_per_min=10**12, concurrent_requests=10**6)
     limited, free = (Caller(tenant="t", cache_namespace="t", limits=one) for one in (limits, TenantLimits()))
-    allowance, doorkeeper = Allowance(limits, 0.0), Doorkeeper(table)
+    allowance, doorkeeper = Allowance(0.0), Doorkeeper(table)
     alone = Quotas("bench", "", None)
 
     async def admit(quotas: Quotas, caller: Caller) -> None:

@@ -16,10 +16,11 @@ from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
+from armature.openai.tenancy import key_etcd
 from armature.openai.tenancy.admin import Admin, KeyStore
 from armature.openai.tenancy.key_etcd import EtcdKeys
 from armature.openai.tenancy.key_file import KeyFile
-from armature.openai.tenancy.keys import digest_of
+from armature.openai.tenancy.keys import TenantEntry, digest_of
 from armature.openai.tenancy.usage import UsageMeter
 from armature.runtime.etcd import EtcdClient
 from tests.services.gateway.fakes import FakeRouter, listening
@@ -39,6 +40,7 @@ async def serving(store: KeyStore | None) -> AsyncIterator[tuple[httpx.AsyncClie
         core.doorkeeper.admin_digest = digest_of(ADMIN_KEY)
         meter = UsageMeter("gateway-a", "", None)
         core.on_end.append(meter.ended)
+        core.texts.on_embedded.append(meter.embedded)
         following = None
         if isinstance(store, KeyFile):
             core.doorkeeper.table = store.read()
@@ -139,6 +141,39 @@ async def test_other_gateways_hear_of_changes(etcd_address: str) -> None:
         await eventually(lambda: _is(here, key["key"], 401))
     for client in clients:
         await client.close()
+
+
+async def test_a_key_that_is_revoked_while_it_is_made_does_not_come_back(
+    etcd_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = f"keys-{secrets.token_hex(4)}"
+    client, other = EtcdClient([etcd_address]), EtcdClient([etcd_address])
+
+    class Late(EtcdKeys):
+        async def _hear(self, is_told: Any) -> None:
+            await super()._hear(is_told)
+            await other.delete_prefix(f"/armature/{namespace}/keys/key/")
+            await super()._hear(lambda records: not records)
+
+    async with serving(Late(client, namespace)) as (here, core):
+        key = await created(here, tenant="acme")
+        assert await status(here, key["key"]) == 401
+        assert core.doorkeeper.table is not None and not core.doorkeeper.table.book.keys
+    monkeypatch.setattr(key_etcd, "HEAR_TIMEOUT_S", 0.1)
+    deaf = EtcdKeys(client, namespace)  # nobody follows
+    assert not (await deaf.put("tenant", "acme", TenantEntry())).book.tenants
+    await client.close()
+    await other.close()
+
+
+async def test_embedded_prompts_are_used_tokens(tmp_path: Path) -> None:
+    async with serving(empty_file(tmp_path)) as (client, _):
+        key = await created(client, tenant="acme")
+        body = {"model": MODEL, "input": ["hello", "x"]}
+        made = await client.post("/v1/embeddings", json=body, headers={"authorization": f"Bearer {key['key']}"})
+        (row,) = (await client.get("/admin/usage", headers=ADMIN)).json()["data"]
+    tokens = made.json()["usage"]["prompt_tokens"]
+    assert (row["tenant"], row["requests"], row["prompt_tokens"], row["completion_tokens"]) == ("acme", 1, tokens, 0)
 
 
 async def _is(client: httpx.AsyncClient, key: str, expected: int) -> bool:

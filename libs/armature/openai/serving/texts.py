@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +48,8 @@ class Texts:
     def __init__(self, desk: Desk, embedder: Embedder) -> None:
         self._desk = desk
         self._embedder = embedder
+        self.on_embedded: list[Callable[[str, str, int], None]] = []
+        """Called with tenant, model and tokens of every request that was embedded."""
 
     async def embed(
         self,
@@ -78,6 +80,8 @@ class Texts:
         order = Order(request_id, model, prompts, admission.caller.tenant, received_s, admission.timeout_s)
         embeddings = await self._embedder.embed(order)
         admission.used(prompt_tokens)
+        for listener in self.on_embedded:
+            listener(admission.caller.tenant, name, prompt_tokens)
         return Embedded(embeddings, prompt_tokens)
 
     async def tokenize(

@@ -27,8 +27,8 @@ Shape = TypeVar("Shape")
 class KeyStore(Protocol):
     """Where keys and tenants are written down."""
 
-    async def put(self, kind: str, name: str, entry: KeyEntry | TenantEntry | None) -> None:
-        """Write a `key` or `tenant`; None deletes it.
+    async def put(self, kind: str, name: str, entry: KeyEntry | TenantEntry | None) -> KeyTable:
+        """Write a `key` or `tenant`; None deletes it. Returns all that is written down then.
 
         Raises:
             UnavailableError: not now.
@@ -129,16 +129,9 @@ class Admin:
         if self._store is None:
             raise ApiError(409, "This gateway has no keys: start it with --keys FILE or --keys etcd", code="no_keys")
         try:
-            await self._store.put(kind, name, entry)
+            self._doorkeeper.table = await self._store.put(kind, name, entry)
         except UnavailableError as error:
             raise ApiError(503, str(error), code="key_store_unavailable", retry_after_s=2.0) from error
-        book = self._book  # at once here; other gateways hear of it soon
-        changed = dict(book.tenants if kind == "tenant" else book.keys)
-        changed.pop(name, None)
-        if entry is not None:
-            changed[name] = entry  # pyright: ignore[reportArgumentType]
-        parts: dict[str, Any] = {"tenants": book.tenants, "keys": book.keys, f"{kind}s": changed}
-        self._doorkeeper.table = KeyTable(KeyBook(**parts))
 
 
 def _shown(entry: KeyEntry | TenantEntry, **more: Any) -> dict[str, Any]:

@@ -19,7 +19,10 @@ end
 for _, key in ipairs(KEYS) do
   local max_requests, max_tokens, max_concurrent = argument(), argument(), argument()
   local own, operations, others = argument(), argument(), 0
-  local requests, tokens, since = max_requests, max_tokens, now
+  local full_requests, full_tokens = max_requests, max_tokens
+  if max_requests == 0 then full_requests = 1e300 end
+  if max_tokens == 0 then full_tokens = 1e300 end
+  local requests, tokens, since = full_requests, full_tokens, now
   local held = redis.call('HGETALL', key)
   for i = 1, #held, 2 do
     local name, value = held[i], held[i + 1]
@@ -32,12 +35,12 @@ for _, key in ipairs(KEYS) do
     end
   end
   local minutes = math.max(0, now - since) / 60
-  requests = math.min(max_requests, requests + minutes * max_requests)
-  tokens = math.min(max_tokens, tokens + minutes * max_tokens)
+  requests = math.min(full_requests, requests + minutes * max_requests)
+  tokens = math.min(full_tokens, tokens + minutes * max_tokens)
   for _ = 1, operations do
     local kind, amount, denied_by, wait = argument(), argument(), 0, 0
     if kind == 0 then
-      tokens = math.min(max_tokens, tokens + amount)
+      tokens = math.min(full_tokens, tokens + amount)
     elseif max_concurrent > 0 and own + others >= max_concurrent then
       denied_by = 3
     elseif max_requests > 0 and requests < 1 - 0.000001 then

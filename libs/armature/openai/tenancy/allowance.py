@@ -12,6 +12,8 @@ from armature.openai.tenancy.caller import TenantLimits
 ADMITTED, REQUESTS, TOKENS, CONCURRENT = "", "requests_per_min", "tokens_per_min", "concurrent_requests"
 """Verdicts; all but the first name the limit that was in the way."""
 WINDOW_S = 60.0
+UNLIMITED = 1e300
+"""In a bucket that has no limit, so that one that is set later finds it full."""
 _ROUNDING = 1e-6
 
 
@@ -31,9 +33,8 @@ class Allowance:
 
     __slots__ = ("requests", "since_s", "tokens")
 
-    def __init__(self, limits: TenantLimits, now_s: float) -> None:
-        self.requests = float(limits.requests_per_min)
-        self.tokens = float(limits.tokens_per_min)
+    def __init__(self, now_s: float) -> None:
+        self.requests = self.tokens = UNLIMITED
         self.since_s = now_s
 
     def admit(self, limits: TenantLimits, tokens: float, under_way: int, now_s: float) -> Verdict:
@@ -55,7 +56,7 @@ class Allowance:
     def give_back(self, limits: TenantLimits, tokens: float, now_s: float) -> None:
         """So many tokens were charged and not used; negative: used and not charged."""
         self._refill(limits, now_s)
-        self.tokens = min(limits.tokens_per_min, self.tokens + tokens)
+        self.tokens = min(limits.tokens_per_min or UNLIMITED, self.tokens + tokens)
 
     def take_over(self, verdict: Verdict, now_s: float) -> None:
         """Go on from what somebody else, who knows of all gateways, has found."""
@@ -63,6 +64,6 @@ class Allowance:
 
     def _refill(self, limits: TenantLimits, now_s: float) -> None:
         minutes = max(0.0, now_s - self.since_s) / WINDOW_S
-        self.requests = min(limits.requests_per_min, self.requests + minutes * limits.requests_per_min)
-        self.tokens = min(limits.tokens_per_min, self.tokens + minutes * limits.tokens_per_min)
+        self.requests = min(limits.requests_per_min or UNLIMITED, self.requests + minutes * limits.requests_per_min)
+        self.tokens = min(limits.tokens_per_min or UNLIMITED, self.tokens + minutes * limits.tokens_per_min)
         self.since_s = max(self.since_s, now_s)

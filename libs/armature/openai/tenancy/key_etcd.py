@@ -6,8 +6,8 @@ While etcd is away the keys that were read last go on. Records: `/armature/<name
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
+from contextlib import aclosing, suppress
 
 import msgspec
 
@@ -22,6 +22,8 @@ from armature.runtime.watch import PrefixWatch
 
 log = logging.getLogger(__name__)
 
+HEAR_TIMEOUT_S = 2.0
+
 
 class EtcdKeys:
     """The keys of one cell."""
@@ -31,13 +33,17 @@ class EtcdKeys:
         self._prefix = f"{namespace_prefix(namespace)}keys/"
         self._watch = PrefixWatch(client, self._prefix)
         self._is_loaded = asyncio.Event()
+        self._heard = asyncio.Event()
+        """Set, and replaced, with every change that is heard of."""
 
     async def follow(self, doorkeeper: Doorkeeper) -> None:
         """Tell the doorkeeper of the keys and all their changes until cancelled."""
         async with aclosing(self._watch.batches()) as batches:
             async for _ in batches:
-                doorkeeper.table = KeyTable(_book(self._prefix, self._watch.records))
+                doorkeeper.table = self._table()
                 self._is_loaded.set()
+                heard, self._heard = self._heard, asyncio.Event()
+                heard.set()
 
     async def loaded(self, timeout_s: float) -> None:
         """Wait for the first keys.
@@ -51,8 +57,10 @@ class EtcdKeys:
         except TimeoutError:
             raise StartError("etcd has not told the API keys: check it") from None
 
-    async def put(self, kind: str, name: str, entry: KeyEntry | TenantEntry | None) -> None:
-        """Write what there is to know of a key or tenant; None deletes it.
+    async def put(self, kind: str, name: str, entry: KeyEntry | TenantEntry | None) -> KeyTable:
+        """Write what there is to know of a key or tenant, None deletes it; all that is heard of then.
+
+        Only what etcd tells counts, in its order: a key that somebody else revokes meanwhile does not come back.
 
         Raises:
             UnavailableError: etcd did not take it.
@@ -61,10 +69,23 @@ class EtcdKeys:
         try:
             if entry is None:
                 await self._client.delete(path)
+                await self._hear(lambda records: path not in records)
             else:
-                await self._client.put(path, msgspec.json.encode(entry))
+                revision = await self._client.put(path, msgspec.json.encode(entry))
+                await self._hear(lambda records: path in records and records[path].mod_revision >= revision)
         except EtcdError as error:
             raise UnavailableError(f"etcd did not take it: {error}") from error
+        return self._table()
+
+    async def _hear(self, is_told: Callable[[Mapping[str, Record]], bool]) -> None:
+        """Wait for etcd to tell of a change that it has taken; without end it would be for one that was taken back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAR_TIMEOUT_S):
+                while not is_told(self._watch.records):
+                    await self._heard.wait()
+
+    def _table(self) -> KeyTable:
+        return KeyTable(_book(self._prefix, self._watch.records))
 
 
 def _book(prefix: str, records: Mapping[str, Record]) -> KeyBook:

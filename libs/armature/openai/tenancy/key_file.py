@@ -58,18 +58,18 @@ class KeyFile:
                 if isinstance(error, OSError):
                     self._seen = None
 
-    async def put(self, kind: str, name: str, entry: KeyEntry | TenantEntry | None) -> None:
-        """Write a key or tenant, or delete it. Replaces the file; comments in it are lost.
+    async def put(self, kind: str, name: str, entry: KeyEntry | TenantEntry | None) -> KeyTable:
+        """Write a key or tenant, or delete it; all that is in the file then. Replaces it; comments in it are lost.
 
         Raises:
             UnavailableError: it can't be written.
         """
         try:
-            await asyncio.to_thread(self._put, f"{kind}s", name, entry)
+            return KeyTable(await asyncio.to_thread(self._put, f"{kind}s", name, entry))
         except (OSError, ValueError) as error:
             raise UnavailableError(f"the API keys in {self._path} can't be changed: {error}") from error
 
-    def _put(self, part: str, name: str, entry: KeyEntry | TenantEntry | None) -> None:
+    def _put(self, part: str, name: str, entry: KeyEntry | TenantEntry | None) -> KeyBook:
         with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # other gateways and commands may be at it
             book = msgspec.to_builtins(parse_book(self._path.read_text()))
@@ -80,6 +80,7 @@ class KeyFile:
             fresh.write_text(yaml.safe_dump(book, sort_keys=False))
             fresh.chmod(self._path.stat().st_mode)
             fresh.replace(self._path)
+            return msgspec.convert(book, KeyBook)
 
     def _state(self) -> tuple[int, int, int]:
         """Changes whenever the file does; a mounted one is a link that changes."""

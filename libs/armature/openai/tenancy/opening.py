@@ -43,5 +43,6 @@ async def open_tenancy(
     tasks.create_task(core.quotas.run(), name="quotas")
     meter = UsageMeter(runtime.member_id, f"{prefix}:usage:", redis)
     core.on_end.append(meter.ended)
+    core.texts.on_embedded.append(meter.embedded)
     tasks.create_task(meter.run(), name="usage")
     return Admin(doorkeeper, meter, store)

@@ -70,7 +70,9 @@ class Quotas:
     def wait_s(self, caller: Caller) -> float:
         """For how long this tenant can't send requests anyway, as far as is known here."""
         account = self._accounts.get(caller.tenant)
-        return account.no_requests_until_s - self._now_s() if account is not None else 0.0
+        if account is None or account.caller.limits != caller.limits:  # others than those that were in the way
+            return 0.0
+        return account.no_requests_until_s - self._now_s()
 
     async def admit(self, caller: Caller, tokens: int) -> Verdict | None:
         """Charge a request of so many tokens; None: there are no limits. If admitted, `leave` when it has ended."""
@@ -127,7 +129,7 @@ class Quotas:
     def _account(self, caller: Caller) -> _Account:
         account = self._accounts.get(caller.tenant)
         if account is None:
-            account = self._accounts[caller.tenant] = _Account(caller, Allowance(caller.limits, self._now_s()))
+            account = self._accounts[caller.tenant] = _Account(caller, Allowance(self._now_s()))
         account.caller = caller
         return account
 

@@ -67,6 +67,8 @@ class UsageMeter:
         self._waiting: dict[Spent, list[int]] = {}
         self._sent: dict[Spent, list[int]] = {}
         """The batch that has not been answered."""
+        self._sending = asyncio.Lock()
+        """Two that send at once would take each other's batch for answered."""
         # Above those of a process that had the same id before, and small enough for the doubles of a script.
         self._number = time.time_ns() // 1000
 
@@ -74,9 +76,12 @@ class UsageMeter:
         """A request, or one of its answers, has ended."""
         job, usage = generation.job, generation.usage
         is_first = job.answer_index == 0
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
         counts = (is_first, is_first * usage.prompt_tokens, usage.completion_tokens, is_first * usage.cached_tokens)
-        self.add(Spent(today, job.tenant, job.model.name), counts)
+        self.add(Spent(_today(), job.tenant, job.model.name), counts)
+
+    def embedded(self, tenant: str, model: str, prompt_tokens: int) -> None:
+        """A request for embeddings has been answered."""
+        self.add(Spent(_today(), tenant, model), (1, prompt_tokens, 0, 0))
 
     def add(self, spent: Spent, counts: tuple[int, ...]) -> None:
         """Count requests, tokens of prompts and answers, and cached ones."""
@@ -97,6 +102,10 @@ class UsageMeter:
 
     async def flush(self) -> bool:
         """Send what waits; whether nothing waits any more."""
+        async with self._sending:
+            return await self._flush()
+
+    async def _flush(self) -> bool:
         if self._redis is None:
             return False
         while self._sent or self._waiting:
@@ -112,18 +121,19 @@ class UsageMeter:
 
     async def report(self, first: datetime.date, last: datetime.date, tenant: str = "") -> tuple[list[UsageRow], bool]:
         """What was used from one day to another, by one tenant or all; and whether other gateways' use is in it."""
-        is_complete = await self.flush()
         days = [(first + datetime.timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
         sums: dict[Spent, list[int]] = {}
-        if self._redis is not None:
-            try:
-                answers = await self._redis.call_all([("HGETALL", self._prefix + day) for day in days])
-                for day, answer in zip(days, answers, strict=True):
-                    _read(sums, day, answer)
-            except RedisUnavailableError:
-                is_complete = False
-        for waiting in (self._waiting, self._sent):
-            _merge(sums, {spent: counts for spent, counts in waiting.items() if spent.day in days})
+        async with self._sending:  # what is sent meanwhile would be seen twice, or not at all
+            is_complete = await self._flush()
+            if self._redis is not None:
+                try:
+                    answers = await self._redis.call_all([("HGETALL", self._prefix + day) for day in days])
+                    for day, answer in zip(days, answers, strict=True):
+                        _read(sums, day, answer)
+                except RedisUnavailableError:
+                    is_complete = False
+            for waiting in (self._waiting, self._sent):
+                _merge(sums, {spent: counts for spent, counts in waiting.items() if spent.day in days})
         rows = [UsageRow(*spent, *counts) for spent, counts in sorted(sums.items()) if tenant in ("", spent.tenant)]
         return rows, is_complete
 
@@ -136,6 +146,10 @@ class UsageMeter:
                     arguments += [days.index(spent.day) + 2, f"{spent.tenant}/{name}/{spent.model}", count]
         keys = [f"{self._prefix}sent:{self._own_id}", *(self._prefix + day for day in days)]
         await redis.call("EVAL", _SCRIPT, len(keys), *keys, *arguments)
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _read(sums: dict[Spent, list[int]], day: str, fields: list[bytes]) -> None:

@@ -28,7 +28,7 @@ def fits(times_s: Sequence[float], now_s: float, per_min: int) -> bool:
 @given(st.integers(1, 20), st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0, 7.0, 60.0]), max_size=60))
 def test_a_request_is_admitted_exactly_when_no_stretch_of_time_gets_too_many(per_min: int, gaps_s: list[float]) -> None:
     limits = TenantLimits(requests_per_min=per_min)
-    allowance, now_s = Allowance(limits, 0.0), 0.0
+    allowance, now_s = Allowance(0.0), 0.0
     admitted: list[float] = []
     for gap_s in gaps_s:
         now_s += gap_s
@@ -47,7 +47,7 @@ def test_tokens_are_charged_by_estimate_settled_by_use_and_only_refill_with_time
     work: list[tuple[float, int, int]],
 ) -> None:
     limits = TenantLimits(tokens_per_min=1000)
-    allowance, now_s, level = Allowance(limits, 0.0), 0.0, 1000.0
+    allowance, now_s, level = Allowance(0.0), 0.0, 1000.0
     for gap_s, estimate, used in work:
         now_s += gap_s
         level = min(1000.0, level + gap_s * 1000 / 60)
@@ -61,17 +61,25 @@ def test_tokens_are_charged_by_estimate_settled_by_use_and_only_refill_with_time
 
 def test_more_at_a_time_than_allowed_is_refused_and_costs_nothing() -> None:
     limits = TenantLimits(requests_per_min=1, concurrent_requests=2)
-    allowance = Allowance(limits, 0.0)
+    allowance = Allowance(0.0)
     assert allowance.admit(limits, 1, 2, 0.0).denied_by == CONCURRENT
     assert allowance.admit(limits, 1, 1, 0.0).denied_by == ADMITTED
 
 
 def test_a_limit_that_is_set_later_begins_to_count_then() -> None:
-    allowance = Allowance(TenantLimits(concurrent_requests=9), 0.0)
+    allowance = Allowance(0.0)
     for second in range(100):
         assert not allowance.admit(TenantLimits(concurrent_requests=9), 50, 0, second).denied_by
     later = TenantLimits(requests_per_min=60, tokens_per_min=6000)
     assert not allowance.admit(later, 100, 0, 102.0).denied_by
+
+
+def test_a_limit_that_comes_to_another_one_finds_its_bucket_full() -> None:
+    allowance, few = Allowance(0.0), TenantLimits(requests_per_min=60)
+    assert not allowance.admit(few, 50, 0, 1.0).denied_by
+    allowance.give_back(few, 20, 1.0)
+    both = TenantLimits(requests_per_min=60, tokens_per_min=6000)
+    assert allowance.admit(both, 100, 0, 1.0) == (ADMITTED, 58.0, 5900.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ async def test_the_script_in_redis_decides_as_the_allowance_does(redis: RedisCli
 
     collect()
     for number, (limits, operations) in enumerate(cases):
-        allowance, now_s = Allowance(limits, 1.7e9), 1.7e9
+        allowance, now_s = Allowance(1.7e9), 1.7e9
         for gap_s, kind, amount, under_way in operations:
             now_s += gap_s
             tokens = abs(amount) if kind else amount

@@ -61,6 +61,15 @@ async def _is_admitted(quotas: Quotas, caller: Caller) -> bool:
     return await admitted(quotas, caller) == ""
 
 
+async def test_limits_that_are_raised_count_at_once() -> None:
+    quotas = Quotas("a", "", None)
+    few, many = (Caller(tenant="acme", cache_namespace="", limits=TenantLimits(requests_per_min=n)) for n in (1, 600))
+    denied = [await quotas.admit(few, 1) for _ in range(2)][-1]
+    assert denied is not None and denied.denied_by == "requests_per_min"
+    assert quotas.wait_s(few) > 50 and quotas.wait_s(many) == 0
+    await eventually(lambda: _is_admitted(quotas, many))
+
+
 async def test_what_was_not_used_comes_back(tmp_path: Path) -> None:
     valkey = await start_valkey(tmp_path)
     async with sharing(valkey.address) as (first, second):

@@ -1,5 +1,6 @@
 """What tenants have used, added up over gateways that share a Redis, each batch once."""
 
+import asyncio
 import datetime
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -66,6 +67,40 @@ async def test_a_batch_whose_answer_is_lost_counts_once(redis: RedisClient) -> N
     rows, is_complete = await meter.report(DAY, DAY)
     assert (rows, is_complete) == ([UsageRow(TODAY, "acme", "m", 2, 20, 2, 0)], True)
     await lossy.close()
+
+
+class Slow(RedisClient):
+    """Answers when it is told to, and then loses what it is told to lose."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, timeout_s=5.0)
+        self.asked = asyncio.Queue[asyncio.Future[bool]]()
+
+    async def call(self, *command: str | bytes | int | float, timeout_s: float | None = None) -> object:
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait(told)
+        if not await told:
+            raise RedisUnavailableError("it is away")
+        return await super().call(*command, timeout_s=timeout_s)
+
+
+async def test_two_that_send_at_once_lose_nothing(redis: RedisClient) -> None:
+    address = redis._redis.connection_pool.connection_kwargs
+    slow = Slow(f"redis://{address['host']}:{address['port']}")
+    meter = UsageMeter("a", "twice:", slow)
+    meter.add(Spent(TODAY, "acme", "m"), (1, 10, 1, 0))
+    sending = [asyncio.create_task(meter.flush()) for _ in range(2)]
+    first = await slow.asked.get()
+    meter.add(Spent(TODAY, "acme", "m"), (1, 10, 1, 0))
+    first.set_result(True)
+    for outcome in (False, True):  # the second batch is lost once
+        (await slow.asked.get()).set_result(outcome)
+    await asyncio.gather(*sending)
+    assert await UsageMeter("b", "twice:", redis).report(DAY, DAY) == (
+        [UsageRow(TODAY, "acme", "m", 2, 20, 2, 0)],
+        True,
+    )
+    await slow.close()
 
 
 async def test_without_redis_a_gateway_knows_what_it_has_served_itself() -> None:
