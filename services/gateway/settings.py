@@ -50,6 +50,7 @@ class GatewaySettings(RedisSettings):
     local_response_bytes: int = option(
         64 * 1024 * 1024, help="memory for responses without Redis; raise it if conversations are lost"
     )
+    max_background_responses: int = option(256, help="responses in the background at once; lower it to save memory")
     max_speculative_prefills: int = option(8, help="next turns prefilled ahead at once; 0 ignores that hint")
     inline_tokenize_s: float = option(
         0.002, help="prompts that take longer to tokenize do so on a thread; lower it if the loop lags"

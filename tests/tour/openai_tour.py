@@ -1,6 +1,7 @@
 """The `openai` client."""
 
 import json
+import time
 from functools import cache
 from typing import Any
 
@@ -197,6 +198,19 @@ def a_response_calls_and_takes_the_result_back(target: Target) -> None:
     assert [item.type for item in second.output] == ["message"]
 
 
+def a_response_is_made_in_the_background_and_another_one_cancelled(target: Target) -> None:
+    whole = client(target).responses.create(model=target.model, input=QUESTION, **SHORT)
+    begun = client(target).responses.create(model=target.model, input=QUESTION, background=True, **SHORT)
+    give_up_at = time.monotonic() + 60
+    while (made := client(target).responses.retrieve(begun.id)).status == "in_progress":
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    assert made.output_text == whole.output_text
+    long: Any = {"max_output_tokens": 2000, "extra_body": {"ignore_eos": True}}
+    begun = client(target).responses.create(model=target.model, input=QUESTION, background=True, **long)
+    assert client(target).responses.cancel(begun.id).status in ("cancelled", "in_progress")
+
+
 def mistakes_are_the_errors_that_the_client_knows(target: Target) -> None:
     for wrong, kind in (({"model": "nobody"}, openai.NotFoundError), ({"temperature": 9}, openai.BadRequestError)):
         ask: Any = {"model": target.model, "messages": MESSAGES, **wrong}
@@ -223,6 +237,7 @@ STEPS: tuple[Step, ...] = (
     a_conversation_is_kept_by_the_gateway_and_its_blocks_by_a_worker,
     a_response_matches_its_schema_streamed_or_not,
     a_response_calls_and_takes_the_result_back,
+    a_response_is_made_in_the_background_and_another_one_cancelled,
     mistakes_are_the_errors_that_the_client_knows,
 )
 

@@ -105,7 +105,7 @@ async def test_what_is_not_stored_is_not_found() -> None:
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(unstored.id)
         stored = await client.responses.create(model=MODEL, input="x")
-        with pytest.raises(openai.BadRequestError, match="closing its connection"):
+        with pytest.raises(openai.BadRequestError, match="connection is closed"):
             await client.responses.cancel(stored.id)
         await client.responses.delete(stored.id)
         for call in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
@@ -200,7 +200,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"temperature": 3}, "temperature"),
     ({"top_logprobs": 3}, "top_logprobs"),
-    ({"background": True}, "background"),
+    ({"background": True, "stream": True}, "background"),
+    ({"background": True, "store": False}, "background"),
     ({"conversation": "c"}, "conversation"),
     ({"prompt": {"id": "p"}}, "prompt"),
     ({"truncation": "auto"}, "truncation"),

@@ -106,7 +106,7 @@ _MODEL_ROUTES = (
     ),
     Operation(
         method="POST", path="/v1/responses/{response_id}/cancel", group="OpenAI",
-        summary="Refused: one that is being made is cancelled by closing its connection", answer=None,
+        summary="End a response that is being made in the background", answer=response_shapes.Response,
         parameters=(_RESPONSE_ID,), refusals=(400, 404),
     ),
     Operation(

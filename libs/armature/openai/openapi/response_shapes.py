@@ -6,7 +6,7 @@ from msgspec import UNSET, UnsetType
 
 from armature.openai.openapi.shapes import ServingInfo, Shape, TokenLogprobs
 
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class OutputText(Shape, tag="output_text", tag_field="type"):
@@ -88,7 +88,7 @@ class Response(Shape):
     created_at: int
     completed_at: int | None
     status: Status
-    background: Literal[False]
+    background: bool
     error: ResponseFailure | None
     incomplete_details: IncompleteDetails | None
     instructions: str | None

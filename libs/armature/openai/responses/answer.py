@@ -160,6 +160,11 @@ class ResponseAnswer:
             self.response["completed_at"] = now_s
         self._close("incomplete" if is_cut else "completed")
 
+    def cancel(self) -> None:
+        """Somebody has ended it."""
+        self._output.close("incomplete")
+        self._close("cancelled")
+
     def fail(self, error: ApiError) -> bytes:
         """The answer can't be completed; its last events."""
         self._output.close("incomplete")
@@ -195,7 +200,7 @@ def _response_object(response_id: str, body: ResponseBody, created_s: int) -> di
         "created_at": created_s,
         "completed_at": None,
         "status": "in_progress",
-        "background": False,
+        "background": bool(body.background),
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,

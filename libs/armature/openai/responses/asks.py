@@ -38,7 +38,6 @@ _ALIKE = (
 )  # fmt: skip
 
 REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    ("background", (False,), 'responses are not made in the background; leave it out, and use "stream": true'),
     ("conversation", (), "use previous_response_id"),
     ("prompt", (), "prompt templates are not stored here; send the input itself"),
     ("max_tool_calls", (), "there are no built-in tools; leave it out"),
@@ -58,6 +57,10 @@ def check_body(body: ResponseBody) -> None:
         value = getattr(body, name)
         if value is not None and not any(type(value) is type(one) and value == one for one in neutral):
             raise unsupported(name, fix)
+    if body.background and body.store is False:
+        raise invalid("background", 'not possible with "store": false: nobody could ask for the response')
+    if body.background and body.stream:
+        raise unsupported("background", "what is made in the background can't be streamed; leave out one of them")
     if body.max_output_tokens is not None and not RANGES["max_tokens"].holds(body.max_output_tokens):
         raise invalid("max_output_tokens", f"{RANGES['max_tokens'].fix}, not {body.max_output_tokens}")
     if body.top_logprobs and LOGPROBS not in (body.include or ()):

@@ -20,6 +20,8 @@ class Record(msgspec.Struct, frozen=True):
     """The items of its input, a JSON list; each has an id."""
     ancestors: tuple[str, ...] = ()
     """Ids of the responses that it goes on from, the oldest first."""
+    is_open: bool = False
+    """It is still being made, in the background."""
 
     def encode(self) -> bytes:
         return _ENCODER.encode(self)
@@ -31,9 +33,24 @@ class Record(msgspec.Struct, frozen=True):
         """What was said in this turn, input and output."""
         return [*self.input_items(), *_OUTPUT.decode(self.response).output]
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Somebody has ended it before it was complete."""
+        return _STATUS.decode(self.response).status == "cancelled"
+
+    def failed(self, message: str) -> "Record":
+        """The same response, which will not be completed."""
+        shown: dict[str, Any] = msgspec.json.decode(self.response)
+        shown |= {"status": "failed", "error": {"code": "server_error", "message": message}}
+        return msgspec.structs.replace(self, response=msgspec.json.encode(shown), is_open=False)
+
 
 def decode_record(data: bytes) -> Record:
     return _DECODER.decode(data)
+
+
+class _Status(msgspec.Struct):
+    status: str
 
 
 class _Output(msgspec.Struct):
@@ -43,4 +60,5 @@ class _Output(msgspec.Struct):
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Record)
 _ITEMS = msgspec.json.Decoder(list[dict[str, Any]])
+_STATUS = msgspec.json.Decoder(_Status)
 _OUTPUT = msgspec.json.Decoder(_Output)

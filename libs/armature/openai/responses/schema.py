@@ -40,6 +40,7 @@ class ResponseBody(msgspec.Struct, kw_only=True):
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
+    background: bool | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -56,7 +57,6 @@ class ResponseBody(msgspec.Struct, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
-    background: Any = None
     conversation: Any = None
     prompt: Any = None
     max_tool_calls: Any = None

@@ -57,6 +57,8 @@ class ServingCore:
         tokenizers: Mapping[str, Path] | None = None,
     ) -> None:
         self.options = options or ServingOptions()
+        self.tasks = tasks
+        """Owns what is done besides answering requests."""
         self.catalog = ModelCatalog(tasks, secret, self.options, tokenizers or {})
         self.doorkeeper = Doorkeeper()
         """Finds out who is calling; everybody may, until it is given keys."""

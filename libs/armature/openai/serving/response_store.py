@@ -5,6 +5,7 @@ A response belongs to the cache namespace of whoever made it: nobody else can re
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from armature.openai.errors import ApiError, invalid
@@ -12,6 +13,9 @@ from armature.openai.responses.recent import Recent
 from armature.openai.responses.record import MAX_TURNS, Record, decode_record
 from armature.openai.responses.schema import Item
 from armature.runtime.redis_client import RedisClient, RedisUnavailableError
+
+REPLACE_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+"""Before another try to write what nobody else knows, while Redis is away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,8 @@ class StoreOptions:
     """Of one turn's input; its output is bounded by the model's context."""
     local_response_bytes: int = 64 * 1024 * 1024
     """For responses that can't be in Redis."""
+    max_background_responses: int = 256
+    """That a gateway makes in the background at the same time."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -36,7 +42,8 @@ class ResponseStore:
 
     def __init__(self, redis: RedisClient | None, namespace: str, options: StoreOptions | None = None) -> None:
         self.options = options or StoreOptions()
-        self._redis = redis
+        self.redis = self._redis = redis
+        self.background_prefix = f"armature:{namespace}:background:"
         self._prefix = f"armature:{namespace}:response:"
         self._ttl_s = max(1, round(self.options.response_ttl_s))
         self._local = Recent(self.options.local_response_bytes, self.options.response_ttl_s)
@@ -52,6 +59,18 @@ class ResponseStore:
             except RedisUnavailableError:
                 pass
         self._local.put(key, value, self._now_s())
+
+    async def replace(self, owner: str, response_id: str, record: Record) -> None:
+        """Keep what has become of a response, unless it has been deleted."""
+        key, value = self._key(owner, response_id), record.encode()
+        for pause_s in REPLACE_PAUSES_S if self._redis is not None else ():
+            assert self._redis is not None
+            await asyncio.sleep(pause_s)
+            with suppress(RedisUnavailableError):
+                await self._redis.call("SET", key, value, "EX", self._ttl_s, "XX")
+                break
+        if self._local.get(key, self._now_s()) is not None:
+            self._local.put(key, value, self._now_s())
 
     async def get(self, owner: str, response_id: str) -> Record:
         """One response, which is kept for its time again.
@@ -82,7 +101,7 @@ class ResponseStore:
         for response_id, key, value in zip(response_ids, keys, values, strict=True):
             found = value if value is not None else self._local.get(key, self._now_s())
             if found is None:
-                raise not_found(response_id) if away is None else _unavailable(away)
+                raise not_found(response_id) if away is None else unavailable(away)
             records.append(decode_record(found))
         return records
 
@@ -100,6 +119,9 @@ class ResponseStore:
                 raise
             code = "previous_response_not_found"
             raise ApiError(400, error.message, param="previous_response_id", code=code) from error
+        if previous.is_open:
+            fix = "it is still being made: wait until it is complete"
+            raise invalid("previous_response_id", fix, code="previous_response_not_completed")
         if len(previous.ancestors) >= MAX_TURNS:
             raise invalid("previous_response_id", f"a conversation has at most {MAX_TURNS} turns; begin a new one")
         items = [item for record in (*earlier, previous) for item in record.items()]
@@ -117,7 +139,7 @@ class ResponseStore:
             try:
                 known = bool(await self._redis.call("UNLINK", key)) or known
             except RedisUnavailableError as error:
-                raise _unavailable(error) from error
+                raise unavailable(error) from error
         if not known:
             raise not_found(response_id)
 
@@ -130,6 +152,7 @@ def not_found(response_id: str) -> ApiError:
     return ApiError(404, message, param="response_id", code="response_not_found")
 
 
-def _unavailable(error: RedisUnavailableError) -> ApiError:
+def unavailable(error: RedisUnavailableError) -> ApiError:
+    """Nobody can tell what is stored."""
     message = "Stored responses can't be read at the moment; try again"
     return ApiError(503, message, code="store_unavailable", retry_after_s=error.retry_after_s or 1.0)

@@ -1,13 +1,21 @@
 """What `/v1/responses/{id}` shows of responses that were kept, and how it forgets them."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from armature.openai.errors import invalid, unsupported
+from armature.openai.responses.record import Record
+from armature.openai.serving.background import Background
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.json_response import JsonResponse
-from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.response_store import ResponseStore, unavailable
+from armature.runtime.redis_client import RedisUnavailableError
+
+CANCEL_TIMEOUT_S = 4.0
+"""For another gateway to hear that it is to end a response."""
 
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 """Items, as the OpenAI API has it."""
@@ -16,9 +24,10 @@ DEFAULT_PAGE, MAX_PAGE = 20, 100
 class ResponseViews:
     """The routes besides `POST /v1/responses`. A response is seen only by whoever may go on from it."""
 
-    def __init__(self, core: ServingCore, store: ResponseStore) -> None:
+    def __init__(self, core: ServingCore, store: ResponseStore, background: Background) -> None:
         self._core = core
         self._store = store
+        self._background = background
 
     def routes(self) -> list[Route]:
         one = "/v1/responses/{response_id}"
@@ -32,12 +41,13 @@ class ResponseViews:
     async def show(self, request: Request) -> Response:
         if request.query_params.get("stream", "false").lower() not in ("false", "0"):
             raise unsupported("stream", "only a response that is being made is streamed; leave it out")
-        record = await self._store.get(self._owner, _response_id(request))
-        return Response(record.response, media_type="application/json")
+        return _shown(await self._settled(_response_id(request)))
 
     async def delete(self, request: Request) -> Response:
-        response_id = _response_id(request)
-        await self._store.delete(self._owner, response_id)
+        response_id, owner = _response_id(request), self._owner
+        if (await self._store.get(owner, response_id)).is_open:
+            await self._end(owner, response_id)
+        await self._store.delete(owner, response_id)
         return JsonResponse({"id": response_id, "object": "response", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
@@ -57,12 +67,46 @@ class ResponseViews:
         return JsonResponse({"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": more})
 
     async def cancel(self, request: Request) -> Response:
-        await self._store.get(self._owner, _response_id(request))
-        raise invalid("response_id", "it is complete; one that is being made is cancelled by closing its connection")
+        """The response, as far as it was made; one that another gateway makes may end a second later."""
+        response_id, owner = _response_id(request), self._owner
+        record = await self._settled(response_id)
+        if record.is_open:
+            await self._end(owner, response_id)
+            record = await self._settled(response_id)
+        elif not record.is_cancelled:
+            fix = "only what is being made in the background is cancelled; others end when their connection is closed"
+            raise invalid("response_id", fix)
+        return _shown(record)
+
+    async def _end(self, owner: str, response_id: str) -> None:
+        try:
+            await self._background.cancel((owner, response_id))
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                while (await self._store.get(owner, response_id)).is_open:  # noqa: ASYNC110 -- in another process
+                    await asyncio.sleep(CANCEL_TIMEOUT_S / 20)
+        except RedisUnavailableError as error:
+            raise unavailable(error) from error
+        except TimeoutError:
+            pass
+
+    async def _settled(self, response_id: str) -> Record:
+        """The response; one that nobody makes any more has failed."""
+        record = await self._store.get(self._owner, response_id)
+        if not record.is_open or await self._background.is_running((self._owner, response_id)):
+            return record
+        record = await self._store.get(self._owner, response_id)  # it may have been completed in between
+        if record.is_open:
+            record = record.failed("The gateway that was making it has ended; send the request again")
+            await self._store.replace(self._owner, response_id, record)
+        return record
 
     @property
     def _owner(self) -> str:
         return self._core.doorkeeper.caller().cache_namespace
+
+
+def _shown(record: Record) -> Response:
+    return Response(record.response, media_type="application/json")
 
 
 def _response_id(request: Request) -> str:

@@ -1,11 +1,13 @@
 """`/v1/responses`: makes a response, whole or streamed, and keeps it so that a later one can go on from it."""
 
+import asyncio
 import time
 from contextlib import aclosing
+from dataclasses import dataclass, field
 
 import msgspec
 
-from armature.openai.errors import invalid
+from armature.openai.errors import ApiError, invalid
 from armature.openai.logprobs import chat_logprobs
 from armature.openai.renaming import renaming
 from armature.openai.responses.answer import ResponseAnswer, response_id_of
@@ -14,10 +16,12 @@ from armature.openai.responses.items import input_items
 from armature.openai.responses.record import Record
 from armature.openai.responses.schema import Item, ResponseBody
 from armature.openai.schema import BodyDecoder
+from armature.openai.serving.background import Background, Name
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.serving.generation import Generation
-from armature.openai.serving.http_io import Exchange
+from armature.openai.serving.http_io import Exchange, requested_timeout_s
+from armature.openai.serving.job import Job
 from armature.openai.serving.response_store import ResponseStore
 
 _encode = msgspec.json.Encoder().encode
@@ -26,37 +30,80 @@ _encode = msgspec.json.Encoder().encode
 class ResponsesEndpoint(Endpoint):
     """Each turn is one generation over the whole conversation, whose blocks the workers mostly have."""
 
-    def __init__(self, core: ServingCore, store: ResponseStore) -> None:
+    def __init__(self, core: ServingCore, store: ResponseStore, background: Background) -> None:
         super().__init__(core, "/v1/responses")
         self._store = store
+        self._background = background
         self._decoder = BodyDecoder(ResponseBody)
 
     async def answer(self, call: Call, data: bytes) -> int:
         body: ResponseBody = self._decoder.decode(data)
         check_body(body)
-        own = input_items(body.input, call.request_id)
-        encoded = self._encoded(own, body)
+        turn = _Turn(body, input_items(body.input, call.request_id), self._owner)
+        turn.encoded = self._encoded(turn.items, body)
         exchange = call.exchange
         async with exchange:
-            ancestors, before = [], []
-            if body.previous_response_id is not None:
-                ancestors, before = await self._store.conversation(self._owner, body.previous_response_id)
-            first = ancestors[0] if ancestors else response_id_of(call.request_id)
-            ask = call.with_headers(response_ask(body, [*before, *own], call.session or first))
-            with renaming(NAMES):
-                job = await self._core.prepare(call.request_id, ask, call.started_s, call.traceparent)
+            if body.background:
+                await exchange.send_json(200, await self._begin(call, turn))
+                return 200
+            job = await self._prepare(call, turn)
             answer = ResponseAnswer(call.request_id, body, int(time.time()))
             call.error_event = answer.fail
             await self._make(self._core.generation(job), answer, exchange if body.stream else None)
             if body.store is not False:
-                record = Record(answer.to_json(), encoded, tuple(ancestors))
-                await self._store.put(self._owner, answer.response_id, record)
+                await self._store.put(turn.owner, answer.response_id, turn.record(answer))
             if body.stream:
                 await exchange.send_events(answer.take_events(), is_last=True)
             else:
                 await exchange.send_json(200, answer.to_json())
             return 200
         return CLIENT_LEFT  # the exchange has swallowed the cancellation
+
+    async def _prepare(self, call: Call, turn: "_Turn") -> Job:
+        before: list[Item] = []
+        if turn.body.previous_response_id is not None:
+            turn.ancestors, before = await self._store.conversation(turn.owner, turn.body.previous_response_id)
+        first = turn.ancestors[0] if turn.ancestors else response_id_of(call.request_id)
+        ask = call.with_headers(response_ask(turn.body, [*before, *turn.items], call.session or first))
+        with renaming(NAMES):
+            return await self._core.prepare(call.request_id, ask, call.started_s, call.traceparent)
+
+    async def _begin(self, call: Call, turn: "_Turn") -> bytes:
+        """Have a response made in the background; the response as it begins."""
+        self._background.check_room()
+        begun: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        name = turn.owner, response_id_of(call.request_id)
+        task = self._background.begin(name, self._make_in_background(call, turn, name, begun))
+        task.add_done_callback(lambda _: begun.cancel())
+        try:
+            return await begun
+        except asyncio.CancelledError:  # the client has left before it knew of the response
+            task.cancel()
+            raise
+
+    async def _make_in_background(self, call: Call, turn: "_Turn", name: Name, begun: "asyncio.Future[bytes]") -> None:
+        """It is a request of its own, which begins where the other one ends."""
+        try:
+            with self._core.admitted(requested_timeout_s(call.exchange.scope)):
+                job = await self._prepare(call, turn)
+                answer = ResponseAnswer(call.request_id, turn.body, int(time.time()))
+                await self._background.hold(name)
+                await self._store.put(*name, turn.record(answer, is_open=True))
+                if not begun.done():
+                    begun.set_result(answer.to_json())
+                try:
+                    await self._make(self._core.generation(job), answer, None)
+                except ApiError as error:
+                    answer.fail(error)
+                except asyncio.CancelledError:
+                    if not self._background.is_cancelled(name):
+                        raise
+                    answer.cancel()
+                await self._store.replace(*name, turn.record(answer))
+        except Exception as error:
+            if begun.done():
+                raise
+            begun.set_exception(error)
 
     async def _make(self, generation: Generation, answer: ResponseAnswer, stream: Exchange | None) -> None:
         """All of the answer but the last events, which are told once it has been kept."""
@@ -83,3 +130,18 @@ class ResponsesEndpoint(Endpoint):
             fix = f'its items have {len(encoded)} bytes and {most} are kept; send "store": false'
             raise invalid("input", fix, code="input_too_large")
         return encoded
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What one request adds to a conversation."""
+
+    body: ResponseBody
+    items: list[Item]
+    owner: str
+    encoded: bytes = b""
+    """The items, as they are stored."""
+    ancestors: list[str] = field(default_factory=list[str])
+
+    def record(self, answer: ResponseAnswer, *, is_open: bool = False) -> Record:
+        return Record(answer.to_json(), self.encoded, tuple(self.ancestors), is_open)

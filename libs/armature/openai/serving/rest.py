@@ -14,6 +14,7 @@ from armature.openai.answers import model_entry
 from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, internal
 from armature.openai.openapi.routes import Description
+from armature.openai.serving.background import Background
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.endpoints import GenerateEndpoint
 from armature.openai.serving.json_response import JsonResponse
@@ -26,10 +27,13 @@ from armature.openai.serving.text_endpoints import DetokenizeEndpoint, Embedding
 
 def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Route] = ()) -> ASGIApp:
     """The ASGI application; `more` are routes to add."""
+    most = responses.options.max_background_responses
+    background = Background(core.tasks, responses.redis, responses.background_prefix, most)
+    core.tasks.create_task(background.run(), name="background responses")
     endpoints = (
         GenerateEndpoint(core, "chat"),
         GenerateEndpoint(core, "completion"),
-        ResponsesEndpoint(core, responses),
+        ResponsesEndpoint(core, responses, background),
         MessagesEndpoint(core),
         CountTokensEndpoint(core),
         EmbeddingsEndpoint(core),
@@ -40,7 +44,7 @@ def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Ro
     views = _Views(core)
     routes = [
         *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posted.items()),
-        *ResponseViews(core, responses).routes(),
+        *ResponseViews(core, responses, background).routes(),
         *more,
         Route("/v1/models", views.models),
         Route("/v1/models/{model:path}", views.model),
