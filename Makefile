@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour test test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway clean
+.PHONY: help setup serve tour schemas test test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ tour: setup $(LITELLM)/.installed ## Try what runs under make serve with the cli
 # Two at a time: whole-cell tests mostly wait for each other's processes. A module's tests stay together, with its cell.
 test: setup ## Run all tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+SCHEMAS ?= 200
+schemas: setup ## Have the demo model answer under SCHEMAS=200 random JSON schemas and validate every answer
+	@SCHEMAS=$(SCHEMAS) $(BIN)/python -m pytest --timeout 3600 -k random_schemas tests/unit/engines/torch/test_structured_answers.py
 
 test-failed: setup ## Run again what failed in the last run
 	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none

@@ -1,6 +1,7 @@
 """Answers that must match a grammar, made by the demo model in its engine: always valid, however they are batched."""
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ PROMPT = TOKENIZER.encode("What does os.path.join do?").ids
 HASHER = BlockHasher(b"secret", 16)
 ENOUGH_TOKENS = 700
 """For every answer under the schemas below, which bound all that could go on: one cut short would not be valid."""
+NUM_SCHEMAS, AT_ONCE = int(os.environ.get("SCHEMAS", "50")), 25
+"""`make schemas` tries more."""
 
 NAMES = st.sampled_from(["id", "name", "über", "a b", 'quo"te', "$x", "tags", "kind"])
 LEAVES = st.one_of(
@@ -98,11 +101,9 @@ async def ordered(engine: LocalEngine, name: str, grammar: Grammar, **changes: A
     return replace(order, grammar=await engine.compile(grammar), **changes)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(SCHEMAS, min_size=25, max_size=25))
-async def test_answers_under_two_hundred_random_schemas_are_valid(
-    schemas: list[dict[str, Any]],
-) -> None:
+@settings(max_examples=NUM_SCHEMAS // AT_ONCE, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(SCHEMAS, min_size=AT_ONCE, max_size=AT_ONCE))
+async def test_answers_under_random_schemas_are_valid(schemas: list[dict[str, Any]]) -> None:
     async with demo_engine(num_blocks=400) as (engine, heard):
         requests = [
             await ordered(engine, f"{index}", Grammar(json_schema=json.dumps(schema)))
