@@ -1,12 +1,13 @@
 """Grammars for answers that must call a function, in the notation of the model's family, so that its parser reads them.
 
-Reasoning may come first where the model reasons. Schemas are enforced as far as they can be; wholly, or the request is
+An answer that must match something may call instead, where the model has the choice. Reasoning may come first where the
+model reasons. Schemas are enforced as far as they can be; wholly, or the request is
 refused, where a function says that it is `strict`.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,22 @@ _JSON_CALL = '{"name": "NAME", "arguments": '
 
 def forced_calls(tools: ToolUse, reading: Reading, vocabulary: Vocabulary, template: str) -> Grammar:
     """What an answer must match that calls one of `tools.must_call`, or several of them."""
-    return Grammar(ebnf=_Writer(tools, reading, vocabulary).write(_notation(reading.format, template)))
+    writer = _Writer(tools, reading, vocabulary)
+    return Grammar(ebnf=writer.write(tools.must_call, _notation(reading.format, template)))
+
+
+def calls_or_answer(
+    tools: ToolUse, reading: Reading, vocabulary: Vocabulary, template: str, answer: Grammar
+) -> Grammar | None:
+    """What an answer must match that calls one of the functions, or several, or matches `answer`.
+
+    None: `answer` has a notation of its own, into which no calls can be put, or calls of this family begin as an answer
+    does, which the lexer can't tell apart.
+    """
+    if answer.WhichOneof("kind") == "ebnf" or reading.format.tools == "llama3":
+        return None
+    writer = _Writer(tools, reading, vocabulary)
+    return Grammar(ebnf=writer.write(list(tools.parameters), _notation(reading.format, template), answer))
 
 
 def _notation(answer_format: AnswerFormat, template: str) -> Notation:
@@ -81,12 +97,31 @@ class _Writer:
         }
         self._rules: list[str] = []
 
-    def write(self, notation: Notation) -> str:
-        calls = [self._call(index, name, notation) for index, name in enumerate(self._tools.must_call)]
+    def write(self, names: Sequence[str], notation: Notation, answer: Grammar | None = None) -> str:
+        """Calls of functions with these names, or else the `answer`."""
+        calls = [self._call(index, name, notation) for index, name in enumerate(names)]
         is_one = notation.between is None or not self._tools.is_parallel or len(calls) == 1
         more = "" if is_one else f"({self._text(notation.between or '')} call){{0,{MAX_CALLS - 1}}}"
-        parts = (self._reasoning(), self._text(notation.before), "call", more, self._text(notation.after))
-        return "\n".join([f"start: {' '.join(filter(None, parts))}", f"call: {' | '.join(calls)}", *self._rules])
+        parts = (self._text(notation.before), "call", more, self._text(notation.after))
+        self._rules += [f"calls: {' '.join(filter(None, parts))}", f"call: {' | '.join(calls)}"]
+        what = "calls" if answer is None else f"(calls | {self._answer(answer)})"
+        return "\n".join([f"start: {self._reasoning()} {what}", *self._rules])
+
+    def _answer(self, answer: Grammar) -> str:
+        kind = answer.WhichOneof("kind")
+        if kind == "json_schema":
+            schema = json.loads(answer.json_schema)
+            told = self._json("answer", {**schema, "x-guidance": _LAYOUT} if isinstance(schema, dict) else schema)
+        elif kind == "json_object":
+            told = self._json("answer", {"type": "object", "x-guidance": _LAYOUT})
+        elif kind == "regex":
+            told = "ANSWER"
+            self._rules.append(f"{told}: /{_unescaped_slashes(answer.regex)}/")
+        else:
+            told = f"({' | '.join(map(json.dumps, answer.choice.texts))})"
+        if self._reading.format.tools == HARMONY:
+            return f"({self._text(f'{harmony.CHANNEL}final{harmony.MESSAGE}')} {told})"
+        return told
 
     def _call(self, index: int, name: str, notation: Notation) -> str:
         is_written_out = self._reading.format.tools == "qwen3_coder"
@@ -105,7 +140,7 @@ class _Writer:
         options = _LAYOUT | {"lenient": name not in self._strict}
         return {"type": "object", **closed, **given, "x-guidance": options}
 
-    def _json(self, rule: str, schema: Mapping[str, Any]) -> str:
+    def _json(self, rule: str, schema: Any) -> str:
         self._rules.append(f"{rule}: %json {json.dumps(schema)}")
         return rule
 
@@ -157,3 +192,8 @@ class _Writer:
             for piece in pieces
             if piece
         )
+
+
+def _unescaped_slashes(pattern: str) -> str:
+    """A regular expression between slashes: those in it are escaped once."""
+    return re.sub(r"(?s)(\\.)|/", lambda found: found[1] or r"\/", pattern)

@@ -179,3 +179,19 @@ async def test_responses_and_messages_tell_calls_and_reasoning_apart_too() -> No
         json.loads(PARIS),
         json.loads(ROME),
     ]
+
+
+async def test_what_must_match_something_may_be_a_call_instead() -> None:
+    wanted: Any = {"tools": [WEATHER], "response_format": {"type": "json_object"}}
+    for said, content, reason in ((CALLS, None, "tool_calls"), ('{"sky": "blue"}', '{"sky": "blue"}', "stop")):
+        worker = saying(said)
+        async with running_gateway(worker) as gateway, gateway.openai() as client:
+            done = await client.chat.completions.create(model=MODEL, messages=MESSAGES, **wanted)
+            assert (done.choices[0].message.content, done.choices[0].finish_reason) == (content, reason)
+            assert "answer: %json" in worker.requests[0].grammar.ebnf
+            await client.chat.completions.create(model=MODEL, messages=MESSAGES, **wanted, tool_choice="none")
+            assert worker.requests[1].grammar.json_object
+            with pytest.raises(openai.BadRequestError) as refused:
+                lark: Any = {"tools": [WEATHER], "extra_body": {"guided_grammar": 'start: "x"'}}
+                await client.chat.completions.create(model=MODEL, messages=MESSAGES, **lark)
+            assert refused.value.param == "guided_grammar"

@@ -8,10 +8,11 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from armature.grammars.notation import LIMITS, GrammarError, check, source_of
-from armature.openai.forced_calls import forced_calls
+from armature.openai.forced_calls import calls_or_answer, forced_calls
 from armature.openai.parsers.families import TOOL_FAMILIES, AnswerFormat
 from armature.openai.tools import ToolUse, tools_of
 from armature.openai.vocabulary import Vocabulary
+from armature.v1.common_pb2 import Grammar, TextChoice
 from tests.support.answer_streams import deepseek_v3, deepseek_v31, harmony, hermes, llama3, mistral_list, mistral_named
 from tests.unit.openai.parsers.test_families import compact, merged
 
@@ -50,11 +51,16 @@ FOLLOWED = LLTokenizer(
 )
 
 
-def lets_through(tools: ToolUse, form: AnswerFormat, template: str, text: str, prompt: str = "") -> bool:
+def lets_through(
+    tools: ToolUse, form: AnswerFormat, template: str, text: str, prompt: str = "", answer: Grammar | None = None
+) -> bool:
     """Whether the grammar takes the whole text, and would end there."""
     reading = form.reading(tools.parameters, prompt)
     assert reading is not None
     grammar = forced_calls(tools, reading, VOCABULARY, template)
+    if answer is not None:
+        grammar = calls_or_answer(tools, reading, VOCABULARY, template, answer)
+        assert grammar is not None
     check(grammar)
     matcher = LLMatcher(FOLLOWED, source_of(grammar), log_level=0, limits=LIMITS)
     assert not matcher.is_error(), matcher.get_error()
@@ -129,6 +135,31 @@ def test_the_model_may_think_first() -> None:
     channels = AnswerFormat("harmony", "harmony")
     analysis = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
     assert lets_through(required, channels, "", analysis + harmony("", [TIME], "").removesuffix("<|call|>"))
+
+
+@pytest.mark.parametrize(("family", "render", "template"), [one for one in FAMILIES if one[0] != "llama3"])
+def test_a_model_that_may_call_does_or_answers_as_it_must(family: str, render: Any, template: str) -> None:
+    form = AnswerFormat(family, "harmony" if family == "harmony" else "none")
+    head = "<|channel|>final<|message|>" if family == "harmony" else ""
+    for answer, right, wrong in (
+        (Grammar(json_schema=json.dumps({"properties": {"a": {"type": "integer"}}})), '{"a": 1}', '{"a": "1"}'),
+        (Grammar(json_schema="true"), "[1, 2]", "[1"),
+        (Grammar(json_object=True), "{}", "[]"),
+        (Grammar(regex="a/b|c\\/d"), "c/d", "a"),
+        (Grammar(choice=TextChoice(texts=['"yes"', "no\n"])), '"yes"', "yes"),
+    ):
+        for text in (head + right, render("", [QUERY], "").removesuffix("<|call|>")):
+            assert lets_through(tools_of(TOOLS, "auto", None), form, template, text, answer=answer), text
+        for text in (head + wrong, render("", [("other", "{}")], "").removesuffix("<|call|>"), "hello"):
+            assert not lets_through(tools_of(TOOLS, "auto", None), form, template, text, answer=answer), text
+
+
+def test_an_answer_that_calls_can_not_be_told_from_leaves_no_room_for_them() -> None:
+    may = tools_of(TOOLS, "auto", None)
+    for family, answer in (("hermes", Grammar(ebnf='start: "x"')), ("llama3", Grammar(json_object=True))):
+        reading = AnswerFormat(family).reading(may.parameters, "")
+        assert reading is not None
+        assert calls_or_answer(may, reading, VOCABULARY, "", answer) is None
 
 
 def test_a_strict_function_with_a_schema_that_cannot_be_enforced_is_refused() -> None:

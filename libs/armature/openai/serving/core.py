@@ -13,7 +13,7 @@ from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest
 from armature.openai.errors import ApiError, context_exceeded, deadline_exceeded, invalid, no_workers, overloaded
-from armature.openai.forced_calls import forced_calls
+from armature.openai.forced_calls import calls_or_answer, forced_calls
 from armature.openai.parsers.families import Reading
 from armature.openai.prompt_scores import check_scores
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
@@ -270,17 +270,24 @@ def _check_tools(model: ServedModel, ask: Ask) -> None:
     """Raise unless the model can call functions, if there are any."""
     if ask.tools.parameters and not model.format.has_tools:
         raise no_tool_format(model.name)
-    if ask.tools.parameters and ask.grammar is not None:
-        raise invalid(ask.grammar_field, "an answer that must match it can't call tools; give one of the two")
     if ask.tools.must_call and ask.sampling.min_tokens:
         raise invalid("min_tokens", "not possible with calls that must be made, which say themselves when they end")
 
 
 async def _grammar(model: ServedModel, ask: Ask, reading: Reading | None) -> Grammar | None:
-    """What the answer must match: the client's, which has been checked, or calls that must be made."""
-    if not ask.tools.must_call or reading is None:
+    """What the answer must match: the client's, which has been checked, calls that must be made, or either."""
+    if reading is None or not (ask.tools.must_call or (ask.tools.parameters and ask.grammar)):
         return ask.grammar
-    grammar = forced_calls(ask.tools, reading, model.tokenizer.vocabulary, model.tokenizer.template_source)
+    how = (ask.tools, reading, model.tokenizer.vocabulary, model.tokenizer.template_source)
+    if ask.tools.must_call:  # then there is no other answer
+        grammar = forced_calls(*how)
+    else:
+        assert ask.grammar is not None
+        grammar = calls_or_answer(*how, ask.grammar)
+    if grammar is None:
+        raise invalid(
+            ask.grammar_field, 'this model could not call then; leave out tools, or set tool_choice to "none"'
+        )
     await check_grammar(grammar, "tools")
     return grammar
 
@@ -331,7 +338,8 @@ def _tokenize(model: ServedModel, ask: Ask) -> "tuple[array[int], list[BlockDige
     else:
         assert isinstance(prompt, (TextPrompt, ChatPrompt))
         text = model.tokenizer.text_of(card.name, prompt)
-        if isinstance(prompt, ChatPrompt) and ask.grammar is None:  # which all of the text matches
+        # Where there are no calls, all of the text matches a grammar.
+        if isinstance(prompt, ChatPrompt) and (ask.grammar is None or ask.tools.parameters):
             reading = model.format.reading(ask.tools.parameters, text, is_parallel=ask.tools.is_parallel)
         # Tokenizing megabytes takes seconds and a hundred times the memory, to no end if the context can't hold them.
         if len(text) > card.context_length and (least := model.tokenizer.least_tokens(text)) >= card.context_length:
