@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from armature.openai.errors import ApiError
-from armature.openai.responses.record import Record
+from armature.openai.responses.record import MAX_CONVERSATION_BYTES, Record
 from armature.openai.serving.response_store import ResponseStore, StoreOptions
 from armature.runtime.children import Child
 from armature.runtime.processes import start_valkey
@@ -51,6 +51,17 @@ async def test_gateways_share_responses_through_redis_and_each_owner_has_its_own
     assert (gone.status, gone.code) == (404, "response_not_found")
     assert "resp_1" in gone.message
     await redis.close()
+
+
+async def test_a_conversation_that_nobody_could_hold_is_not_read() -> None:
+    store = ResponseStore(None, "cell")
+    last = msgspec.structs.replace(record("more", "resp_0"), bytes_before=MAX_CONVERSATION_BYTES)
+    for response_id, previous in (("resp_1", record("a")), ("resp_2", last)):
+        await store.put("", response_id, previous)
+    found = await store.conversation("", "resp_1")
+    assert (found.ids, found.size_bytes) == (["resp_1"], record("a").conversation_bytes)
+    refused = await refusal(store.conversation("", "resp_2"))
+    assert (refused.status, refused.param) == (400, "previous_response_id") and "bytes" in refused.message
 
 
 async def test_a_response_lives_on_when_it_is_used(valkey: Child) -> None:

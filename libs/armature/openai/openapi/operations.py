@@ -188,6 +188,7 @@ _OWN_ROUTES = (
         answer=shapes.Readiness, refusals=(503,),
     ),
     Operation(method="GET", path="/live", group="Health", summary="Whether it is alive", answer=shapes.Liveness),
+    Operation(method="GET", path="/version", group="Health", summary="Which release this is", answer=shapes.Version),
     Operation(method="GET", path="/metrics", group="Health", summary="Prometheus metrics", media_type=PLAIN),
     Operation(
         method="GET", path="/openapi.json", group="Health", summary="This document", answer=shapes.OpenApiDocument

@@ -275,6 +275,10 @@ class Health(Shape):
     inflight_requests: int
 
 
+class Version(Shape):
+    version: str
+
+
 class Readiness(Shape):
     ready: bool
 

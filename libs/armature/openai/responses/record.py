@@ -3,12 +3,23 @@
 A response keeps its own turn only and names those before it, so that a conversation takes no more memory than was said.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 MAX_TURNS = 4096
 """In a conversation; its names are read with every turn."""
+MAX_CONVERSATION_BYTES = 32 * 1024 * 1024
+"""All turns are read at once. Far more than the longest context: items may hold more than is read of them."""
+
+
+class Conversation(NamedTuple):
+    """What has been said so far."""
+
+    ids: list[str]
+    """Of its responses, the oldest first."""
+    items: list[dict[str, Any]]
+    size_bytes: int
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -22,6 +33,13 @@ class Record(msgspec.Struct, frozen=True):
     """Ids of the responses that it goes on from, the oldest first."""
     is_open: bool = False
     """It is still being made, in the background."""
+    bytes_before: int = 0
+    """Of all turns before it, as they are stored."""
+
+    @property
+    def conversation_bytes(self) -> int:
+        """Of this turn and all before it."""
+        return self.bytes_before + len(self.response) + len(self.input)
 
     def encode(self) -> bytes:
         return _ENCODER.encode(self)

@@ -10,8 +10,13 @@ from dataclasses import dataclass
 
 from armature.openai.errors import ApiError, invalid
 from armature.openai.responses.recent import Recent
-from armature.openai.responses.record import MAX_TURNS, Record, decode_record
-from armature.openai.responses.schema import Item
+from armature.openai.responses.record import (
+    MAX_CONVERSATION_BYTES,
+    MAX_TURNS,
+    Conversation,
+    Record,
+    decode_record,
+)
 from armature.runtime.redis_client import RedisClient, RedisUnavailableError
 
 REPLACE_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -105,27 +110,23 @@ class ResponseStore:
             records.append(decode_record(found))
         return records
 
-    async def conversation(self, owner: str, previous_id: str) -> tuple[list[str], list[Item]]:
-        """The ids of a response and of those before it, the oldest first, and what was said in all of them.
+    async def conversation(self, owner: str, previous_id: str) -> Conversation:
+        """A response and those before it.
 
         Raises:
-            ApiError: 400 if one of them is not there or there are too many, or 503 while nobody can tell.
+            ApiError: 400 if one of them is not there or there is too much, or 503 while nobody can tell.
         """
         try:
             previous = await self.get(owner, previous_id)
+            _check_end(previous)
             earlier = await self.get_all(owner, previous.ancestors)
         except ApiError as error:
             if error.status != 404:
                 raise
             code = "previous_response_not_found"
             raise ApiError(400, error.message, param="previous_response_id", code=code) from error
-        if previous.is_open:
-            fix = "it is still being made: wait until it is complete"
-            raise invalid("previous_response_id", fix, code="previous_response_not_completed")
-        if len(previous.ancestors) >= MAX_TURNS:
-            raise invalid("previous_response_id", f"a conversation has at most {MAX_TURNS} turns; begin a new one")
         items = [item for record in (*earlier, previous) for item in record.items()]
-        return [*previous.ancestors, previous_id], items
+        return Conversation([*previous.ancestors, previous_id], items, previous.conversation_bytes)
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Forget a response.
@@ -145,6 +146,18 @@ class ResponseStore:
 
     def _key(self, owner: str, response_id: str) -> str:
         return f"{self._prefix}{owner}:{response_id}"
+
+
+def _check_end(previous: Record) -> None:
+    """Raise 400 unless a conversation can go on from this response."""
+    field = "previous_response_id"
+    if previous.is_open:
+        fix = "it is still being made: wait until it is complete"
+        raise invalid(field, fix, code="previous_response_not_completed")
+    if len(previous.ancestors) >= MAX_TURNS:
+        raise invalid(field, f"a conversation has at most {MAX_TURNS} turns; begin a new one")
+    if previous.conversation_bytes > MAX_CONVERSATION_BYTES:
+        raise invalid(field, f"a conversation has at most {MAX_CONVERSATION_BYTES} bytes; begin a new one")
 
 
 def not_found(response_id: str) -> ApiError:

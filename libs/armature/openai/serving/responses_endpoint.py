@@ -62,7 +62,8 @@ class ResponsesEndpoint(Endpoint):
     async def _prepare(self, call: Call, turn: "_Turn") -> Job:
         before: list[Item] = []
         if turn.body.previous_response_id is not None:
-            turn.ancestors, before = await self._store.conversation(turn.owner, turn.body.previous_response_id)
+            previous = await self._store.conversation(turn.owner, turn.body.previous_response_id)
+            turn.ancestors, before, turn.bytes_before = previous
         first = turn.ancestors[0] if turn.ancestors else response_id_of(call.request_id)
         ask = call.with_headers(response_ask(turn.body, [*before, *turn.items], call.session or first))
         with renaming(NAMES):
@@ -142,6 +143,7 @@ class _Turn:
     encoded: bytes = b""
     """The items, as they are stored."""
     ancestors: list[str] = field(default_factory=list[str])
+    bytes_before: int = 0
 
     def record(self, answer: ResponseAnswer, *, is_open: bool = False) -> Record:
-        return Record(answer.to_json(), self.encoded, tuple(self.ancestors), is_open)
+        return Record(answer.to_json(), self.encoded, tuple(self.ancestors), is_open, self.bytes_before)

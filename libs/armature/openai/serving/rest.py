@@ -1,5 +1,6 @@
 """The REST surface: routes, and everything that is not an answer told in OpenAI's error shape."""
 
+import importlib.metadata
 from collections.abc import Awaitable, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -49,6 +50,7 @@ def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Ro
         Route("/v1/models", views.models),
         Route("/v1/models/{model:path}", views.model),
         Route("/health", views.health),
+        Route("/version", views.version),
         Route("/ready", views.ready),
         Route("/live", views.live),
         Route("/metrics", views.metrics),
@@ -90,6 +92,9 @@ class _Views:
             "inflight_requests": self._core.inflight,
         }
         return JsonResponse(state, 200 if self._core.is_ready else 503)
+
+    async def version(self, request: Request) -> Response:
+        return JsonResponse({"version": importlib.metadata.version("armature")})
 
     async def ready(self, request: Request) -> Response:
         """Whether to send requests here: a gateway that serves no model, or is draining, is not ready."""

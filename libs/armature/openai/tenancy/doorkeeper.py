@@ -15,7 +15,7 @@ from armature.openai.tenancy.admission import current_admission
 from armature.openai.tenancy.caller import ANYBODY, Caller, found_caller, set_caller
 from armature.openai.tenancy.keys import KeyTable, digest_of
 
-OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/metrics", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/version", "/metrics", "/openapi.json", "/docs"})
 ADMIN_PATH = "/admin/"
 OPEN_METHODS = (
     "/grpc.health.v1.Health/",
