@@ -252,7 +252,7 @@ class Generation:
         self._measure(self._now_s(), len(token_ids))
         if token_ids and not self.job.max_tokens:
             del output[:]
-            return self._assembler.feed((), (), LENGTH)
+            return self._assembler.feed((), (), LENGTH if self._failure is None else None)
         return self._assembler.feed(token_ids, logprobs, reason)
 
     def _take_scores(self, told: PromptLogprobs) -> bool:
