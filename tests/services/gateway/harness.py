@@ -1,8 +1,10 @@
 """A gateway in this process: the real core, HTTP server and gRPC servicer, with fakes behind it."""
 
 import asyncio
+import atexit
 import contextlib
 import functools
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -43,6 +45,7 @@ QUICK = ServingOptions(
 @functools.cache
 def model_directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="armature-tokenizer-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     make_tokenizer(directory)
     return directory
 
