@@ -69,6 +69,7 @@ class DecodeClient:
         self.answers: dict[int, Answer] = {}
         self.frames = 0
         self._ids = itertools.count(1)
+        self._writing = asyncio.Lock()
 
     async def ask(
         self,
@@ -92,11 +93,16 @@ class DecodeClient:
             request.prefill.CopyFrom(prefill)
         prompt_tokens = request.prompt_tokens or len(tokens)
         answer = self.answers[stream_id] = Answer(stream_id, len(tokens) - prompt_tokens)
-        await self.call.write(DecodeFrame(requests=[request]))
+        await self._write(DecodeFrame(requests=[request]))
         return answer
 
     async def cancel(self, answer: Answer) -> None:
-        await self.call.write(DecodeFrame(cancels=[answer.stream_id]))
+        await self._write(DecodeFrame(cancels=[answer.stream_id]))
+
+    async def _write(self, frame: DecodeFrame) -> None:
+        # A call breaks if a message is sent while another one is on its way.
+        async with self._writing:
+            await self.call.write(frame)
 
     async def collect(self) -> None:
         while (frame := await self.call.read()) is not grpc.aio.EOF:
