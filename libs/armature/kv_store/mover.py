@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
-from armature.engines.host.pulse import Pulse
 from armature.engines.host_memory import HostBlockMemory
 from armature.index.tiers import Tier
 from armature.kv_store import metrics
@@ -13,6 +12,7 @@ from armature.kv_store.lower_store import GONE, Block, LowerStore, Problem
 from armature.kv_store.speed import Speed
 from armature.offload.cascade import CopyJob
 from armature.offload.store import TierStore
+from armature.runtime.pulse import Pulse
 
 LANES = 4
 """Batches under way at a time: one that waits for a slow tier must not hold up the others."""

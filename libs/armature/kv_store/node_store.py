@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest
-from armature.engines.host.pulse import Pulse
 from armature.engines.host_memory import HostBlockMemory
 from armature.engines.kv_event_log import KvEventLog
 from armature.engines.kv_event_stream import HASHES_PER_MESSAGE
@@ -26,6 +25,7 @@ from armature.kv_store.speed import Speed
 from armature.offload.ledger import Facts
 from armature.offload.store import Answer, TierStore
 from armature.runtime.errors import OverloadedError
+from armature.runtime.pulse import Pulse
 from armature.runtime.tasks import Spawn
 from armature.transfer.region import ReadError
 from armature.transfer.source import Source

@@ -10,10 +10,9 @@ from armature.kv_store import metrics
 from armature.kv_store.node_store import NodeStore
 from armature.offload.readers import Lease
 from armature.runtime.errors import NotFoundError
-from armature.transfer.region import Region
+from armature.transfer.transports import describe_staging
 from armature.v1 import kv_offload_pb2 as pb
 from armature.v1.common_pb2 import Tier as WireTier
-from armature.v1.worker_pb2 import StagingInfo
 
 _HOUR_S = 3600.0
 """A lease ends with its stream. This is for the core, which knows no streams."""
@@ -105,19 +104,6 @@ class Onboardings:
         yield pb.OnboardUpdate(done=pb.OnboardDone(reason=reason))
 
     def _start(self, name: str, lease: Lease) -> pb.OnboardStart:
-        tiers = [WireTier.ValueType(place.tier) for place in lease.places]
-        return pb.OnboardStart(source=self._describe(name), tiers=tiers)
-
-    def _describe(self, name: str) -> StagingInfo:
-        store = self._store
-        region = Region.of(store.pool)
-        return StagingInfo(
-            nixl_metadata=store.transports.nixl_metadata,
-            base_address=region.base_address,
-            block_bytes=region.block_bytes,
-            num_blocks=region.num_blocks,
-            device_id=region.device_id,
-            memory_kind=region.memory_kind,
-            lease_s=store.settings.lease_s,
-            staging_id=name,
-        )
+        store, tiers = self._store, [WireTier.ValueType(place.tier) for place in lease.places]
+        source = describe_staging(store.pool, store.transports, name, store.settings.lease_s)
+        return pb.OnboardStart(source=source, tiers=tiers)

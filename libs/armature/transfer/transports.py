@@ -77,7 +77,7 @@ class Transports:
 
 
 def describe_staging(memory: BlockMemory, transports: Transports, staging_id: str, lease_s: float) -> StagingInfo:
-    """What a reader must know of this worker's memory."""
+    """What a reader must know of this process's memory."""
     return StagingInfo(
         nixl_metadata=transports.nixl_metadata,
         base_address=memory.base_address,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from armature.blocks.hashing import DIGEST_BYTES, BlockDigest
 from armature.engines.engine import Engine
 from armature.engines.host.conversion import check_model, check_prompt, unpack_tokens
-from armature.engines.host.pulse import Pulse
 from armature.runtime.errors import CallerError, OverloadedError, UnavailableError
+from armature.runtime.pulse import Pulse
 from armature.scheduling.request import FinishReason, Request, Sampling, TokenOutput, Work
 
 SHARE_OF_SEATS = 4

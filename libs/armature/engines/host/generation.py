@@ -28,11 +28,11 @@ from armature.engines.host.conversion import (
     unpack_tokens,
 )
 from armature.engines.host.fetch import Fetcher, FetchOrder, FetchReport
-from armature.engines.host.pulse import Pulse
 from armature.engines.host.tiers.onboarder import Onboarder, OnboardReport
 from armature.engines.host.token_stream import TokenStream
 from armature.runtime import telemetry
 from armature.runtime.errors import ArmatureError, CallerError, UnavailableError
+from armature.runtime.pulse import Pulse
 from armature.runtime.tasks import Spawn
 from armature.scheduling.request import FinishReason, Request, Reserved, TokenOutput
 from armature.v1 import common_pb2 as common

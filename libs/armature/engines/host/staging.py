@@ -15,9 +15,9 @@ from armature.blocks.leases import LeaseTable
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
 from armature.engines.host.conversion import check_model, check_prompt, unpack_tokens
-from armature.engines.host.pulse import Pulse
 from armature.engines.host.tiers.onboarder import Onboarder, OnboardReport
 from armature.runtime.errors import CallerError, NotFoundError, OverloadedError, UnavailableError
+from armature.runtime.pulse import Pulse
 from armature.scheduling.request import Request, Staged, TokenOutput, Work
 from armature.transfer.transports import Transports
 from armature.v1.worker_pb2 import PrefillStart

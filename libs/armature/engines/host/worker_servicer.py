@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from armature.blocks.events import KvEvent
-from armature.engines.host.pulse import Pulse
 from armature.engines.kv_event_log import KvEventLog
 from armature.engines.kv_event_stream import event_batches
 from armature.index.tiers import Tier
 from armature.runtime.errors import CallerError
+from armature.runtime.pulse import Pulse
 from armature.scheduling.lower_tiers import TierSpeed
 from armature.scheduling.request import EngineLoad
 from armature.v1 import common_pb2 as common
