@@ -8,7 +8,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import httpx
 
 from armature.runtime.processes import free_port, start_etcd
 from tests.support.cell import running_cell
+from tests.support.cpu_time import cpu_s
 
 MODEL = "bench"
 WORKERS, BLOCK_SIZE, NUM_BLOCKS, MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS = 4, 64, 16384, 256, 8192
@@ -55,8 +55,7 @@ class Front:
 
     def cpu_s(self) -> dict[str, float]:
         """Processor time of each process so far, of threads that have ended too."""
-        # Linux makes a process's clock id of its number: see clock_getcpuclockid(3) and CPUCLOCK_SCHED in the kernel.
-        return {part: time.clock_gettime((~pid << 3) | 2) for part, pid in self.pids.items()}
+        return {part: cpu_s(pid) for part, pid in self.pids.items()}
 
 
 @asynccontextmanager

@@ -34,8 +34,8 @@ from armature.openai.serving.router_client import ROUTE
 from armature.runtime.channels import ChannelPool
 from armature.runtime.processes import start_etcd
 from armature.v1.router_pb2 import Progress, Query, RouteRequest, RouteResponse
-from tests.bench.gateway import cpu_s
 from tests.support.cell import Service
+from tests.support.cpu_time import cpu_s
 from tests.support.eventually import eventually
 from tests.support.fake_fleet import BLOCK_SIZE, prompts
 
@@ -56,6 +56,7 @@ class Client:
     round_trips_s: list[float] = field(default_factory=list[float])
     batches: list[int] = field(default_factory=list[int])
     refused: int = 0
+    queued: int = 0
     overlap_tokens: int = 0
     prompt_tokens: int = 0
     sent: dict[int, tuple[float, int]] = field(default_factory=dict[int, tuple[float, int]])
@@ -101,6 +102,9 @@ class Client:
     def _on_frame(self, response: RouteResponse) -> None:
         now_s, loop = time.perf_counter(), asyncio.get_running_loop()
         for placement in response.placements:
+            if placement.HasField("waiting"):
+                self.queued += 1
+                continue
             sent_s, tokens = self.sent.pop(placement.query_id)
             self.round_trips_s.append(now_s - sent_s)
             if not placement.HasField("assigned"):
@@ -175,15 +179,15 @@ async def measure(num_workers: int, rate: float, seconds: float, prompts_per_s: 
     async with routing_cell(folder, num_workers, prompts_per_s) as services:
         router, kv_index = services["router"], services["kv-index"]
         await Client(asked, random.Random(1)).run(router.addresses["grpc"], rate / 2, 3.0)  # caches, connections
-        quiet_s, quiet_index_s, began_s = cpu_s(router), cpu_s(kv_index), time.perf_counter()
+        quiet_s, quiet_index_s, began_s = cpu_s(router.pid), cpu_s(kv_index.pid), time.perf_counter()
         await asyncio.sleep(QUIET_S)
         took_s = time.perf_counter() - began_s
-        following = (cpu_s(router) - quiet_s) / took_s
-        index_following = (cpu_s(kv_index) - quiet_index_s) / took_s
+        following = (cpu_s(router.pid) - quiet_s) / took_s
+        index_following = (cpu_s(kv_index.pid) - quiet_index_s) / took_s
         before, client = await bucket_counts(router), Client(asked, random.Random(2))
-        used_s, began_s, own_s = cpu_s(router), time.perf_counter(), time.process_time()
+        used_s, began_s, own_s = cpu_s(router.pid), time.perf_counter(), time.process_time()
         await client.run(router.addresses["grpc"], rate, seconds)
-        took_s, used_s = time.perf_counter() - began_s, cpu_s(router) - used_s
+        took_s, used_s = time.perf_counter() - began_s, cpu_s(router.pid) - used_s
         own_s, after = time.process_time() - own_s, await bucket_counts(router)
         blocks = (await router.metrics())["armature_router_index_blocks"]
     done = len(client.round_trips_s)
@@ -193,6 +197,7 @@ async def measure(num_workers: int, rate: float, seconds: float, prompts_per_s: 
         "decisions": done,
         "decisions_per_s": round(done / took_s, 1),
         "refused": client.refused,
+        "queued": client.queued,
         "index_blocks": blocks,
         "mean_depth_blocks": round(client.prompt_tokens / BLOCK_SIZE / max(done, 1), 1),
         "overlap_share": round(client.overlap_tokens / max(client.prompt_tokens, 1), 3),
