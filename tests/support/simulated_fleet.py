@@ -23,7 +23,7 @@ from armature.runtime.runtime import Runtime
 from armature.runtime.server import RpcServer
 from armature.runtime.settings import option
 from armature.transfer.transports import GRPC, open_transports
-from armature.v1.common_pb2 import MEMBER_STATE_READY, ROLE_AGGREGATED, Member
+from armature.v1.common_pb2 import MEMBER_STATE_READY, ROLE_AGGREGATED, Member, WorkerInfo
 
 KIND = "simulated-fleet"
 
@@ -68,8 +68,13 @@ async def simulated_worker(runtime: Runtime[FleetSettings], number: int) -> Asyn
     secret = settings.cluster_secret.encode()
     identity = Identity(member_id, epoch, ROLE_AGGREGATED)
     host = WorkerHost(engine, transports, identity=identity, cluster_secret=secret, channels=channels, spawn=spawn)
-    host.register(server)
     presence = Presence(settings, runtime.tasks)
+
+    async def update(worker: WorkerInfo) -> None:
+        member.worker.CopyFrom(worker)
+        await presence.update(member)
+
+    host.register(server, update)
     await presence.connect()
     await engine.start(host.on_step)
     await server.start()

@@ -91,7 +91,8 @@ class Worker:
     server: RpcServer
     channels: ChannelPool
     address: str = ""
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    records: list[common.WorkerInfo] = field(default_factory=list)
+    """What it has told the cell since its start."""
 
     @property
     def load(self) -> Any:
@@ -147,14 +148,15 @@ async def worker(setup: Setup) -> AsyncIterator[Worker]:
                 offload=OffloadLimits() if setup.offload else None,
             ),
         )  # fmt: skip
-        host.register(server)
+        records: list[common.WorkerInfo] = []
+        host.register(server, lambda record: asyncio.sleep(0, records.append(record)))
         await server.start()
         await engine.start(host.on_step)
         endless: list[asyncio.Task[None]] = []
         if host.offloader is not None:
             endless.append(running.create_task(host.offloader.run()))
         try:
-            yield Worker(host, engine, runner, server, channels, server.address)
+            yield Worker(host, engine, runner, server, channels, server.address, records)
         finally:
             for task in endless:
                 task.cancel()

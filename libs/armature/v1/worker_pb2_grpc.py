@@ -325,6 +325,11 @@ class WorkerStub:
                 request_serializer=armature_dot_v1_dot_worker__pb2.LoadRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_worker__pb2.LoadReport.FromString,
                 _registered_method=True)
+        self.SetRole = channel.unary_unary(
+                '/armature.v1.Worker/SetRole',
+                request_serializer=armature_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -346,6 +351,15 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRole(self, request, context):
+        """Do something else from now on, without reloading weights or giving up cached KV; epoch and KV events go on. The
+        answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
+        role are still taken for some seconds, from those who have not heard yet; later ones are refused with UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -358,6 +372,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Load,
                     request_deserializer=armature_dot_v1_dot_worker__pb2.LoadRequest.FromString,
                     response_serializer=armature_dot_v1_dot_worker__pb2.LoadReport.SerializeToString,
+            ),
+            'SetRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRole,
+                    request_deserializer=armature_dot_v1_dot_worker__pb2.SetRoleRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_worker__pb2.SetRoleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -415,6 +434,33 @@ class Worker:
             '/armature.v1.Worker/Load',
             armature_dot_v1_dot_worker__pb2.LoadRequest.SerializeToString,
             armature_dot_v1_dot_worker__pb2.LoadReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Worker/SetRole',
+            armature_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
+            armature_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -177,6 +177,11 @@ class WorkerStub:
     """
     Load: _grpc.UnaryStreamMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadReport]
     """Load now, then whenever it has changed, at most every `min_interval_s`."""
+    SetRole: _grpc.UnaryUnaryMultiCallable[_worker_pb2.SetRoleRequest, _worker_pb2.SetRoleResponse]
+    """Do something else from now on, without reloading weights or giving up cached KV; epoch and KV events go on. The
+    answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
+    role are still taken for some seconds, from those who have not heard yet; later ones are refused with UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -189,6 +194,11 @@ class WorkerAsyncStub(WorkerStub):
     """
     Load: _aio.UnaryStreamMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadReport]  # type: ignore[assignment]
     """Load now, then whenever it has changed, at most every `min_interval_s`."""
+    SetRole: _aio.UnaryUnaryMultiCallable[_worker_pb2.SetRoleRequest, _worker_pb2.SetRoleResponse]  # type: ignore[assignment]
+    """Do something else from now on, without reloading weights or giving up cached KV; epoch and KV events go on. The
+    answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
+    role are still taken for some seconds, from those who have not heard yet; later ones are refused with UNAVAILABLE.
+    """
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     """What every worker tells about itself."""
@@ -210,5 +220,16 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.LoadReport], _abc.AsyncIterator[_worker_pb2.LoadReport]]:
         """Load now, then whenever it has changed, at most every `min_interval_s`."""
+
+    @_abc_1.abstractmethod
+    def SetRole(
+        self,
+        request: _worker_pb2.SetRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.SetRoleResponse, _abc.Awaitable[_worker_pb2.SetRoleResponse]]:
+        """Do something else from now on, without reloading weights or giving up cached KV; epoch and KV events go on. The
+        answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
+        role are still taken for some seconds, from those who have not heard yet; later ones are refused with UNAVAILABLE.
+        """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -89,3 +89,12 @@ async def test_a_directory_with_nonsense_is_the_models_problem_only(tmp_path: Pa
         with pytest.raises(ApiError) as caught:
             await world.catalog.get("tiny")
         assert caught.value.code == "tokenizer_unavailable"
+
+
+async def test_a_model_whose_last_worker_turns_to_prefill_is_not_served() -> None:
+    async with Tasks() as tasks:
+        world = World(tasks)
+        world.join("w")
+        assert list(world.catalog.served()) == ["tiny"]
+        world.join("w", role=ROLE_PREFILL)
+        assert not world.catalog.served()

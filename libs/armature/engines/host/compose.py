@@ -51,7 +51,7 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
         spawn=runtime.tasks.create_task,
         limits=_limits(settings),
     )
-    host.register(runtime.server)
+    host.register(runtime.server, runtime.update_worker)
     runtime.tasks.create_task(_watch_engine(host), name="engine watch")
     await engine.start(host.on_step)
     if host.tiers is not None and host.offloader is not None:

@@ -27,6 +27,7 @@ from armature.engines.host.conversion import (
     sampling_of,
     unpack_tokens,
 )
+from armature.engines.host.duty import Duty
 from armature.engines.host.fetch import Fetcher, FetchOrder, FetchReport
 from armature.engines.host.tiers.onboarder import Onboarder, OnboardReport
 from armature.engines.host.token_stream import TokenStream
@@ -86,14 +87,14 @@ class Generations:
         fetcher: Fetcher,
         onboarder: Onboarder | None = None,
         *,
-        has_helpers: bool,
+        duty: Duty,
         member_id: str,
         spawn: Spawn,
     ) -> None:
         self._engine = engine
         self._hasher = hasher
         self._fetcher = fetcher
-        self._has_helpers = has_helpers
+        self._duty = duty
         self._onboarder = onboarder
         self._member_id = member_id
         self._spawn = spawn
@@ -118,6 +119,7 @@ class Generations:
         try:
             if self.is_draining:
                 raise UnavailableError("this worker is draining")
+            self._duty.check_answers()
             if request.HasField("grammar") and self._compiling >= MAX_COMPILING:
                 raise UnavailableError(f"queue full: {self._compiling} grammars are waiting to be compiled")
             generation = self._open(stream, request)
@@ -272,7 +274,7 @@ class Generations:
         info, target = self._engine.info, request.prefill
         if not request.HasField("prefill") or prompt_tokens <= info.block_size:
             return False
-        if not (self._has_helpers or target.cached_only):
+        if not (self._duty.has_helpers or target.cached_only):
             return False
         if request.sampling.HasField("prompt_logprobs"):  # of fetched tokens nobody has any
             return False

@@ -1,13 +1,14 @@
 """The worker host: one engine, and between it and the contracts everything that is the same for all engines."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from armature.blocks.hashing import BlockHasher
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
 from armature.engines.host.decode_servicer import DecodeServicer
+from armature.engines.host.duty import Duty
 from armature.engines.host.embedding import Embeddings
 from armature.engines.host.fetch import Fetcher, FetchLimits
 from armature.engines.host.generation import Generations
@@ -28,6 +29,9 @@ from armature.v1 import worker_pb2_grpc as stubs
 
 MAX_FAILED_STEPS = 20
 """In a row: then it is not one poisonous request."""
+
+UpdateRecord = Callable[[common.WorkerInfo], Awaitable[None]]
+"""Tells the cell what a worker is now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ class WorkerHost:
         self._engine = engine
         self._transports = transports
         self._identity = identity
+        self.duty = Duty(identity.role)
         hasher = BlockHasher(cluster_secret, engine.info.block_size)
         self.board = Board(identity.epoch)
         self._server: RpcServer | None = None
@@ -95,14 +100,8 @@ class WorkerHost:
             onboarder=self.onboarder,
         )
         self.generations = Generations(
-            engine,
-            hasher,
-            self.fetcher,
-            self.onboarder,
-            has_helpers=identity.role == common.ROLE_DECODE,
-            member_id=identity.member_id,
-            spawn=spawn,
-        )
+            engine, hasher, self.fetcher, self.onboarder, duty=self.duty, member_id=identity.member_id, spawn=spawn
+        )  # fmt: skip
         self.embeddings = Embeddings(engine)
         self.failed = asyncio.Event()
         """Set when the engine computes nothing any more."""
@@ -148,22 +147,31 @@ class WorkerHost:
             metrics.preemptions.inc(load.preemptions - self._preemptions)
             self._preemptions = load.preemptions
 
-    def register(self, server: RpcServer) -> None:
-        """Add the contracts that belong to the role."""
-        computes = self._identity.role == common.ROLE_PREFILL
-        prefill = PrefillServicer(self._engine, self.stagings, self._transports, computes=computes)
+    def register(self, server: RpcServer, update: UpdateRecord) -> None:
+        """Add all contracts of workers: what the role leaves out is refused, since roles change.
+
+        `update` replaces the worker's record in the cell when its role has changed.
+        """
+        prefill = PrefillServicer(self._engine, self.stagings, self._transports, self.duty)
         server.add(stubs.add_PrefillServicer_to_server, prefill, "armature.v1.Prefill")
-        if not computes:
-            decode = DecodeServicer(self.generations, self.embeddings)
-            server.add(stubs.add_DecodeServicer_to_server, decode, "armature.v1.Decode")
+        decode = DecodeServicer(self.generations, self.embeddings)
+        server.add(stubs.add_DecodeServicer_to_server, decode, "armature.v1.Decode")
         self._server = server
         blocks = BlocksServicer(self._engine.memory, self._blocks_to_read)
         server.add(stubs.add_BlocksServicer_to_server, blocks, "armature.v1.Blocks")
+
+        async def set_role(role: "common.Role.ValueType") -> "common.Role.ValueType":
+            former = self.duty.change(role)
+            if former != role:
+                await update(self.worker_info)
+            return former
+
         worker = WorkerServicer(
             self.board,
             lambda: self.fetcher.bytes_per_s,
             lambda: self.tiers.speeds if self.tiers else {},
             lambda: self.fetcher.pull_bytes_per_s,
+            set_role,
         )
         server.add(stubs.add_WorkerServicer_to_server, worker, "armature.v1.Worker")
 
@@ -188,7 +196,7 @@ class WorkerHost:
         """What the cell has to know of this worker."""
         info = self._engine.info
         return common.WorkerInfo(
-            role=self._identity.role,
+            role=self.duty.role,
             model=common.ModelCard(
                 name=info.model,
                 path=info.model_path,

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from armature.engines.engine import Engine
+from armature.engines.host.duty import Duty
 from armature.engines.host.staging import StagedPrompt, Stagings
 from armature.runtime import telemetry
 from armature.runtime.errors import CallerError, OverloadedError, UnavailableError
@@ -25,9 +26,8 @@ START_TIMEOUT_S = 10.0
 class PrefillServicer(worker_pb2_grpc.PrefillServicer):
     """One call for each prompt."""
 
-    def __init__(self, engine: Engine, stagings: Stagings, transports: Transports, *, computes: bool) -> None:
-        """`computes`: prompts of others; else it gives only what it has cached."""
-        self._computes = computes
+    def __init__(self, engine: Engine, stagings: Stagings, transports: Transports, duty: Duty) -> None:
+        self._duty = duty
         self._memory = engine.memory
         self._block_size = engine.info.block_size
         self._stagings = stagings
@@ -45,8 +45,8 @@ class PrefillServicer(worker_pb2_grpc.PrefillServicer):
         if first is None or first.WhichOneof("step") != "start":
             raise CallerError("the first message must be `start`")
         start = first.start
-        if not (self._computes or start.cached_only):
-            raise CallerError("this worker computes no prompts for others; set cached_only for what it has")
+        if not (self._duty.computes_for_others or start.cached_only):
+            raise UnavailableError("this worker computes no prompts for others; set cached_only for what it has")
         prompt = self._stagings.open(start)
         obeying = asyncio.create_task(self._obey(requests, prompt), name=f"releases of {prompt.staging_id}")
         obeying.add_done_callback(forget_outcome)  # a call that breaks ends its handler too

@@ -1,7 +1,7 @@
 """Serves `armature.v1.Worker`: what a worker tells about its prefix cache and its load."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from armature.blocks.events import KvEvent
@@ -19,6 +19,10 @@ from armature.v1 import worker_pb2_grpc
 MIN_LOAD_INTERVAL_S = 0.01
 """Nobody decides better for hearing more than a hundred times a second."""
 MAX_LOAD_INTERVAL_S = 3600.0
+ROLES = (common.ROLE_AGGREGATED, common.ROLE_PREFILL, common.ROLE_DECODE)
+
+SetRole = Callable[["common.Role.ValueType"], Awaitable["common.Role.ValueType"]]
+"""Changes a worker's role and returns the former one."""
 
 
 class Board:
@@ -49,11 +53,13 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
         transfer_bytes_per_s: Callable[[], float],
         onboarding: Callable[[], Mapping[Tier, TierSpeed]] = dict,
         pull_bytes_per_s: Callable[[], float] = float,
+        set_role: SetRole | None = None,
     ) -> None:
         self._board = board
         self._onboarding = onboarding
         self._pull_bytes_per_s = pull_bytes_per_s
         self._transfer_bytes_per_s = transfer_bytes_per_s
+        self._set_role = set_role
 
     async def KvEvents(self, request: worker.KvEventsRequest, context: object) -> AsyncIterator[worker.KvEventBatch]:
         board = self._board
@@ -73,6 +79,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             await asyncio.sleep(interval_s)
             while board.load == told and self._transfer_bytes_per_s() == rate:
                 await board.load_changed.wait()
+
+    async def SetRole(self, request: worker.SetRoleRequest, context: object) -> worker.SetRoleResponse:
+        if request.role not in ROLES:
+            raise CallerError(f"role is {request.role}; it must be one of {', '.join(map(common.Role.Name, ROLES))}")
+        assert self._set_role is not None, "a worker without a host has no role"
+        return worker.SetRoleResponse(former_role=await self._set_role(request.role))
 
     def _report(self, load: EngineLoad, transfer_bytes_per_s: float) -> worker.LoadReport:
         return worker.LoadReport(

@@ -92,9 +92,9 @@ class ModelCatalog:
     def member_changed(self, change: MemberChange, wall_s: float) -> None:
         """A worker has come, changed or left; `wall_s` is the time of day, for clients."""
         member = change.member
-        if not member.HasField("worker") or member.worker.role == ROLE_PREFILL or not member.worker.model.name:
+        if not member.HasField("worker") or not member.worker.model.name:
             return
-        if change.kind == "left":
+        if change.kind == "left" or member.worker.role == ROLE_PREFILL:
             self._remove(member)
         else:
             self._add(member, wall_s)
