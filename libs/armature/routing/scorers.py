@@ -122,7 +122,7 @@ class Interference:
 class Work:
     """Computing by itself, since it delays whoever comes next."""
 
-    weight: float = 0.25
+    weight: float = 0.28
     """Raise it to recompute less."""
 
     unit: ClassVar[Unit] = "s"
