@@ -218,14 +218,32 @@ async def _fail(method: str, context: Any, error: BaseException) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):  # the handler has answered itself
         code = context.code()
         _handled.labels(method, code.name if isinstance(code, grpc.StatusCode) else str(code)).inc()
+        _let_go(error)
         raise error
     answer = answer_to(error)
     _handled.labels(method, answer.code.name).inc()
     if answer.is_ours:
         log.error("%s failed", method, exc_info=error)
     retry_after = (("retry-after-s", f"{answer.retry_after_s:g}"),) if answer.retry_after_s else ()
-    await context.abort(answer.code, answer.message, retry_after)
+    try:
+        await context.abort(answer.code, answer.message, retry_after)
+    except grpc.aio.AbortError as aborted:
+        _let_go(aborted)
+        raise
     raise AssertionError("abort returned")
+
+
+def _let_go(aborted: grpc.aio.AbortError) -> None:
+    """Have the refused call freed when it has ended.
+
+    gRPC's call keeps this error, whose frames keep the call: such a circle, with the request and the core's buffers in
+    it, would wait for the collector. gRPC itself takes the error within this step of the event loop.
+    """
+
+    def forget() -> None:
+        aborted.__traceback__ = aborted.__context__ = None
+
+    asyncio.get_running_loop().call_soon(forget)
 
 
 def _is_server_stopped(error: Exception) -> bool:

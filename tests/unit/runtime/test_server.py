@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from armature.runtime.tls import TlsFiles
 from armature.v1 import kv_index_pb2, kv_index_pb2_grpc
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
+from tests.support.uncollected import living, no_collector
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -363,3 +364,31 @@ async def test_a_stream_that_the_stop_of_the_server_ends_is_no_failure(caplog: p
         await index.ended.wait()
         call.cancel()
     assert not [record for record in caplog.records if record.name == "armature.runtime.boundary"]
+
+
+async def refuse(context: Any) -> None:
+    raise CallerError("no")
+
+
+async def abort(context: Any) -> None:
+    await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+
+
+@pytest.mark.parametrize("handle", [nothing, refuse, abort])
+async def test_a_call_is_freed_when_it_has_ended_however_it_has_ended(handle: Handle) -> None:
+    async with connected(Index(handle)) as channel:
+        stub = kv_index_pb2_grpc.KvIndexStub(channel)
+
+        async def call_each() -> None:
+            with suppress(grpc.aio.AioRpcError):
+                await match(channel)
+            with suppress(grpc.aio.AioRpcError):
+                async for _ in stub.Follow(kv_index_pb2.FollowRequest(), timeout=5):
+                    pass
+
+        await call_each()
+        with no_collector():
+            before = living("RPCState")
+            for _ in range(10):
+                await call_each()
+            await eventually(lambda: living("RPCState") == before, 5.0, what="the calls are gone")

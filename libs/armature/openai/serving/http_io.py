@@ -193,6 +193,7 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool:
         self._watcher.cancel()
+        del self._watcher  # it ends with an error that leads back here: a circle, in which the connection would stay
         self._writes.writers.discard(self)
         return self.has_left and kind is asyncio.CancelledError and self._task.uncancel() == 0
 
