@@ -1,10 +1,7 @@
 """The Kubernetes manifests: valid, consistent with each other, and with what the services' settings and metrics are."""
 
-import json
-from functools import cache
 from typing import Any
 
-import kubernetes_validate
 import pytest
 
 from tests.metrics_page import metrics
@@ -14,6 +11,7 @@ from tests.support.containers import (
     SERVICES,
     Container,
     Manifest,
+    check_manifest,
     containers,
     known_variables,
     labels,
@@ -24,9 +22,6 @@ from tests.support.containers import (
     workloads,
 )
 
-KUBERNETES = "1.32"
-# Of operators; their schemas are not Kubernetes'.
-CUSTOM = {"ServiceMonitor", "PeerAuthentication", "DestinationRule", "VirtualService"}
 UNITS = {"Mi": 1 << 20, "Gi": 1 << 30}
 
 pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -44,16 +39,9 @@ def pod(container: Container) -> Manifest:
     return container.spec["spec"]["template"]["spec"]
 
 
-@cache
-def check(manifest: str) -> None:
-    """Overlays have most manifests in common, and to check one takes a tenth of a second."""
-    kubernetes_validate.validate(json.loads(manifest), KUBERNETES, strict=True)
-
-
 def test_every_manifest_follows_kubernetes_schema(overlay: str) -> None:
     for manifest in rendered(overlay):
-        if manifest["kind"] not in CUSTOM:
-            check(json.dumps(manifest))
+        check_manifest(manifest)
 
 
 def test_every_service_is_there_and_would_start(overlay: str) -> None:

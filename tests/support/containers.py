@@ -1,6 +1,7 @@
 """What the Dockerfile, the compose file and the Kubernetes manifests say of the services' containers, as data."""
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -22,6 +24,9 @@ OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
 COMPONENT = {"app.kubernetes.io/component": "service"}
 # What the cluster fills in when a pod starts.
 FIELDS = {"metadata.name": "some-pod-7d4f", "spec.nodeName": "node-1", "status.podIP": "10.0.0.7"}
+KUBERNETES = "1.32"
+# Of operators; their schemas are not Kubernetes'.
+CUSTOM = {"ServiceMonitor", "PeerAuthentication", "DestinationRule", "VirtualService"}
 SECRET = "sixteen-characters-or-more"
 
 Manifest = dict[str, Any]
@@ -109,16 +114,31 @@ def compose_containers() -> Iterator[Container]:
 
 @cache
 def rendered(overlay: str) -> list[Manifest]:
-    """What `kubectl apply --kustomize` would send."""
+    """What `kubectl apply --kustomize` would send of an overlay that we ship."""
+    return built(ROOT / "k8s" / "overlays" / overlay)
+
+
+def built(folder: Path) -> list[Manifest]:
+    """Likewise of any folder."""
     kubectl, kustomize = shutil.which("kubectl"), shutil.which("kustomize")
     command = [kubectl, "kustomize"] if kubectl else [kustomize, "build"]
     if command[0] is None:
         pytest.skip("building the overlays needs kubectl or kustomize")
-    done = subprocess.run(
-        [*map(str, command), str(ROOT / "k8s" / "overlays" / overlay)], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([*map(str, command), str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise if it breaks Kubernetes' schema; operators' own resources are not known to it."""
+    if manifest["kind"] not in CUSTOM:
+        _check(json.dumps(manifest))
+
+
+@cache
+def _check(manifest: str) -> None:
+    """Overlays have most manifests in common, and to check one takes a tenth of a second."""
+    kubernetes_validate.validate(json.loads(manifest), KUBERNETES, strict=True)
 
 
 def of_kind(overlay: str, *kinds: str) -> list[Manifest]:

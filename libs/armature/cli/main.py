@@ -10,6 +10,7 @@ from armature.cli.access import access_of
 from armature.cli.arguments import DEFAULTS, Parser, add_chat, add_down, add_place, add_up, up_options
 from armature.cli.attach import down, find_cell, status
 from armature.cli.chat import Chat
+from armature.cli.deployment.command import add_plan
 from armature.cli.explain import add_explain
 from armature.cli.keys import add_keys
 from armature.cli.offload_bench import add_offload_bench
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add_keys(commands.add_parser)
     add_simulations(commands.add_parser)
     add_rehearse(commands.add_parser)
+    add_plan(commands.add_parser)
     add_offload_bench(commands.add_parser)
     return parser
 

@@ -5,12 +5,14 @@ package knows, or a directory with a `config.json`; nothing is downloaded.
 """
 
 import importlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from armature.performance.presets import Preset
 from armature.performance.table import Curve, TableModel
@@ -41,35 +43,66 @@ class Silicon:
     backend: str
     tp: int = 1
     pp: int = 1
+    dp: int = 1
     ep: int = 1
 
     def __str__(self) -> str:
-        return f"{self.model} on {self.system} with {self.backend}, tp={self.tp} pp={self.pp} ep={self.ep}"
+        split = f"tp={self.tp} pp={self.pp} dp={self.dp} ep={self.ep}"
+        return f"{self.model} on {self.system} with {self.backend}, {split}"
 
 
-def silicon_model(*, model: str, system: str, backend: str, tp: int = 1, pp: int = 1, ep: int = 1) -> Preset:
-    """Step times and capacity of one replica of the model.
+def silicon_model(
+    *, model: str, system: str, backend: str, tp: int = 1, pp: int = 1, dp: int = 1, ep: int = 1
+) -> Preset:  # fmt: skip
+    """Step times and capacity of one lane of a replica: of each stage and group of attention there is one.
 
-    Pipeline stages are counted one after the other: a prompt's time is right, what stages compute at once is not seen.
+    A step of a lane is counted through all stages, while other lanes keep these as busy; groups step together.
 
     Raises:
         SiliconError: the extra is missing, or the tables lack the model, the system, the backend or the split.
     """
-    wanted = Silicon(model=model, system=system, backend=backend, tp=tp, pp=pp, ep=ep)
+    wanted = Silicon(model=model, system=system, backend=backend, tp=tp, pp=pp, dp=dp, ep=ep)
     _check(wanted)
     split = _split_of(wanted)
     try:
-        engine = _sdk("engine").EngineHandle.compile(model, system, backend, backend_version="current", **split)
         memory = _memory_of(wanted, split)
-        # The package counts the layers of all stages on each GPU; a stage holds its own only.
-        kv_tokens, token_bytes = memory["total_kv_size_tokens"] * pp, memory["kv_size_per_token_bytes"] * tp
-        return Preset(str(wanted), _table_of(engine, kv_tokens), int(kv_tokens), int(token_bytes))
+        # Of all stages together a GPU holds one; so many lanes share what that leaves.
+        kv_tokens, token_bytes = int(memory["total_kv_size_tokens"] or 0), int(memory["kv_size_per_token_bytes"] * tp)
+        if kv_tokens < 1:
+            raise SiliconError(f"{wanted}: its weights leave no memory for KV; split it over more GPUs")
+        return Preset(str(wanted), _measured(wanted, split, kv_tokens), kv_tokens, token_bytes, gpus=tp)
+    except SiliconError:
+        raise
     # The package raises what it happens to raise: assertions, key errors, its own.
     except Exception as error:
         raise SiliconError(f"no tables for {wanted}: {error}") from error
 
 
+def gpus_per_domain(system: str) -> int:
+    """GPUs that reach each other without a network: those of a node, or of a rack where a switch joins nodes.
+
+    Raises:
+        SiliconError: the extra is missing, or there is no such system.
+    """
+    _check_system(system)
+    package = Path(str(_sdk("engine").__file__)).parents[1]
+    node = yaml.safe_load((package / "systems" / f"{system}.yaml").read_text())["node"]
+    return node.get("num_gpus_per_rack", node["num_gpus_per_node"])
+
+
+def has_experts(model: str) -> bool:
+    """Whether a model's layers are mixtures of experts, which can be dealt out to GPUs.
+
+    Raises:
+        SiliconError: the extra is missing, or there is no such model.
+    """
+    _check_model(model)
+    return bool(_sdk("models.helpers").check_is_moe(model))
+
+
 def _sdk(module: str) -> Any:
+    # It warns of what it takes for granted in every engine that it makes.
+    logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)
     try:
         return importlib.import_module(f"aiconfigurator_core.sdk.{module}")
     except ImportError as error:
@@ -77,19 +110,28 @@ def _sdk(module: str) -> Any:
 
 
 def _check(wanted: Silicon) -> None:
-    for name in ("tp", "pp", "ep"):
+    for name in ("tp", "pp", "dp", "ep"):
         if getattr(wanted, name) < 1:
             raise SiliconError(f"{name} is {getattr(wanted, name)}; it must be at least 1")
-    measured: dict[str, dict[str, list[str]]] = _sdk("perf_database").get_supported_databases()
-    if wanted.system not in measured:
-        raise SiliconError(f"there is no system {wanted.system!r}; there are {_names(measured)}")
+    measured = _check_system(wanted.system)
     if wanted.backend not in measured[wanted.system]:
         backends = _names(measured[wanted.system])
         raise SiliconError(f"{wanted.system} has no backend {wanted.backend!r}; it has {backends}")
+    _check_model(wanted.model)
+
+
+def _check_system(system: str) -> dict[str, dict[str, list[str]]]:
+    measured: dict[str, dict[str, list[str]]] = _sdk("perf_database").get_supported_databases()
+    if system not in measured:
+        raise SiliconError(f"there is no system {system!r}; there are {_names(measured)}")
+    return measured
+
+
+def _check_model(model: str) -> None:
     models: set[str] = _sdk("common").get_default_models()
-    if wanted.model not in models and not (Path(wanted.model) / "config.json").is_file():
+    if model not in models and not (Path(model) / "config.json").is_file():
         raise SiliconError(
-            f"there is no model {wanted.model!r}, nor a directory with a config.json; there are {_names(models)}"
+            f"there is no model {model!r}, nor a directory with a config.json; there are {_names(models)}"
         )
 
 
@@ -98,15 +140,31 @@ def _names(names: Any) -> str:
 
 
 def _split_of(wanted: Silicon) -> dict[str, int]:
-    """How experts are split: what `ep` leaves of `tp` splits each of them."""
+    """How experts are split: what `ep` leaves of the GPUs splits each of them."""
     split = {"tp_size": wanted.tp, "pp_size": wanted.pp}
-    if not _sdk("models.helpers").check_is_moe(wanted.model):
-        if wanted.ep > 1:
-            raise SiliconError(f"ep is {wanted.ep}, but {wanted.model} has no experts; leave it at 1")
+    if not has_experts(wanted.model):
+        for name in ("dp", "ep"):
+            if getattr(wanted, name) > 1:
+                given = f"{name} is {getattr(wanted, name)}, but {wanted.model} has no experts"
+                raise SiliconError(f"{given}; leave it at 1")
         return split
-    if wanted.tp % wanted.ep:
-        raise SiliconError(f"ep is {wanted.ep}; it must divide tp, which is {wanted.tp}")
-    return split | {"moe_ep_size": wanted.ep, "moe_tp_size": wanted.tp // wanted.ep}
+    shared = wanted.tp * wanted.dp
+    if shared % wanted.ep:
+        raise SiliconError(f"ep is {wanted.ep}; it must divide tp * dp, which is {shared}")
+    experts = {"moe_ep_size": wanted.ep, "moe_tp_size": shared // wanted.ep}
+    return split | experts | {"attention_dp_size": wanted.dp}
+
+
+def _measured(wanted: Silicon, split: dict[str, int], kv_tokens: int) -> TableModel:
+    """As the checkpoint asks for, or with attention over prompts in 16 bits where nobody has measured it in 8."""
+    engine_of = _sdk("engine").EngineHandle.compile
+    asked = (wanted.model, wanted.system, wanted.backend)
+    missing = _sdk("errors").PerfDataNotAvailableError
+    try:
+        return _table_of(engine_of(*asked, backend_version="current", **split), kv_tokens)
+    except missing:
+        wider = engine_of(*asked, backend_version="current", fmha_quant_mode="bfloat16", **split)
+        return _table_of(wider, kv_tokens)
 
 
 def _memory_of(wanted: Silicon, split: dict[str, int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from armature.index.tiers import Tier
 from armature.offload.policy import OffloadPolicy, TierShape
@@ -31,9 +32,16 @@ class Failure:
             raise ValueError(f"{self.worker_id} is down for {self.down_s} s; that must be at least 0")
 
 
+class Engine(NamedTuple):
+    """What a worker's engine is."""
+
+    shape: WorkerShape
+    performance: PerformanceModel
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellShape:
-    """Workers of equal hardware, and what lies between them and the routers.
+    """Workers of equal hardware, but perhaps for prefill, and what lies between them and the routers.
 
     Raises:
         ValueError: nobody would make tokens, time would run backwards, or an unknown worker fails.
@@ -45,6 +53,8 @@ class CellShape:
     num_decode: int = 0
     worker: WorkerShape
     performance: PerformanceModel
+    prefill: Engine | None = None
+    """Of prefill workers; None: they are like the others."""
     model: str = "model"
     block_bytes: int = 1
     link_bytes_per_s: float = 40e9
@@ -91,10 +101,20 @@ class CellShape:
             raise ValueError(f"workers_per_node is {self.workers_per_node}; it must be at least 1")
         if self.tier_shapes and Tier.G2 not in self.tier_shapes:
             raise ValueError("there is no host memory (G2), through which blocks come from and go to other tiers")
+        if self.prefill and self.prefill.shape.block_size != self.worker.block_size:
+            raise ValueError(
+                f"prefill has blocks of {self.prefill.shape.block_size} tokens, others of {self.worker.block_size}"
+            )
         names = [worker.worker_id for worker in self.workers()]
         for failure in self.failures:
             if failure.worker_id not in names:
                 raise ValueError(f"there is no worker {failure.worker_id!r} to fail; there are {_listed(names)}")
+
+    def engine(self, role: Role) -> Engine:
+        """Of a worker with that role."""
+        if role is Role.PREFILL and self.prefill:
+            return self.prefill
+        return Engine(self.worker, self.performance)
 
     @property
     def reading(self) -> Reading:
@@ -130,7 +150,7 @@ class CellShape:
         ]
 
     def _worker(self, worker_id: str, role: Role) -> Worker:
-        shape = self.worker
+        shape = self.engine(role).shape
         return Worker(
             worker_id=worker_id,
             role=role,

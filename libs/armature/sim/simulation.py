@@ -11,7 +11,7 @@ from typing import NamedTuple
 from armature.index.tiers import Tier
 from armature.routing.queueing.outcome import Outcome
 from armature.routing.router import RoutingCore
-from armature.routing.worker import Load, Speeds
+from armature.routing.worker import Load, Speeds, Worker
 from armature.scheduling.lower_tiers import TierChange
 from armature.scheduling.request import EngineLoad, FinishReason, KvEvent, StepOutput
 from armature.sim.arrivals import ClosedLoop, OpenLoop
@@ -115,11 +115,12 @@ class Simulation:
         self._nodes = self._open_nodes()
         """By worker; empty if nothing lies below devices."""
 
-    def _engine(self) -> SimulatedWorker:
+    def _engine(self, worker: Worker) -> SimulatedWorker:
         cell = self._cell
+        shape, performance = cell.engine(worker.role)
         lower_block_bytes = cell.block_bytes if cell.tier_shapes else 0
         return SimulatedWorker(
-            cell.worker, self._hasher, cell.performance, stretches=cell.stretches, lower_block_bytes=lower_block_bytes
+            shape, self._hasher, performance, stretches=cell.stretches, lower_block_bytes=lower_block_bytes
         )
 
     def _open_nodes(self) -> dict[str, Node]:

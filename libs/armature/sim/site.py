@@ -27,13 +27,13 @@ class Site:
     def __init__(
         self,
         worker: Worker,
-        make: Callable[[], SimulatedWorker],
+        make: Callable[[Worker], SimulatedWorker],
         clock: Clock,
         hear: Callable[["Site", StepOutput, float], None],
     ) -> None:
         self.worker_id = worker.worker_id
         self.worker = worker
-        self.engine = make()
+        self.engine = make(worker)
         self.is_up = True
         self.epoch = 1
         """Which engine this is; what earlier ones have said is void."""
@@ -70,7 +70,7 @@ class Site:
         """Lose the engine and all that it had."""
         self._count(self.engine)
         self.epoch += 1
-        self.is_up, self.engine = False, self._make()
+        self.is_up, self.engine = False, self._make(self.worker)
         self._wakes_s, self._is_poked = -1.0, False
 
     def close(self) -> WorkerOutcome:

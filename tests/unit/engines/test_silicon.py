@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from armature.engines.silicon import SiliconError, silicon_model
+from armature.engines.silicon import SiliconError, gpus_per_domain, silicon_model
 from armature.performance.presets import PRESETS
 from armature.performance.step import StepShape
 
@@ -39,6 +39,19 @@ def test_experts_are_split_as_asked():
 
 
 @needs_tables
+def test_lanes_of_stages_hold_more_and_step_as_slowly_as_all_stages():
+    whole, staged = silicon_model(**QWEN), silicon_model(**QWEN | {"pp": 2})
+    assert staged.kv_tokens > whole.kv_tokens
+    shape = StepShape(16, 16_000)
+    assert staged.performance.step_s(shape) == pytest.approx(whole.performance.step_s(shape), rel=0.1)
+
+
+@needs_tables
+def test_a_rack_behind_one_switch_is_one_domain():
+    assert (gpus_per_domain("gb200"), gpus_per_domain("h100_sxm")) == (72, 8)
+
+
+@needs_tables
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -47,7 +60,9 @@ def test_experts_are_split_as_asked():
         ({"backend": "tgi"}, r"h200_sxm has no backend 'tgi'; it has sglang, trtllm, vllm"),
         ({"tp": 3}, r"no tables for Qwen/Qwen3-32B on h200_sxm with trtllm, tp=3 .*divisible"),
         ({"ep": 2}, r"ep is 2, but Qwen/Qwen3-32B has no experts"),
+        ({"dp": 2}, r"dp is 2, but Qwen/Qwen3-32B has no experts"),
         ({"tp": 0}, r"tp is 0; it must be at least 1"),
+        ({"system": "l40s", "tp": 1}, r"its weights leave no memory for KV"),
     ],
 )
 def test_what_the_tables_lack_is_said_with_what_they_have(wrong: dict[str, Any], why: str):

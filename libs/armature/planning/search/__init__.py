@@ -1,0 +1,1 @@
+"""Which split of a model over which GPUs, aggregated or disaggregated, serves most within the targets."""
