@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from armature.console.opening import open_console
 from armature.openai.kserve.servicer import KServeServicer
 from armature.openai.serving.core import ServingCore
 from armature.openai.serving.http_server import HttpServer, bound_socket
@@ -41,14 +42,15 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         requests = open_request_log(settings.request_log, settings.request_log_max_bytes)
         core.on_end.append(requests.ended)
         runtime.tasks.create_task(requests.run(), name="request log")
-    await runtime.view("decode-worker", "prefill-worker", "router", on_change=core.member_changed)
+    members = await runtime.view(on_change=core.member_changed)
+    console = open_console(core, runtime, members)
     runtime.server.guard(core.doorkeeper.check_call)
     runtime.server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
     runtime.server.add(
         add_GRPCInferenceServiceServicer_to_server, KServeServicer(core), "inference.GRPCInferenceService"
     )
     responses = ResponseStore(redis, settings.namespace, settings.store)
-    rest = make_rest_app(core, responses, admin.routes())
+    rest = make_rest_app(core, responses, [*admin.routes(), *console.routes()])
     http = HttpServer(
         rest,
         settings.http_host,
@@ -62,6 +64,7 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         announce = {"http": join_host_port(settings.http_host, http.port)}
         await runtime.serve(drain=core.drain, announce=announce)
     finally:
+        console.feed.close()
         http.stop()
         _, late = await asyncio.wait([serving], timeout=CLOSE_TIMEOUT_S)
         if late:

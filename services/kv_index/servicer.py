@@ -56,6 +56,15 @@ class KvIndexServicer(kv_index_pb2_grpc.KvIndexServicer):
             self._silent.assume(routed.worker_id, _hashes(routed.sequence_hashes))
         return kv_index_pb2.AssumeResponse()
 
+    async def GetStats(self, request: kv_index_pb2.IndexStatsRequest, context: Any) -> kv_index_pb2.IndexStats:
+        index, trust = self._book.index, self._book.trust
+        size = index.size()
+        stats = kv_index_pb2.IndexStats(indexed_blocks=size.blocks, size_bytes=size.size_bytes)
+        for source_id in index.worker_ids:
+            state = kv_index_pb2.WorkerChange.Kind.ValueType(trust.state(source_id))
+            stats.sources.add(id=source_id, trust=state, blocks=index.num_blocks(source_id))
+        return stats
+
 
 def _hashes(packed: bytes) -> tuple[int, ...]:
     try:

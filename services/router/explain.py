@@ -32,7 +32,8 @@ class Explainer:
             NotFoundError: none is remembered of the request.
             CallerError: a policy is unknown.
         """
-        policies = [self._policy(name) for name in request.policies] or list(self._policies.values())
+        names = () if request.without_counterfactuals else request.policies or self._policies
+        policies = [self._policy(name) for name in names]
         if request.request_id:
             decisions = self._history.of(request.request_id)
             if not decisions:

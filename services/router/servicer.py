@@ -18,6 +18,7 @@ from armature.runtime.outbox import Outbox
 from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import placement_of, query_of
 from armature.runtime.policies import load_policy, shipped_policies
+from armature.runtime.router_stats import stats_of
 from armature.runtime.telemetry import is_tracing, span
 from armature.v1 import router_pb2, router_pb2_grpc
 from armature.v1.common_pb2 import Member
@@ -80,6 +81,9 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     async def Explain(self, request: router_pb2.ExplainRequest, context: Any) -> router_pb2.ExplainResponse:
         return self._explainer.explain(request, time.monotonic())
+
+    async def GetStats(self, request: router_pb2.RouterStatsRequest, context: Any) -> router_pb2.RouterStats:
+        return stats_of(self._dispatcher, time.monotonic())
 
     async def run(self) -> None:
         """Answer queries that wait, as room is made for them, until cancelled."""

@@ -279,3 +279,73 @@ class AssumeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AssumeResponse: _TypeAlias = AssumeResponse  # noqa: Y015
+
+@_typing.final
+class IndexStatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexStatsRequest: _TypeAlias = IndexStatsRequest  # noqa: Y015
+
+@_typing.final
+class IndexStats(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Source(_message.Message):
+        """A worker or a kv-offload."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        TRUST_FIELD_NUMBER: _builtins.int
+        BLOCKS_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        trust: Global___WorkerChange.Kind.ValueType
+        """KIND_EXACT, KIND_REPAIRING, KIND_STALE or KIND_ASSUMED."""
+        blocks: _builtins.int
+        """That it is known to hold, over all tiers."""
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            trust: Global___WorkerChange.Kind.ValueType = ...,
+            blocks: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "id", b"id", "trust", b"trust"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INDEXED_BLOCKS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    indexed_blocks: _builtins.int
+    """Distinct blocks."""
+    size_bytes: _builtins.int
+    """About how much memory the index takes."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexStats.Source]: ...
+    def __init__(
+        self,
+        *,
+        indexed_blocks: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        sources: _abc.Iterable[Global___IndexStats.Source] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed_blocks", b"indexed_blocks", "size_bytes", b"size_bytes", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexStats: _TypeAlias = IndexStats  # noqa: Y015

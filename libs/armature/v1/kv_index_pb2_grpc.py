@@ -49,6 +49,11 @@ class KvIndexStub:
                 request_serializer=armature_dot_v1_dot_kv__index__pb2.AssumeRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_kv__index__pb2.AssumeResponse.FromString,
                 _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/armature.v1.KvIndex/GetStats',
+                request_serializer=armature_dot_v1_dot_kv__index__pb2.IndexStatsRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_kv__index__pb2.IndexStats.FromString,
+                _registered_method=True)
 
 
 class KvIndexServicer:
@@ -76,6 +81,13 @@ class KvIndexServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStats(self, request, context):
+        """How much is known, and how far each source can be trusted; for people and tools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KvIndexServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +105,11 @@ def add_KvIndexServicer_to_server(servicer, server):
                     servicer.Assume,
                     request_deserializer=armature_dot_v1_dot_kv__index__pb2.AssumeRequest.FromString,
                     response_serializer=armature_dot_v1_dot_kv__index__pb2.AssumeResponse.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=armature_dot_v1_dot_kv__index__pb2.IndexStatsRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_kv__index__pb2.IndexStats.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +193,33 @@ class KvIndex:
             '/armature.v1.KvIndex/Assume',
             armature_dot_v1_dot_kv__index__pb2.AssumeRequest.SerializeToString,
             armature_dot_v1_dot_kv__index__pb2.AssumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.KvIndex/GetStats',
+            armature_dot_v1_dot_kv__index__pb2.IndexStatsRequest.SerializeToString,
+            armature_dot_v1_dot_kv__index__pb2.IndexStats.FromString,
             options,
             channel_credentials,
             insecure,

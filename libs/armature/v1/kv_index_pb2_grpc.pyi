@@ -39,6 +39,8 @@ class KvIndexStub:
     """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
     May be repeated: assuming a block twice is assuming it later.
     """
+    GetStats: _grpc.UnaryUnaryMultiCallable[_kv_index_pb2.IndexStatsRequest, _kv_index_pb2.IndexStats]
+    """How much is known, and how far each source can be trusted; for people and tools."""
 
 @_typing.type_check_only
 class KvIndexAsyncStub(KvIndexStub):
@@ -51,6 +53,8 @@ class KvIndexAsyncStub(KvIndexStub):
     """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
     May be repeated: assuming a block twice is assuming it later.
     """
+    GetStats: _aio.UnaryUnaryMultiCallable[_kv_index_pb2.IndexStatsRequest, _kv_index_pb2.IndexStats]  # type: ignore[assignment]
+    """How much is known, and how far each source can be trusted; for people and tools."""
 
 class KvIndexServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +82,13 @@ class KvIndexServicer(metaclass=_abc_1.ABCMeta):
         """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
         May be repeated: assuming a block twice is assuming it later.
         """
+
+    @_abc_1.abstractmethod
+    def GetStats(
+        self,
+        request: _kv_index_pb2.IndexStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_index_pb2.IndexStats, _abc.Awaitable[_kv_index_pb2.IndexStats]]:
+        """How much is known, and how far each source can be trusted; for people and tools."""
 
 def add_KvIndexServicer_to_server(servicer: KvIndexServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

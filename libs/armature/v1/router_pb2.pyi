@@ -331,12 +331,15 @@ class ExplainRequest(_message.Message):
     POLICIES_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     MAX_CANDIDATES_FIELD_NUMBER: _builtins.int
+    WITHOUT_COUNTERFACTUALS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in Query, with or without the number of the attempt. Empty: the latest decisions."""
     limit: _builtins.int
     """Most decisions when no request is named; 0: ten."""
     max_candidates: _builtins.int
     """Most candidates of each decision, the best ones; 0: ten."""
+    without_counterfactuals: _builtins.bool
+    """Judge by the policy that decided alone, which takes a fraction of the time."""
     @_builtins.property
     def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Policies to judge the same moment by, by the names that come with the router; empty: all of them."""
@@ -348,10 +351,11 @@ class ExplainRequest(_message.Message):
         policies: _abc.Iterable[_builtins.str] | None = ...,
         limit: _builtins.int = ...,
         max_candidates: _builtins.int = ...,
+        without_counterfactuals: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "max_candidates", b"max_candidates", "policies", b"policies", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "max_candidates", b"max_candidates", "policies", b"policies", "request_id", b"request_id", "without_counterfactuals", b"without_counterfactuals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,6 +567,81 @@ class Counterfactual(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015
+
+@_typing.final
+class RouterStatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterStatsRequest: _TypeAlias = RouterStatsRequest  # noqa: Y015
+
+@_typing.final
+class RouterStats(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Belief(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        WORKER_ID_FIELD_NUMBER: _builtins.int
+        SHARE_FIELD_NUMBER: _builtins.int
+        worker_id: _builtins.str
+        share: _builtins.float
+        """Share of its predicted overlap that the worker is believed to hold."""
+        def __init__(
+            self,
+            *,
+            worker_id: _builtins.str = ...,
+            share: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "worker_id", b"worker_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
+    QUEUED_WORK_S_FIELD_NUMBER: _builtins.int
+    INDEX_BLOCKS_FIELD_NUMBER: _builtins.int
+    BELIEFS_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """By which it places requests."""
+    requests_in_flight: _builtins.int
+    """Placed, and not ended."""
+    queued_requests: _builtins.int
+    """Waiting for room, and what computing their prompts takes."""
+    queued_work_s: _builtins.float
+    index_blocks: _builtins.int
+    """Distinct blocks in its replica of the index."""
+    @_builtins.property
+    def beliefs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterStats.Belief]: ...
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        requests_in_flight: _builtins.int = ...,
+        queued_requests: _builtins.int = ...,
+        queued_work_s: _builtins.float = ...,
+        index_blocks: _builtins.int = ...,
+        beliefs: _abc.Iterable[Global___RouterStats.Belief] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beliefs", b"beliefs", "index_blocks", b"index_blocks", "policy", b"policy", "queued_requests", b"queued_requests", "queued_work_s", b"queued_work_s", "requests_in_flight", b"requests_in_flight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterStats: _TypeAlias = RouterStats  # noqa: Y015
 
 @_typing.final
 class PeerNews(_message.Message):

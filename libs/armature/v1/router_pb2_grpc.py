@@ -44,6 +44,11 @@ class RouterStub:
                 request_serializer=armature_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_router__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/armature.v1.Router/GetStats',
+                request_serializer=armature_dot_v1_dot_router__pb2.RouterStatsRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_router__pb2.RouterStats.FromString,
+                _registered_method=True)
 
 
 class RouterServicer:
@@ -67,6 +72,13 @@ class RouterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStats(self, request, context):
+        """What it has to do, and how far it believes what is said to be cached; for people and tools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +91,11 @@ def add_RouterServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=armature_dot_v1_dot_router__pb2.ExplainRequest.FromString,
                     response_serializer=armature_dot_v1_dot_router__pb2.ExplainResponse.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=armature_dot_v1_dot_router__pb2.RouterStatsRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_router__pb2.RouterStats.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +152,33 @@ class Router:
             '/armature.v1.Router/Explain',
             armature_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
             armature_dot_v1_dot_router__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Router/GetStats',
+            armature_dot_v1_dot_router__pb2.RouterStatsRequest.SerializeToString,
+            armature_dot_v1_dot_router__pb2.RouterStats.FromString,
             options,
             channel_credentials,
             insecure,

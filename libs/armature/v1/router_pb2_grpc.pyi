@@ -41,6 +41,8 @@ class RouterStub:
     """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
     decisions for a while; NOT_FOUND: it knows of none on this request.
     """
+    GetStats: _grpc.UnaryUnaryMultiCallable[_router_pb2.RouterStatsRequest, _router_pb2.RouterStats]
+    """What it has to do, and how far it believes what is said to be cached; for people and tools."""
 
 @_typing.type_check_only
 class RouterAsyncStub(RouterStub):
@@ -55,6 +57,8 @@ class RouterAsyncStub(RouterStub):
     """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
     decisions for a while; NOT_FOUND: it knows of none on this request.
     """
+    GetStats: _aio.UnaryUnaryMultiCallable[_router_pb2.RouterStatsRequest, _router_pb2.RouterStats]  # type: ignore[assignment]
+    """What it has to do, and how far it believes what is said to be cached; for people and tools."""
 
 class RouterServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +82,13 @@ class RouterServicer(metaclass=_abc_1.ABCMeta):
         """Past decisions with all that was weighed, and what other policies would have done. A router remembers its own
         decisions for a while; NOT_FOUND: it knows of none on this request.
         """
+
+    @_abc_1.abstractmethod
+    def GetStats(
+        self,
+        request: _router_pb2.RouterStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.RouterStats, _abc.Awaitable[_router_pb2.RouterStats]]:
+        """What it has to do, and how far it believes what is said to be cached; for people and tools."""
 
 def add_RouterServicer_to_server(servicer: RouterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

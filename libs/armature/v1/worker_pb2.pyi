@@ -977,3 +977,128 @@ class StepCosts(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepCosts: _TypeAlias = StepCosts  # noqa: Y015
+
+@_typing.final
+class WorkerStatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerStatsRequest: _TypeAlias = WorkerStatsRequest  # noqa: Y015
+
+@_typing.final
+class WorkerStats(_message.Message):
+    """Counts are since the start of the process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOAD_FIELD_NUMBER: _builtins.int
+    CACHED_BLOCKS_FIELD_NUMBER: _builtins.int
+    STAGED_BLOCKS_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    DECODE_TOKENS_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    ONBOARDED_FIELD_NUMBER: _builtins.int
+    OFFLOADED_BYTES_FIELD_NUMBER: _builtins.int
+    cached_blocks: _builtins.int
+    """Blocks that its prefix cache can find, in use or not."""
+    staged_blocks: _builtins.int
+    """Blocks held for readers."""
+    prefill_tokens: _builtins.int
+    """Prompt tokens computed here, and those found in its prefix cache."""
+    cached_tokens: _builtins.int
+    decode_tokens: _builtins.int
+    """Tokens produced."""
+    preemptions: _builtins.int
+    offloaded_bytes: _builtins.int
+    @_builtins.property
+    def load(self) -> Global___LoadReport: ...
+    @_builtins.property
+    def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransferStats]:
+        """Blocks read from other workers, by transport."""
+
+    @_builtins.property
+    def onboarded(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierBytes]:
+        """Bytes read from tiers below the device, and copied there."""
+
+    def __init__(
+        self,
+        *,
+        load: Global___LoadReport | None = ...,
+        cached_blocks: _builtins.int = ...,
+        staged_blocks: _builtins.int = ...,
+        prefill_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        decode_tokens: _builtins.int = ...,
+        preemptions: _builtins.int = ...,
+        transfers: _abc.Iterable[Global___TransferStats] | None = ...,
+        onboarded: _abc.Iterable[Global___TierBytes] | None = ...,
+        offloaded_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_blocks", b"cached_blocks", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "load", b"load", "offloaded_bytes", b"offloaded_bytes", "onboarded", b"onboarded", "preemptions", b"preemptions", "prefill_tokens", b"prefill_tokens", "staged_blocks", b"staged_blocks", "transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerStats: _TypeAlias = WorkerStats  # noqa: Y015
+
+@_typing.final
+class TransferStats(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    transport: _builtins.str
+    prompts: _builtins.int
+    size_bytes: _builtins.int
+    seconds: _builtins.float
+    """In which blocks were being read."""
+    def __init__(
+        self,
+        *,
+        transport: _builtins.str = ...,
+        prompts: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompts", b"prompts", "seconds", b"seconds", "size_bytes", b"size_bytes", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferStats: _TypeAlias = TransferStats  # noqa: Y015
+
+@_typing.final
+class TierBytes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    tier: _common_pb2.Tier.ValueType
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        tier: _common_pb2.Tier.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierBytes: _TypeAlias = TierBytes  # noqa: Y015

@@ -330,6 +330,11 @@ class WorkerStub:
                 request_serializer=armature_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
                 _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/armature.v1.Worker/GetStats',
+                request_serializer=armature_dot_v1_dot_worker__pb2.WorkerStatsRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_worker__pb2.WorkerStats.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -360,6 +365,13 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStats(self, request, context):
+        """What it holds and has done so far; for people and tools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -377,6 +389,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.SetRole,
                     request_deserializer=armature_dot_v1_dot_worker__pb2.SetRoleRequest.FromString,
                     response_serializer=armature_dot_v1_dot_worker__pb2.SetRoleResponse.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=armature_dot_v1_dot_worker__pb2.WorkerStatsRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_worker__pb2.WorkerStats.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -461,6 +478,33 @@ class Worker:
             '/armature.v1.Worker/SetRole',
             armature_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
             armature_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.Worker/GetStats',
+            armature_dot_v1_dot_worker__pb2.WorkerStatsRequest.SerializeToString,
+            armature_dot_v1_dot_worker__pb2.WorkerStats.FromString,
             options,
             channel_credentials,
             insecure,

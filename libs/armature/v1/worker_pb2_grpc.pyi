@@ -182,6 +182,8 @@ class WorkerStub:
     answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
     role are still taken for some seconds, from those who have not heard yet; later ones are refused with UNAVAILABLE.
     """
+    GetStats: _grpc.UnaryUnaryMultiCallable[_worker_pb2.WorkerStatsRequest, _worker_pb2.WorkerStats]
+    """What it holds and has done so far; for people and tools."""
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -199,6 +201,8 @@ class WorkerAsyncStub(WorkerStub):
     answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
     role are still taken for some seconds, from those who have not heard yet; later ones are refused with UNAVAILABLE.
     """
+    GetStats: _aio.UnaryUnaryMultiCallable[_worker_pb2.WorkerStatsRequest, _worker_pb2.WorkerStats]  # type: ignore[assignment]
+    """What it holds and has done so far; for people and tools."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     """What every worker tells about itself."""
@@ -231,5 +235,13 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
         role are still taken for some seconds, from those who have not heard yet; later ones are refused with UNAVAILABLE.
         """
+
+    @_abc_1.abstractmethod
+    def GetStats(
+        self,
+        request: _worker_pb2.WorkerStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.WorkerStats, _abc.Awaitable[_worker_pb2.WorkerStats]]:
+        """What it holds and has done so far; for people and tools."""
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

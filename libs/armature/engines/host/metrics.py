@@ -88,3 +88,13 @@ def watch(load: Callable[[], EngineLoad], stagings: Callable[[], int]) -> None:
     for name, gauge in _load_gauges.items():
         gauge.set_function(lambda name=name: float(getattr(load(), name)))
     _stagings.set_function(lambda: float(stagings()))
+
+
+def counted(metric: Counter | Histogram) -> dict[str, float]:
+    """What a counter has come to, or a histogram's sum, by its label; by an empty one if it has none."""
+    samples = (sample for family in metric.collect() for sample in family.samples)
+    return {
+        next(iter(sample.labels.values()), ""): sample.value
+        for sample in samples
+        if sample.name.endswith(("_total", "_sum"))
+    }

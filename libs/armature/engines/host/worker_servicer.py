@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
+from prometheus_client import Counter
+
 from armature.blocks.events import KvEvent
+from armature.engines.host import metrics
 from armature.engines.kv_event_log import KvEventLog
 from armature.engines.kv_event_stream import event_batches
 from armature.index.tiers import Tier
@@ -86,6 +89,33 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
         assert self._set_role is not None, "a worker without a host has no role"
         return worker.SetRoleResponse(former_role=await self._set_role(request.role))
 
+    async def GetStats(self, request: worker.WorkerStatsRequest, context: object) -> worker.WorkerStats:
+        load = self._board.load
+        prompts, seconds = metrics.counted(metrics.fetches), metrics.counted(metrics.transfer_s)
+        return worker.WorkerStats(
+            load=self._report(load, self._transfer_bytes_per_s()),
+            cached_blocks=load.cached_blocks,
+            staged_blocks=load.staged_blocks,
+            prefill_tokens=load.computed_prefill_tokens,
+            cached_tokens=_sum(metrics.cached_tokens),
+            decode_tokens=_sum(metrics.decode_tokens),
+            preemptions=load.preemptions,
+            transfers=[
+                worker.TransferStats(
+                    transport=transport,
+                    prompts=int(prompts.get(transport, 0)),
+                    size_bytes=int(size_bytes),
+                    seconds=seconds.get(transport, 0.0),
+                )
+                for transport, size_bytes in metrics.counted(metrics.transferred_bytes).items()
+            ],
+            onboarded=[
+                worker.TierBytes(tier=common.Tier.Value(f"TIER_{tier.upper()}"), size_bytes=int(size_bytes))
+                for tier, size_bytes in metrics.counted(metrics.onboarded_bytes).items()
+            ],
+            offloaded_bytes=_sum(metrics.offloaded_bytes),
+        )
+
     def _report(self, load: EngineLoad, transfer_bytes_per_s: float) -> worker.LoadReport:
         return worker.LoadReport(
             epoch=self._board.epoch,
@@ -106,3 +136,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             ],
             step_costs=None if load.step_costs is None else worker.StepCosts(**asdict(load.step_costs)),
         )
+
+
+def _sum(counter: Counter) -> int:
+    return int(sum(metrics.counted(counter).values()))

@@ -16,7 +16,7 @@ from armature.openai.openapi.message_shapes import MessagesError
 from armature.openai.openapi.narrowing import narrow
 from armature.openai.openapi.operations import JSON, OPERATIONS, UNHEALTHY, Operation, Parameter
 from armature.openai.openapi.shapes import Error
-from armature.openai.tenancy.doorkeeper import ADMIN_PATH, OPEN_PATHS
+from armature.openai.tenancy.doorkeeper import ADMIN_PATH, is_open
 
 REF = "#/components/schemas/{name}"
 _DESCRIPTION = """The gateway of a cell: OpenAI's and Anthropic's APIs over the models that its workers serve.
@@ -72,7 +72,7 @@ def document(routes: frozenset[tuple[str, str]], *, needs_key: bool) -> bytes:
 
 def _operation(one: Operation, by_type: dict[str, Any], *, needs_key: bool) -> dict[str, Any]:
     security = _security(one.path, needs_key=needs_key)
-    refusals = {*one.refusals, *((401, 403) if one.path not in OPEN_PATHS else ())}
+    refusals = {*one.refusals, *(() if is_open(one.path) else (401, 403))}
     described: dict[str, Any] = {
         "operationId": _id_of(one),
         "tags": [one.group],
@@ -127,7 +127,7 @@ def _phrase(status: int) -> str:
 
 
 def _security(path: str, *, needs_key: bool) -> list[dict[str, Any]]:
-    if path in OPEN_PATHS:
+    if is_open(path):
         return []
     if path.startswith(ADMIN_PATH):
         return [{"admin_key": []}, {"x_admin_key": []}]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from armature.console.shapes import MAX_CANDIDATES, CellChange, CellNow, Decisions
 from armature.openai.anthropic.errors import OVERLOADED
 from armature.openai.anthropic.schema import CountBody, MessagesBody
 from armature.openai.openapi import message_shapes, response_shapes, shapes
@@ -178,6 +179,39 @@ _ADMIN_ROUTES = (
     ),
 )  # fmt: skip
 
+_CONSOLE_ROUTES = (
+    Operation(
+        method="GET", path="/admin/cell", group="Administration",
+        summary="The cell as it is now; with `accept: text/event-stream`, every second", answer=CellNow,
+        events=CellNow | CellChange, refusals=(429, 503),
+    ),
+    Operation(
+        method="GET", path="/admin/decisions", group="Administration", summary="Where the latest requests went",
+        answer=Decisions,
+        parameters=(
+            Parameter(name="limit", place="query", schema={"type": "integer", "minimum": 1, "maximum": 100}),
+        ),
+        refusals=(400,),
+    ),
+    Operation(
+        method="GET", path="/admin/decisions/{request_id}", group="Administration",
+        summary="Why a request went where it went, and where other policies would have sent it", answer=Decisions,
+        parameters=(
+            Parameter(name="request_id", place="path"),
+            Parameter(
+                name="max_candidates", place="query",
+                schema={"type": "integer", "minimum": 1, "maximum": MAX_CANDIDATES}, about="The best ones.",
+            ),
+        ),
+        refusals=(400, 404),
+    ),
+    Operation(method="GET", path="/console", group="Console", summary="A page that shows the cell", media_type=HTML),
+    Operation(
+        method="GET", path="/console/{file}", group="Console", summary="A part of that page", media_type="*/*",
+        parameters=(Parameter(name="file", place="path"),), refusals=(404,),
+    ),
+)  # fmt: skip
+
 _OWN_ROUTES = (
     Operation(
         method="GET", path="/health", group="Health", summary="How it is, for people", answer=shapes.Health,
@@ -196,6 +230,6 @@ _OWN_ROUTES = (
     Operation(method="GET", path="/docs", group="Health", summary="This document, to be read", media_type=HTML),
 )  # fmt: skip
 
-OPERATIONS = (*_MODEL_ROUTES, *_ADMIN_ROUTES, *_OWN_ROUTES)
+OPERATIONS = (*_MODEL_ROUTES, *_ADMIN_ROUTES, *_CONSOLE_ROUTES, *_OWN_ROUTES)
 UNHEALTHY = frozenset({"/health", "/ready"})
 """Their 503 has the shape of their 200."""

@@ -264,7 +264,7 @@ class Generation:
 
     def _measure(self, now_s: float, tokens: int) -> None:
         if self._last_s:
-            self._metrics.gaps.observe(now_s - self._last_s, tokens)
+            self._metrics.gaps_s.observe(now_s - self._last_s, tokens)
         elif tokens:
             self.info.ttft_s = now_s - self.job.received_s
             self._metrics.ttft_s.observe(self.info.ttft_s)

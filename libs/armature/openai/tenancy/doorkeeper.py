@@ -14,9 +14,13 @@ from armature.openai.errors import ApiError, blamed
 from armature.openai.tenancy.admission import current_admission
 from armature.openai.tenancy.caller import ANYBODY, Caller, found_caller, set_caller
 from armature.openai.tenancy.keys import KeyTable, digest_of
+from armature.openai.tenancy.nearness import is_local
 
-OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/version", "/metrics", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/version", "/metrics", "/openapi.json", "/docs", "/console"})
+OPEN_PREFIX = "/console/"
 ADMIN_PATH = "/admin/"
+LOOKING_PATHS = ("/admin/cell", "/admin/decisions")
+"""Under which nothing can be changed."""
 OPEN_METHODS = (
     "/grpc.health.v1.Health/",
     "/grpc.reflection.",
@@ -55,7 +59,8 @@ class Doorkeeper:
             ApiError: 401 or 403.
         """
         if not self.admin_digest:
-            raise ApiError(403, "Nobody administers this gateway: start it with --admin-key", code="no_admin_key")
+            message = "Nobody administers this gateway: start it with --admin-key, or ARMATURE_ADMIN_KEY set"
+            raise ApiError(403, message, code="no_admin_key")
         key = presented_key(headers)
         if not key:
             raise ApiError(401, "The admin key is needed: send 'Authorization: Bearer KEY'", code="missing_api_key")
@@ -91,10 +96,11 @@ class Doorkeeper:
         """`app`, for those who may come in. No coroutine, like all layers around a stream: each token would pass it."""
 
         def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-            if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            if scope["type"] == "http" and not is_open(scope["path"]):
                 try:
                     if scope["path"].startswith(ADMIN_PATH):
-                        self.check_admin(scope["headers"])
+                        if not self._may_look(scope):
+                            self.check_admin(scope["headers"])
                         caller = ANYBODY
                     else:
                         caller = self.identify(scope["headers"])
@@ -106,6 +112,16 @@ class Doorkeeper:
             return app(scope, receive, send)
 
         return guarded
+
+    def _may_look(self, scope: Scope) -> bool:
+        """Whether nobody has set any key here, and who wants to look sits at this machine."""
+        is_kept = self.table is not None or bool(self.admin_digest)
+        return not is_kept and scope["path"].startswith(LOOKING_PATHS) and is_local(scope)
+
+
+def is_open(path: str) -> bool:
+    """Whether everybody may come in there."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
 
 def presented_key(headers: "Iterable[tuple[bytes | str, bytes | str]]") -> str:
