@@ -53,10 +53,11 @@ class _Watcher:
 class Feed:
     """`open_` is what looking takes; the traffic of this gateway is told along with what is seen."""
 
-    def __init__(self, open_: Open, traffic: Traffic, spawn: Spawn) -> None:
+    def __init__(self, open_: Open, traffic: Traffic, spawn: Spawn, *, interval_s: float = INTERVAL_S) -> None:
         self._open = open_
         self._traffic = traffic
         self._spawn = spawn
+        self._interval_s = interval_s
         self._watchers: set[_Watcher] = set()
         self._looking: asyncio.Task[None] | None = None
         self._cell: dict[str, Any] | None = None
@@ -117,7 +118,7 @@ class Feed:
                 while self._watchers and not self._is_closed:
                     began_s = now_s()
                     self._tell(cast("dict[str, Any]", msgspec.to_builtins(await look())))
-                    await asyncio.sleep(max(0.0, began_s + INTERVAL_S - now_s()))
+                    await asyncio.sleep(max(0.0, began_s + self._interval_s - now_s()))
         except Exception:  # what members tell is foreign: a picture that can't be drawn must not end the gateway
             log.exception("the cell can't be shown")
         finally:

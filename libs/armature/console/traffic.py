@@ -48,7 +48,7 @@ class Traffic:
         self.taken = 0
         """Points so far, those included that are no longer kept."""
         self._edges_s = ttft_edges_s, itl_edges_s
-        self._past: deque[Counts] = deque(maxlen=QUANTILE_POINTS + 1)
+        self._past: deque[Counts] = deque(maxlen=QUANTILE_POINTS)
 
     def take(self, counts: Counts, wall_s: float) -> None:
         """Add a point, but for the first counts, which only begin."""

@@ -22,6 +22,7 @@ from armature.openai.tenancy.key_file import KeyFile
 from armature.openai.tenancy.keys import digest_of
 from armature.openai.tenancy.usage import UsageMeter
 from armature.v1 import common_pb2
+from tests.services.gateway.console import Watched
 from tests.services.gateway.fakes import FakeRouter, FakeWorker, listening
 from tests.services.gateway.harness import MODEL, make_worker, running_core
 from tests.services.gateway.test_tool_calls import SAID, WEATHER, saying
@@ -46,14 +47,16 @@ async def serving(folder: Path, worker: FakeWorker) -> AsyncIterator[str]:
     """A gateway with keys and administration; its URL."""
     (folder / "keys.yaml").write_text(key_book())
     router, store, meter = FakeRouter([worker]), KeyFile(folder / "keys.yaml"), UsageMeter("gateway-a", "", None)
-    async with listening(worker, router), running_core([worker], [router]) as (core, _):
+    async with listening(worker, router), running_core([worker], [router]) as (core, tasks):
         core.doorkeeper.table, core.doorkeeper.admin_digest = store.read(), digest_of(ADMIN_KEY)
         core.on_end.append(meter.ended)
-        routes = Admin(core.doorkeeper, meter, store).routes()
+        console = Watched(core, tasks, [worker.member, router.member]).console
+        routes = [*Admin(core.doorkeeper, meter, store).routes(), *console.routes()]
         http = HttpServer(make_rest_app(core, ResponseStore(None, "test"), routes), "127.0.0.1", 0)
         running = asyncio.create_task(http.run())
         await http.started()
         yield f"http://127.0.0.1:{http.port}"
+        console.feed.close()
         http.stop(now=True)
         await running
 

@@ -12,7 +12,7 @@ from armature.index.tiers import Tier
 from armature.index.trust import TrustState
 from armature.runtime.index_changes import change_of
 from armature.runtime.index_followers import Followers, copy_of
-from armature.v1.kv_index_pb2 import FollowRequest, IndexUpdate, MatchRequest
+from armature.v1.kv_index_pb2 import FollowRequest, IndexStatsRequest, IndexUpdate, MatchRequest, WorkerChange
 from services.kv_index.book import Book
 from tests.services.kv_index.harness import SETTINGS, Copy, registry
 from tests.support.eventually import eventually
@@ -35,6 +35,11 @@ async def test_what_workers_hold_is_found() -> None:
             ("w1", 8, False), ("p2", 6, False),
         ]  # fmt: skip
         assert answer.indexed_blocks == 10
+        stats = await kv.stub.GetStats(IndexStatsRequest(), timeout=5)
+        assert stats.indexed_blocks == 10
+        assert {(one.id, one.blocks, one.trust) for one in stats.sources} == {
+            ("w1", 10, WorkerChange.KIND_EXACT), ("p2", 6, WorkerChange.KIND_EXACT),
+        }  # fmt: skip
 
 
 async def test_torn_hashes_are_the_callers_fault() -> None:

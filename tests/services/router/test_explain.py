@@ -1,13 +1,16 @@
 """Explain: what the Route stream decided can be asked for, with what was weighed and what others would have done."""
 
+import time
+
 import grpc
 import pytest
 
 from armature.index.tiers import Tier
+from armature.index.trust import TrustState
 from armature.routing import columns as at
 from armature.runtime.policies import shipped_policies
 from armature.v1.common_pb2 import TIER_G2, TIER_G3
-from armature.v1.router_pb2 import ExplainRequest, Progress, RouteRequest
+from armature.v1.router_pb2 import ExplainRequest, Progress, RouteRequest, RouterStatsRequest
 from armature.v1.router_pb2_grpc import RouterStub
 from armature.v1.worker_pb2 import TierSpeed
 from tests.services.router.harness import Routing, ask, progress, query, routing
@@ -131,3 +134,30 @@ async def test_what_is_not_there_is_said(asked: dict[str, object], code: grpc.St
             await explain(router, **asked)
         assert caught.value.code() == code
         assert (caught.value.details() or "").startswith(message)
+
+
+async def test_without_counterfactuals_no_other_policy_is_asked() -> None:
+    async with scripted_workers("d1", "d2") as workers, routing() as router:
+        router.join(*workers)
+        call = router.gateway()
+        await ask(call, query(1, 500))
+        (decision,) = await explain(router, without_counterfactuals=True, policies=["round_robin"])
+        assert decision.candidates
+        assert not decision.counterfactuals
+        call.cancel()
+
+
+async def test_a_router_tells_its_work_and_what_it_believes() -> None:
+    async with scripted_workers("d1", "d2") as workers, routing() as router:
+        router.join(*workers)
+        router.core.index.store("d2", range(30))
+        router.core.trust.mark("d2", TrustState.STALE, time.monotonic())
+        call = router.gateway()
+        await ask(call, query(1, 500))
+        stub = RouterStub(router.channels.get(router.server.address))
+        stats = await stub.GetStats(RouterStatsRequest(), timeout=5)
+        assert (stats.policy, stats.requests_in_flight, stats.queued_requests) == (router.core.policy.name, 1, 0)
+        assert stats.index_blocks == 30
+        (belief,) = stats.beliefs
+        assert (belief.worker_id, 0 < belief.share < 1) == ("d2", True)
+        call.cancel()

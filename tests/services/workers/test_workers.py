@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 
 from armature.engines.host.compose import make_engine
@@ -17,7 +18,8 @@ from armature.runtime.etcd import EtcdClient
 from armature.runtime.processes import start_etcd
 from armature.v1 import common_pb2 as common
 from armature.v1.common_pb2 import Member
-from armature.v1.worker_pb2 import WorkerError
+from armature.v1.worker_pb2 import WorkerError, WorkerStatsRequest
+from armature.v1.worker_pb2_grpc import WorkerStub
 from tests.support.cell import Service
 from tests.support.decode_client import decode_client
 from tests.support.eventually import eventually
@@ -76,6 +78,13 @@ async def test_two_workers_share_a_request_and_end_cleanly(workers: Workers) -> 
         assert answer.info.decode_worker == workers.decode.member_id
         assert answer.info.transport == "nixl"
         assert answer.info.transferred_bytes == 62 * 65536
+        async with grpc.aio.insecure_channel(decode.address) as channel:
+            stats = await WorkerStub(channel).GetStats(WorkerStatsRequest(), timeout=10)
+        (transfer,) = stats.transfers
+        assert (transfer.transport, transfer.prompts, transfer.size_bytes) == ("nixl", 1, 62 * 65536)
+        assert 0 < stats.load.total_blocks <= decode.worker.num_blocks
+        assert stats.prefill_tokens == len(PROMPT) - 62 * decode.worker.model.block_size
+        assert stats.decode_tokens == len(answer.tokens)
         here, there = await workers.decode.metrics(), await workers.prefill.metrics()
         assert here["armature_worker_kv_transfer_bytes_total"] == 62 * 65536
         assert here["armature_worker_prefill_tokens_total"] == 13
