@@ -1,5 +1,6 @@
 """What `armature up` can be told."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,12 @@ class CellOptions:
         if self.model_name:
             return self.model_name
         return DEMO_MODEL_NAME if self.model == DEMO_MODEL_PATH else self.model.resolve().name
+
+    @property
+    def has_admin_key(self) -> bool:
+        """Whether the gateway is told one, here or by the environment that it inherits."""
+        told = (self.settings.get(service, {}).get("admin_key") for service in ("gateway", "*"))
+        return any(told) or bool(os.environ.get("ARMATURE_ADMIN_KEY"))
 
     @property
     def num_workers(self) -> int:

@@ -32,8 +32,9 @@ def _width(rows: Sequence[Row], column: int) -> int:
     return max(len(HEADERS[column]), *(len(row.cells[column]) for row in rows))
 
 
-def greeting(url: str, model: str, chat: str) -> str:
+def greeting(url: str, model: str, chat: str, *, has_admin_key: bool = False) -> str:
     """What to do with a cell that serves; `chat` is the command that talks to it."""
+    who = "whoever has the admin key" if has_admin_key else "this machine only, as no admin key is set"
     return f"""serving {model} on {url}
 
   curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{
@@ -41,6 +42,8 @@ def greeting(url: str, model: str, chat: str) -> str:
     "messages": [{{"role": "user", "content": "What does os.path.join do?"}}]}}'
 
   {chat} "What does os.path.join do?"
+
+console for {who}: {url}/console
 
 Ctrl-C stops the cell.
 """

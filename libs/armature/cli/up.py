@@ -89,7 +89,10 @@ class _Up:
         refreshing = tasks.create_task(self._refresh(), name="table")
         try:
             url = await self._start(cell)
-            self._display.say("\n" + greeting(url, self._options.served_name, _chat_command(url)))
+            has_key = self._options.has_admin_key
+            self._display.say(
+                "\n" + greeting(url, self._options.served_name, _chat_command(url), has_admin_key=has_key)
+            )
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             self._display.say("stopping; once more kills")
