@@ -18,6 +18,8 @@ NAMES = (
     "scheduling",
     "queue",
     "fairness",
+    "fairness_simulated",
+    "isolation",
     "tenancy",
     "recovery",
     "fidelity",

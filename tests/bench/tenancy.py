@@ -1,23 +1,13 @@
-"""What telling tenants apart costs the gateway per request, and that tenants can't see each other's cached prompts.
-
-The second part asks a live cell of simulated workers, which take a real model's time: a prompt for the first time,
-again by the same tenant, and by another tenant. To the other one a prompt must look new: no cached tokens, and times to
-first token from the same distribution as those of new prompts; `z` is the difference of their means in standard errors.
-"""
+"""What telling tenants apart costs the gateway per request. What they see of each other: `isolation`."""
 
 import asyncio
 import datetime
 import json
-import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import httpx
-import yaml
 
 from armature.openai.tenancy.admission import begin
 from armature.openai.tenancy.allowance import Allowance
@@ -25,11 +15,9 @@ from armature.openai.tenancy.caller import Caller, TenantLimits
 from armature.openai.tenancy.doorkeeper import Doorkeeper
 from armature.openai.tenancy.keys import KeyBook, KeyEntry, KeyTable, digest_of, new_key
 from armature.openai.tenancy.quotas import Quotas
-from armature.runtime.processes import start_etcd, start_valkey
+from armature.runtime.processes import start_valkey
 from armature.runtime.redis_client import RedisClient
-from tests.support.cell import running_cell
 
-PROMPTS, PROMPT_TOKENS = 60, 2000
 CALLS, AT_A_TIME = 4000, 32
 
 
@@ -39,7 +27,7 @@ def run() -> dict[str, object]:
 
 async def _run() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
-        return {"cpu_us_per_request": await _cpu(Path(folder)), "isolation": await _isolation(Path(folder) / "cell")}
+        return {"cpu_us_per_request": await _cpu(Path(folder))}
 
 
 async def _cpu(folder: Path) -> dict[str, float]:
@@ -88,53 +76,6 @@ async def _timed_calls(work: Callable[[], Any], at_a_time: int) -> float:
     for _ in range(CALLS // at_a_time):
         await asyncio.gather(*(work() for _ in range(at_a_time)))
     return (time.process_time() - started_s) / (CALLS // at_a_time * at_a_time) * 1e6
-
-
-async def _isolation(folder: Path) -> dict[str, object]:
-    folder.mkdir()
-    keys = {tenant: new_key()[0] for tenant in ("one", "other")}
-    book = {"keys": {key[:12]: {"tenant": tenant, "digest": digest_of(key)} for tenant, key in keys.items()}}
-    (folder / "keys.yaml").write_text(yaml.safe_dump(book))
-    etcd = await start_etcd(folder / "etcd")
-    flags = {"gateway": ("--keys", str(folder / "keys.yaml"))}
-    workers = ("--performance", "qwen3-32b-tp2-h200", "--max-num-batched-tokens", "2048")
-    seen: dict[str, list[tuple[int, float]]] = {"new": [], "same tenant again": [], "other tenant": []}
-    async with running_cell(
-        folder, etcd.address, prefill=0, decode=0, fleets=(2,), worker_flags=workers, flags=flags
-    ) as cell, httpx.AsyncClient(base_url=cell.url, timeout=60) as client:  # fmt: skip
-        rng = random.Random(1)
-        for _ in range(PROMPTS):
-            prompt = rng.choices(range(300, 1000), k=PROMPT_TOKENS)
-            # A prompt of its own after the others', so that both are asked for at the same distance from new ones.
-            fresh = rng.choices(range(300, 1000), k=PROMPT_TOKENS)
-            await _ask(client, keys["one"], prompt)
-            order = ["new", "same tenant again", "other tenant"]
-            rng.shuffle(order)
-            for kind in order:
-                asked = fresh if kind == "new" else prompt
-                seen[kind].append(await _ask(client, keys["other" if kind == "other tenant" else "one"], asked))
-    await etcd.stop()
-    told: dict[str, object] = {kind: _figures(values) for kind, values in seen.items()}
-    new, other = ([ttft_s for _, ttft_s in seen[kind]] for kind in ("new", "other tenant"))
-    error_s = (statistics.variance(new) / len(new) + statistics.variance(other) / len(other)) ** 0.5
-    told["z_other_tenant_against_new"] = round((statistics.mean(other) - statistics.mean(new)) / error_s, 2)
-    return told
-
-
-async def _ask(client: httpx.AsyncClient, key: str, prompt: list[int]) -> tuple[int, float]:
-    body = {"model": "demo", "prompt": prompt, "max_tokens": 1, "armature": {"include_info": True}}
-    answer = await client.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"})
-    told = answer.json()
-    return told["usage"]["prompt_tokens_details"]["cached_tokens"], told["armature"]["ttft_s"]
-
-
-def _figures(values: list[tuple[int, float]]) -> dict[str, float]:
-    times = [ttft_s for _, ttft_s in values]
-    return {
-        "cached_tokens_mean": statistics.mean(cached for cached, _ in values),
-        "ttft_s_median": round(statistics.median(times), 4),
-        "ttft_s_mean": round(statistics.mean(times), 4),
-    }
 
 
 if __name__ == "__main__":

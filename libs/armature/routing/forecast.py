@@ -102,9 +102,9 @@ def compute_s(rows: Floats, tokens: Floats, cached_tokens: Floats) -> Floats:
 
 def local_ways(snapshot: Snapshot, slots: Slots, forecast: Forecast) -> Ways:
     """The prompt is computed where it is decoded; one way for each of the columns."""
-    state, overlap = snapshot.state, snapshot.overlap
+    state, overlap, queue_s = snapshot.state, snapshot.overlap, snapshot.queue_s
     if len(slots) < state.shape[1]:
-        state, overlap = state[:, slots], overlap[slots]
+        state, overlap, queue_s = state[:, slots], overlap[slots], queue_s[slots]
     ways = Ways(slots, state, overlap)
     block_size, prompt_tokens = state[at.BLOCK_SIZE], snapshot.query.prompt_tokens
     cached = overlap * block_size
@@ -112,7 +112,7 @@ def local_ways(snapshot: Snapshot, slots: Slots, forecast: Forecast) -> Ways:
     ways.prefill_s = compute_s(state, ways.tokens, cached)
     _fetch(snapshot, ways, forecast)
     ways.own_tokens, ways.own_s = ways.tokens, ways.prefill_s
-    ways.queue_s = np.maximum(state[at.BUSY_UNTIL_S] - snapshot.now_s, 0.0)
+    ways.queue_s = queue_s
     total_tokens = prompt_tokens + snapshot.query.hints.expected_output_tokens
     ways.room_s = forecast.room_s(state, total_tokens // block_size + 1 - overlap)
     ways.first_s = state[at.FIRST_S]
@@ -172,7 +172,7 @@ class Helpers:
         tokens = missing * block_size
         self.slots = slots
         self.prefill_s = compute_s(rows, tokens, self.overlap * block_size)
-        self.queue_s = np.maximum(rows[at.BUSY_UNTIL_S] - snapshot.now_s, 0.0)
+        self.queue_s = snapshot.queue_s[slots]
         self.room_s = forecast.room_s(rows, missing)
         self.num_chunks = np.maximum(np.ceil(tokens / rows[at.MAX_BATCH_TOKENS]), 1.0)
         """Steps in which the prompt is computed, each read while the next is computed."""
@@ -215,11 +215,12 @@ def remote_ways(snapshot: Snapshot, group: Group, decoders: Slots, helpers: Help
     read_s = (whole - overlap) * rows[at.BLOCK_READ_S]
     # A pipeline of two stages over equal chunks: the longer one, and one chunk of the shorter.
     shorter_s = np.minimum(read_s, ways.prefill_s)
-    ways.transfer_s = read_s - shorter_s + shorter_s / helpers.num_chunks[by] + forecast.remote_overhead_s
+    transfer_s = read_s - shorter_s + shorter_s / helpers.num_chunks[by] + forecast.remote_overhead_s
     queue_s, prefill_room_s = helpers.queue_s[by], helpers.room_s[by]
-    landed_s = queue_s + prefill_room_s + ways.prefill_s + ways.transfer_s
+    landed_s = queue_s + prefill_room_s + ways.prefill_s + transfer_s
+    ways.transfer_s = transfer_s
     # The tail waits for the prompts that came before on the decode worker too.
-    ways.queue_s = queue_s + np.maximum(rows[at.BUSY_UNTIL_S] - snapshot.now_s - landed_s, 0.0)
+    ways.queue_s = queue_s + np.maximum(snapshot.queue_s[slots] - landed_s, 0.0)
     total_tokens = prompt_tokens + snapshot.query.hints.expected_output_tokens
     ways.room_s = prefill_room_s + forecast.room_s(rows, total_tokens // block_size + 1 - overlap)
     held = whole * block_size

@@ -41,7 +41,7 @@ class Decision:
         if self.snapshot is None:
             return _OVERHEAD_BYTES
         seen = self.snapshot
-        columns = (seen.state, seen.depths, seen.overlap, *seen.lower_depths, seen.active_depths)
+        columns = (seen.state, seen.queue_s, seen.depths, seen.overlap, *seen.lower_depths, seen.active_depths)
         return _OVERHEAD_BYTES + sum([column.nbytes for column in columns if column is not None])
 
 

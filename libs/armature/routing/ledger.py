@@ -9,6 +9,7 @@ from typing import NamedTuple
 from armature.routing import columns as at
 from armature.routing.account import Account, Key, Share
 from armature.routing.active import ActiveBlocks
+from armature.routing.unstarted import Unstarted
 
 
 class Entry(NamedTuple):
@@ -28,8 +29,13 @@ class Entry(NamedTuple):
     tenant: str = ""
 
     @property
+    def computed_by(self) -> str:
+        """The worker that computes the prompt."""
+        return self.prefill_id or self.worker_id
+
+    @property
     def compute_s(self) -> float:
-        """Computing the prompt, wherever that is."""
+        """Computing the prompt there."""
         return (self.prefill_share or self.share).prefill_s
 
 
@@ -59,8 +65,7 @@ class Ledger:
         self._active = active
         self._entries: dict[Key, _Open] = {}
         self._turn = 0
-        self.unstarted: dict[str, tuple[int, float]] = {}
-        """Requests without a token yet and seconds of their prompts, by tenant."""
+        self.unstarted = Unstarted()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -80,7 +85,7 @@ class Ledger:
             prefill.column[at.TURN] = self._turn
         opened.computes.column[at.PREFILL_TOKENS] += entry.uncached_tokens
         self._turn += 1
-        self._count(entry, 1)
+        self.unstarted.add(entry.tenant, entry.computed_by, entry.compute_s)
 
     def first_token(self, key: Key) -> Entry | None:
         """A request's prompt is computed: it decodes, and its prefill worker is done. None: unknown, or known."""
@@ -89,7 +94,7 @@ class Ledger:
             return None
         opened.computes.column[at.PREFILL_TOKENS] -= opened.entry.uncached_tokens
         opened.is_decoding = True
-        self._count(opened.entry, -1)
+        self._started(opened.entry)
         opened.decode.first_token(key)
         if opened.prefill is not None:
             opened.prefill.close(key, was_decoding=False, has_computed=True)
@@ -103,7 +108,7 @@ class Ledger:
             return
         if not opened.is_decoding:
             opened.computes.column[at.PREFILL_TOKENS] -= opened.entry.uncached_tokens
-            self._count(opened.entry, -1)
+            self._started(opened.entry)
         decode, entry = opened.decode, opened.entry
         decode.close(key, was_decoding=opened.is_decoding, has_computed=opened.is_decoding)
         if self._active is not None and not decode.is_gone:
@@ -119,12 +124,8 @@ class Ledger:
             self.finish(key)
         return [request_id for _, request_id in keys]
 
-    def _count(self, entry: Entry, sign: int) -> None:
-        requests, seconds = self.unstarted.get(entry.tenant, (0, 0.0))
-        if requests + sign:
-            self.unstarted[entry.tenant] = requests + sign, seconds + sign * entry.compute_s
-        else:
-            self.unstarted.pop(entry.tenant, None)
+    def _started(self, entry: Entry) -> None:
+        self.unstarted.remove(entry.tenant, entry.computed_by, entry.compute_s)
 
     def _expire(self, now_s: float) -> None:
         while self._entries:

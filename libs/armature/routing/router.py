@@ -23,6 +23,7 @@ from armature.routing.ledger import Entry, Ledger
 from armature.routing.policy import Policy
 from armature.routing.sessions import Sessions
 from armature.routing.snapshot import Rng, Snapshot
+from armature.routing.unstarted import Unstarted
 from armature.routing.worker import Load, Speeds, Worker
 
 _NO_LOWER = (None, None, None)
@@ -67,8 +68,8 @@ class RoutingCore:
         return len(self._ledger)
 
     @property
-    def unstarted(self) -> Mapping[str, tuple[int, float]]:
-        """Placed requests without a token yet and seconds of their prompts, by tenant."""
+    def unstarted(self) -> Unstarted:
+        """Placed prompts that are not computed yet."""
         return self._ledger.unstarted
 
     @property
@@ -160,7 +161,10 @@ class RoutingCore:
         lower = _lower_depths(reach.lower, by_slot, roster) if reach.lower else _NO_LOWER
         active = None if self._active is None else _by_slot(self._active.match(query.hashes), roster)
         session, lots = self._sessions.get(query.session_id), (self._rng.random(), self._rng.random())
-        return Snapshot(query, now_s, roster, state, by_slot, overlap, lower, active, session, lots, indexed)
+        queue_s = np.maximum(state[at.BUSY_UNTIL_S] - now_s, 0.0)
+        if self.policy.queue.tenants and self.unstarted.has_others(query.tenant):
+            queue_s = self.unstarted.queue_s(query.tenant, roster, state, queue_s)
+        return Snapshot(query, now_s, roster, state, queue_s, by_slot, overlap, lower, active, session, lots, indexed)
 
     def enter(self, judgement: Judgement) -> Placed:
         """Carry out what was judged: enter the request into the ledger until it is finished."""

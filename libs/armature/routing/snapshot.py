@@ -31,6 +31,8 @@ class Snapshot(NamedTuple):
     roster: Roster
     state: Floats
     """A copy of the table: rows as `columns.py` names them, a column for each worker of the roster."""
+    queue_s: Floats
+    """What each worker computes before this prompt, were it placed there."""
     depths: Floats
     """Blocks of the prompt that each worker is believed to hold on its device, from the first."""
     overlap: Floats

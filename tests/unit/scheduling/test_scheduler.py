@@ -16,9 +16,11 @@ def world(*, num_blocks: int = 40, max_num_seqs: int = 4, budget: int = 16, max_
     return World(0, num_blocks=num_blocks, max_num_seqs=max_num_seqs, budget=budget, max_waiting=max_waiting)
 
 
-def generate(world: World, prompt: list[int], max_tokens: int = 4, sampling: Sampling = ENDLESS) -> Client:
+def generate(
+    world: World, prompt: list[int], max_tokens: int = 4, sampling: Sampling = ENDLESS, tenant: str = ""
+) -> Client:
     request_id = f"r{len(world.clients)}"
-    return world.submit(Request(request_id, prompt, len(prompt), max_tokens, world.roots[0], sampling))
+    return world.submit(Request(request_id, prompt, len(prompt), max_tokens, world.roots[0], sampling, tenant=tenant))
 
 
 def load(world: World) -> EngineLoad:

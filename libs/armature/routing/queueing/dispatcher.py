@@ -231,22 +231,17 @@ class Dispatcher:
         return core.enter(judgement)
 
     def _pass_by(self, query: Query, line: Line | None, now_s: float) -> Placed | None:
-        """Place a request of a tenant that has so little to be computed that workers, who serve tenants in turns, get
-        to it at once; None: it is none, or nobody could take it."""
-        unstarted, policy = self.core.unstarted, self._policy
-        if not (policy.tenants and query.tenant) or query.hints.priority < 0:
+        """Place a request whose tenant waits for nobody here and, since workers serve tenants in turns, has not enough
+        before it there that the gate would close; None: it is none, or nobody could take it."""
+        if not (self._policy.tenants and query.tenant) or query.hints.priority < 0:
             return None
-        tenants = len(unstarted) + (query.tenant not in unstarted)
-        if tenants == 1 or (line is not None and line.is_waiting(query.tenant)):
+        if not self.core.unstarted.has_others(query.tenant) or (line is not None and line.is_waiting(query.tenant)):
             return None
         snapshot = self.core.look(query, now_s)
         judgement = None if isinstance(snapshot, Rejected) else judge(snapshot, self._passing)
-        if judgement is None:
+        if judgement is None or not self._policy.gate.is_open(judgement):
             return None
-        _, own_s = unstarted.get(query.tenant, (0, 0.0))
-        assert judgement.ways.prefill_s is not None
-        all_s = own_s + float(judgement.ways.prefill_s[judgement.pick.way])
-        return self.core.enter(judgement) if all_s * tenants <= policy.pass_by_s * len(self.core.workers) else None
+        return self.core.enter(judgement)
 
     def _settle(self, line: Line, one: Waiting, answer: Placed | Rejected, now_s: float, *, is_owed: bool) -> None:
         del self._waiting[one.query.owner, one.query.request_id]

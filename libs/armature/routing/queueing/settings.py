@@ -20,11 +20,9 @@ class QueuePolicy:
     bands: bool = True
     """Requests of higher priority go before all others."""
     tenants: bool = True
-    """Tenants of one band take turns, by the work that their prompts are."""
-    pass_by_s: float = 2.0
-    """A request passes the queue while prompts of other tenants are on the workers and its own tenant's, itself
-    included, are at most so many seconds per worker, shared out among the tenants: workers serve tenants in turns, so
-    it waits for nobody there. Raise it if tenants send in bursts; 0: everybody queues."""
+    """Tenants of one band take turns, by the work that their prompts are, and what others have on a worker counts only
+    as far as it goes before a tenant's own there: so who has little on the workers passes the queue. No for engines
+    that compute prompts in the order in which they come."""
     floor: float = 0.1
     """Share of the placed work that goes to whoever has waited longest, whatever its band, tenant and size. It bounds
     everybody's wait: with W seconds of work waiting when a request comes, itself included, and L the most that one
