@@ -92,8 +92,8 @@ class KvOffloadServicer(kv_offload_pb2_grpc.KvOffloadServicer, worker_pb2_grpc.B
         source = Source.of(request.address, request.source)
         if source.region.block_bytes != store.pool.block_bytes or not source.region.holds(request.block_ids):
             raise CallerError("source does not hold these blocks: block_bytes or block_ids are wrong")
-        offer = Offer(source, digests, request.block_ids, _facts(request), request.stay_on_device)
-        outcomes = [_OUTCOMES[answer] for answer in await store.take(offer)]
+        offer = Offer(source, digests, list(request.block_ids), _facts(request), request.stay_on_device)
+        outcomes = list(map(_OUTCOMES.__getitem__, await store.take(offer)))
         for outcome in set(outcomes):
             name = pb.OffloadResponse.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
             metrics.offered_blocks.labels(name).inc(outcomes.count(outcome))

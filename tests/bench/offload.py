@@ -22,6 +22,7 @@ import numpy as np
 
 from armature.kv_store.disk import DiskStore, open_disk
 from armature.kv_store.lower_store import Block
+from armature.runtime.runtime import settle_collector
 from armature.transfer.source import Source
 from armature.v1 import kv_offload_pb2 as pb
 from tests.bench.transfer import kernel_copy
@@ -63,16 +64,16 @@ def compared(taken_s: Mapping[str, list[float]], size_bytes: int, base: str) -> 
 async def onboard(worker: WorkerMemory) -> None:
     """Read all blocks back into the pool's second half."""
     call = worker.stub.Onboard(pb.OnboardRequest(layout=worker.layout, digests=packed(range(NUM_BLOCKS))), timeout=60)
-    source = Source.of("", (await call.read()).start.source)
-    came = 0
-    while (update := await call.read()).WhichOneof("step") == "ready":
-        remote = list(update.ready.block_ids)
+    start = (await call.read()).start
+    source, remote, came = Source.of("", start.source), list(start.block_ids), 0
+    while remote:
         local = list(range(NUM_BLOCKS + came, NUM_BLOCKS + came + len(remote)))
         await worker.transports.choose(source).read(source, local, remote)
         assert worker.memory.digests(local) == [digest(came + i) for i in range(len(remote))]
         came += len(remote)
+        remote = list((await call.read()).ready.block_ids) if came < NUM_BLOCKS else []
     call.cancel()
-    assert came == NUM_BLOCKS, update
+    assert came == NUM_BLOCKS
 
 
 async def host_memory() -> dict[str, Any]:
@@ -214,6 +215,7 @@ def run() -> dict[str, Any]:
 async def _serve() -> None:
     tiers = Tiers(host=2 * NUM_BLOCKS, transport="nixl", block_bytes=BLOCK_BYTES)
     async with node(tiers) as here:
+        settle_collector()  # as every service does
         told = {"address": here.address, "base_address": here.store.pool.base_address}
         print(json.dumps(told), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

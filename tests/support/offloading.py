@@ -30,6 +30,8 @@ BLOCK_BYTES = 8192
 FINGERPRINT = b"fingerprint of v"
 LAYOUT = KvLayout(kv_fingerprint=FINGERPRINT, block_bytes=BLOCK_BYTES)
 
+_OUTCOMES = {value: name.removeprefix("OUTCOME_").lower() for name, value in pb.OffloadResponse.Outcome.items()}
+
 
 def digest(number: int) -> bytes:
     return number.to_bytes(8, "little") * 2
@@ -139,7 +141,7 @@ class WorkerMemory:
         )  # fmt: skip
         with self.transports.attending():
             response = await self.stub.Offload(request, timeout=20)
-        return [pb.OffloadResponse.Outcome.Name(one).removeprefix("OUTCOME_").lower() for one in response.outcomes]
+        return [_OUTCOMES[one] for one in response.outcomes]
 
     async def put(self, numbers: Sequence[int], **fields: Any) -> list[str]:
         """Hold blocks and offer them."""
@@ -151,13 +153,15 @@ class WorkerMemory:
         call = self.stub.Onboard(pb.OnboardRequest(layout=self.layout, digests=packed(numbers)), timeout=20)
         start = (await call.read()).start
         source, came = Source.of(address, start.source), list[int]()
-        while (update := await call.read()).WhichOneof("step") == "ready":
+        update = pb.OnboardUpdate(ready=pb.ReadyBlocks(block_ids=start.block_ids))
+        while update.WhichOneof("step") == "ready":
             remote, first = list(update.ready.block_ids), update.ready.first_block
             local = list(range(self.memory.num_blocks - len(remote), self.memory.num_blocks))
             await self.transports.choose(source).read(source, local, remote)
             for number, block_id in zip(numbers[first:], local, strict=False):
                 assert bytes(self.memory.view(block_id)) == content(number), "wrong bytes"
                 came.append(number)
+            update = await call.read()
         call.cancel()
         reason = pb.OnboardDone.Reason.Name(update.done.reason).removeprefix("REASON_").lower()
         return [Tier(tier) for tier in start.tiers], came, reason

@@ -33,8 +33,8 @@ class HostBlockMemory:
         self._bytes[list(block_ids)] = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.block_bytes)
 
     def digests(self, block_ids: Sequence[int]) -> list[BlockDigest]:
-        ends = [(block_id + 1) * self.block_bytes for block_id in block_ids]
-        return [BlockDigest(bytes(self._flat[end - DIGEST_BYTES : end])) for end in ends]
+        found = self._bytes[list(block_ids), -DIGEST_BYTES:].tobytes()
+        return [BlockDigest(found[start : start + DIGEST_BYTES]) for start in range(0, len(found), DIGEST_BYTES)]
 
     def view(self, block_id: int) -> memoryview:
         """The block's own bytes."""

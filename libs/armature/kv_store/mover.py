@@ -44,7 +44,8 @@ class Mover:
 
     def wake(self) -> None:
         """There may be something to do."""
-        self._wanted.fire()
+        if self._tiers.wants_copies:
+            self._wanted.fire()
 
     async def run(self) -> None:
         """Copy until cancelled."""

@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import NamedTuple
 
 from armature.blocks.events import KvEvent, KvEventKind
@@ -34,8 +36,8 @@ from armature.transfer.transports import Transport, Transports
 log = logging.getLogger(__name__)
 
 _STEP_INTERVAL_S = 0.25
-_PIECE_BYTES = 8 * 1024 * 1024
-"""Of one read: a millisecond over NIXL, so that offers of several workers take turns."""
+_PIECE_BYTES = 32 * 1024 * 1024
+"""Of one read: milliseconds over NIXL, so that offers of several workers take turns."""
 _PATIENCE_S = 0.5
 """How long an offer waits for tiers below that are slow; then blocks go that did not get there."""
 _WAITING_FOR_EACH = 16
@@ -146,12 +148,12 @@ class NodeStore:
         """
         if self._num_takes >= self.settings.max_takes * _WAITING_FOR_EACH:
             raise OverloadedError(f"{self._num_takes} offers are under way")
+        self._num_takes += 1
         settled: asyncio.Future[list[Answer | None]] = asyncio.get_running_loop().create_future()
         self._spawn(self._take(offer, settled))
         return await asyncio.shield(settled)
 
     async def _take(self, offer: Offer, settled: "asyncio.Future[list[Answer | None]]") -> None:
-        self._num_takes += 1
         answers: list[Answer | None] = [None] * len(offer.digests)
         try:
             async with self._take_slots:
@@ -222,10 +224,16 @@ class NodeStore:
             log.warning("blocks of %s can't be read: %s", offer.source.address, error)
         finally:
             self.tiers.commit(piece.reservation_id, time.monotonic(), goods)
-            for i, is_good in zip(piece.wanted, goods, strict=True):
-                answers[i] = Answer.PLACED if is_good else None
+            for i in compress(piece.wanted, map(not_, goods)):
+                answers[i] = None
             self.publish()
             self.mover.wake()
+
+    def count_hits(self, came_from: Sequence[Tier]) -> None:
+        """Blocks were announced that were in these tiers."""
+        for tier, count in Counter(came_from).items():
+            self.hits[tier] += count
+            metrics.hit_blocks.labels(tier.name.lower()).inc(count)
 
     async def evict(self, digests: Sequence[bytes], tier: Tier | None) -> int:
         """Forget blocks, also for later processes; how many copies went."""

@@ -4,10 +4,12 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from itertools import takewhile
 
 from armature.index.tiers import Tier
 from armature.kv_store import metrics
 from armature.kv_store.node_store import NodeStore
+from armature.offload.copies import Place
 from armature.offload.readers import Lease
 from armature.runtime.errors import NotFoundError
 from armature.transfer.transports import describe_staging
@@ -37,8 +39,10 @@ class Onboardings:
         try:
             with store.transports.attending():
                 store.mover.wake()
-                yield pb.OnboardUpdate(start=self._start(name, lease))
-                async for update in self._announce(name, digests[: len(lease.places)], lease, tenant):
+                start = self._start(name, lease)
+                yield pb.OnboardUpdate(start=start)
+                told = len(start.block_ids)
+                async for update in self._announce(name, digests[: len(lease.places)], lease, tenant, told):
                     yield update
                 if lease.lease_id:
                     await asyncio.sleep(store.settings.lease_s)
@@ -59,23 +63,18 @@ class Onboardings:
         return block_ids
 
     async def _announce(
-        self, name: str, digests: Sequence[bytes], lease: Lease, tenant: str
+        self, name: str, digests: Sequence[bytes], lease: Lease, tenant: str, told: int
     ) -> AsyncIterator[pb.OnboardUpdate]:
-        store, told, wishes, came_from = self._store, 0, 0, [place.tier for place in lease.places]
+        """All but the first blocks, which the caller has been told of."""
+        store, wishes, came_from = self._store, 0, [place.tier for place in lease.places]
         started_s = time.monotonic()
         while True:
-            places = store.tiers.readers.update(lease.lease_id).places
-            ready = told
-            while ready < len(places) and places[ready].tier is Tier.G2:
-                ready += 1
-            if ready > told:
-                block_ids = [place.slot for place in places[told:ready]]
-                self._ready[name].update(block_ids)
-                for tier in came_from[told:ready]:
-                    metrics.hit_blocks.labels(tier.name.lower()).inc()
-                store.hits.update(came_from[told:ready])
+            places = store.tiers.readers.update(lease.lease_id).places if told < len(digests) else ()
+            block_ids = _ready(places[told:])
+            if block_ids:
+                self._tell(name, block_ids, came_from[told:])
                 yield pb.OnboardUpdate(ready=pb.ReadyBlocks(first_block=told, block_ids=block_ids))
-                told, wishes = ready, 0
+                told, wishes = told + len(block_ids), 0
                 continue  # others may have come while the caller took these
             if told == len(digests):
                 reason = pb.OnboardDone.REASON_COMPLETE
@@ -104,6 +103,17 @@ class Onboardings:
         yield pb.OnboardUpdate(done=pb.OnboardDone(reason=reason))
 
     def _start(self, name: str, lease: Lease) -> pb.OnboardStart:
-        store, tiers = self._store, [WireTier.ValueType(place.tier) for place in lease.places]
+        store, tiers, block_ids = self._store, [place.tier for place in lease.places], _ready(lease.places)
+        self._tell(name, block_ids, tiers)
         source = describe_staging(store.pool, store.transports, name, store.settings.lease_s)
-        return pb.OnboardStart(source=source, tiers=tiers)
+        return pb.OnboardStart(source=source, tiers=map(WireTier.ValueType, tiers), block_ids=block_ids)
+
+    def _tell(self, name: str, block_ids: Sequence[int], came_from: Sequence[Tier]) -> None:
+        """The caller may read these from now on."""
+        self._ready[name].update(block_ids)
+        self._store.count_hits(came_from[: len(block_ids)])
+
+
+def _ready(places: Sequence[Place]) -> list[int]:
+    """Where the first blocks lie in the pool, up to the first that is not there."""
+    return [place.slot for place in takewhile(lambda place: place.tier is Tier.G2, places)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from armature.index.tiers import LOWER_TIERS, Tier
-from armature.offload.ledger import Ledger
+from armature.offload.ledger import Ledger, Seen
 from armature.offload.space import TierSpace
 
 
@@ -22,14 +22,17 @@ class Appraiser:
 class Appraisal:
     """One block in one tier, at this moment: an `Offer` to an admission, or `Touched` to an eviction."""
 
-    __slots__ = ("_appraiser", "_digest", "_space", "now_s", "seen")
+    __slots__ = ("_appraiser", "_digest", "_space", "now_s")
 
     def __init__(self, appraiser: Appraiser, space: TierSpace, digest: bytes, now_s: float) -> None:
         self._appraiser = appraiser
         self._space = space
         self._digest = digest
         self.now_s = now_s
-        self.seen = appraiser.ledger.get(digest)
+
+    @property
+    def seen(self) -> Seen:
+        return self._appraiser.ledger.get(self._digest)
 
     @property
     def estimate(self) -> int:

@@ -43,6 +43,11 @@ class Cascade:
     def num_running(self) -> int:
         return len(self._running)
 
+    @property
+    def is_wanting(self) -> bool:
+        """Whether any copy waits to be started."""
+        return any(self._waiting.values())
+
     def num_waiting(self, tier: Tier) -> int:
         return len(self._waiting[tier])
 

@@ -30,6 +30,7 @@ class Copy:
         "expires_s",
         "is_above",
         "is_pinned",
+        "is_queued",
         "number",
         "readers",
         "slot",
@@ -51,8 +52,10 @@ class Copy:
         self.number = 0.0
         """Of its eviction order; likewise `ticket`, which changes with every touch."""
         self.ticket = -1
+        self.is_queued = False
+        """Its entries stand in all of the space's queues."""
         self.expires_s = float("inf")
 
     @property
     def is_evictable(self) -> bool:
-        return self.state is CopyState.READY and not self.readers and not self.is_pinned
+        return not self.readers and self.state is CopyState.READY and not self.is_pinned

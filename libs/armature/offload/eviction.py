@@ -143,5 +143,10 @@ class EvictionQueue:
 
 
 def _is_true(entry: tuple[bool, float, int, Copy]) -> bool:
+    """Whether a block may go now, at this place in the order; if not, the entry is not needed any more."""
     copy = entry[3]
-    return copy.ticket == entry[2] and copy.is_evictable
+    if copy.ticket == entry[2]:
+        if copy.is_evictable:
+            return True
+        copy.is_queued = False
+    return False

@@ -110,8 +110,7 @@ class Ledger:
 
     def offered(self, digests: Iterable[bytes]) -> None:
         """A tier had to decide about these."""
-        for digest in digests:
-            one = self._seen.get(digest)
+        for one in map(self._seen.get, digests):
             if one is not None and one.offered < 0:
                 one.offered = index = _class_of(one)
                 self._trials[index] += 1.0

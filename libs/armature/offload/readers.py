@@ -38,40 +38,47 @@ class Readers:
     def lease(self, digests: Sequence[bytes], now_s: float, ttl_s: float) -> Lease:
         """Keep the blocks of a prompt, up to the first that is nowhere, where they are now, for reading.
 
-        Copies of those below the fastest tier to that tier are wanted; `update` tells how far they are.
+        Copies of those below the fastest tier to that tier are wanted; when one is there, the lease holds it there, and
+        no longer where it was. `update` tells how far they are.
         """
+        top, lease_id = self._tiers.top, self._last_id + 1
         held: list[tuple[TierSpace, Copy]] = []
         for digest in digests:
-            best = self._tiers.best(digest)
-            if best is None:
-                break
+            copy = top.ready(digest)
+            if copy is not None:
+                best = (top, copy)
+            else:
+                best = self._tiers.best(digest)
+                if best is None:
+                    break
+                self._awaiting.setdefault(digest, {})[lease_id] = len(held)
             best[1].readers += 1
             held.append(best)
         if not held:
             return Lease(0, ())
-        self._last_id += 1
-        self._leases[self._last_id] = held
-        for i, (space, copy) in enumerate(held):
-            if space is not self._tiers.top:
-                self._awaiting.setdefault(copy.digest, {})[self._last_id] = i
-        self._lease_ends.grant(self._last_id, now_s + ttl_s)
-        self.hurry(self._last_id)
-        return Lease(self._last_id, [space.place(copy) for space, copy in held])
+        self._last_id = lease_id
+        self._leases[lease_id] = held
+        self._lease_ends.grant(lease_id, now_s + ttl_s)
+        self.hurry(lease_id)
+        return Lease(lease_id, _places(held))
 
     def arrived(self, digest: bytes) -> None:
         """A block is in the fastest tier now: leases on it hold it there, before anybody else needs its room."""
-        best = self._tiers.best(digest)
+        top = self._tiers.top
+        arrived = top.ready(digest)
+        if arrived is None:
+            return
         for lease_id, i in self._awaiting.pop(digest, {}).items():
             space, copy = self._leases[lease_id][i]
-            if best is not None and best[1] is not copy:
-                best[1].readers += 1
-                self._leases[lease_id][i] = best
+            if arrived is not copy:
+                arrived.readers += 1
+                self._leases[lease_id][i] = (top, arrived)
                 self._tiers.unread(space, copy)
 
     def hurry(self, lease_id: int) -> None:
         """Want copies in the fastest tier of what is below; again, if the first wish was given up for lack of room."""
         tiers = self._tiers
-        for space, copy in reversed(self._leases.get(lease_id, [])):
+        for space, copy in reversed(self._leases.get(lease_id, [])) if self._awaiting else ():
             if space is not tiers.top and tiers.top.get(copy.digest) is None:
                 tiers.cascade.want(copy.digest, tiers.top.tier, copy.tenant, is_urgent=True)
 
@@ -93,7 +100,7 @@ class Readers:
                 best[1].readers += 1
                 self._tiers.unread(space, copy)
                 held[i] = best
-        return Lease(lease_id, [space.place(copy) for space, copy in held])
+        return Lease(lease_id, _places(held))
 
     def release(self, lease_id: int) -> bool:
         """The blocks were read, or need not be; False: there is no such lease."""
@@ -106,10 +113,12 @@ class Readers:
 
     def _let_go(self, lease_id: int, held: Sequence[tuple[TierSpace, Copy]]) -> None:
         for space, copy in held:
-            waiting = self._awaiting.get(copy.digest)
+            waiting = self._awaiting.get(copy.digest) if self._awaiting else None
             if waiting is not None and waiting.pop(lease_id, None) is not None and not waiting:
                 del self._awaiting[copy.digest]
-            self._tiers.unread(space, copy)
+            copy.readers -= 1
+            if not copy.readers:
+                space.settle(copy)
 
     def pin(self, digests: Sequence[bytes], until_s: float) -> int:
         """Keep blocks from being evicted, each where it is fastest; how many are pinned. Tiers set limits to that."""
@@ -155,3 +164,7 @@ class Readers:
         waiting = {(lease_id, i) for entry in self._awaiting.values() for lease_id, i in entry.items()}
         assert all(i < len(self._leases[lease_id]) for lease_id, i in waiting), "a lease that has ended waits"
         return Counter([copy for lease in self._leases.values() for _, copy in lease])
+
+
+def _places(held: Sequence[tuple[TierSpace, Copy]]) -> list[Place]:
+    return [Place(space.tier, copy.slot) for space, copy in held]

@@ -5,11 +5,13 @@ Invariant: every slot is free or has exactly one copy, and a tenant at its quota
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 
 from armature.index.tiers import Tier
+from armature.offload.admission import All
 from armature.offload.copies import Copy, CopyState, Place
-from armature.offload.eviction import EvictionQueue, Touched
+from armature.offload.eviction import EvictionQueue, Lru
 from armature.offload.policy import TierPolicy, TierShape
 
 _HEADROOM = 1 / 64
@@ -41,6 +43,10 @@ class TierSpace:
         """Those that were next to go and are offered to the tier below, in order; they go before all others."""
         self._queues: dict[str, EvictionQueue] = {}
         self._has_quotas = policy.tenant_share < 1 or bool(policy.tenants)
+        self.admits_all = isinstance(policy.admission, All)
+        """So nobody need be asked."""
+        self.is_lru = isinstance(policy.eviction, Lru)
+        """So blocks go in the order of their tickets."""
         self._expiries: list[tuple[float, int, Copy]] = []
         self._last_ticket = 0
 
@@ -83,10 +89,18 @@ class TierSpace:
             return self._queue_of(tenant).first() or self._first_leaving(tenant)
         return None if self._free else self._first_leaving() or self._queue.first()
 
+    def num_free_for(self, tenant: str) -> int:
+        """Slots for this tenant without anybody going."""
+        free = len(self._free)
+        return min(free, max(self._quota(tenant) - self._held[tenant], 0)) if self._has_quotas else free
+
     def can_take(self, tenant: str) -> bool:
         """Whether there is a slot for this tenant, or a block that may go for it."""
-        is_free = bool(self._free) and not self._is_at_quota(tenant)
-        return is_free or self.victim(tenant) is not None
+        return self.num_free_for(tenant) > 0 or self.victim(tenant) is not None
+
+    def are_new(self, digests: Sequence[bytes]) -> bool:
+        """Whether these are different blocks, none of which is here."""
+        return len(set(digests)) == len(digests) and self._copies.keys().isdisjoint(digests)
 
     @property
     def missing_headroom(self) -> int:
@@ -142,20 +156,30 @@ class TierSpace:
             self._copies[digest] = Copy(digest, slot, "")
             self._held[""] += 1
 
-    def touch(self, copy: Copy, touched: Touched) -> None:
-        """A block is ready, or was used: it gets a new place in the order."""
-        self._leaving.pop(copy, None)
-        eviction = self.policy.eviction
-        copy.number = eviction.number(touched)
-        copy.expires_s = eviction.expires_s(touched)
+    def add_all(self, digests: Sequence[bytes], tenant: str) -> list[Copy]:
+        """Give different blocks slots; so many are free for the tenant."""
+        assert self._copies.keys().isdisjoint(digests), "a block is added twice"
+        first = len(self._free) - len(digests)
+        copies = list(map(Copy, digests, reversed(self._free[first:]), repeat(tenant)))
+        del self._free[first:]
+        self._copies.update(zip(digests, copies, strict=True))
+        self._held[tenant] += len(copies)
+        return copies
+
+    def touch(self, copy: Copy) -> None:
+        """A block is ready, or was used: it goes behind others of its number."""
+        if self._leaving:
+            self._leaving.pop(copy, None)
         self._last_ticket += 1
         copy.ticket = self._last_ticket
+        copy.is_queued = False
         self.enqueue(copy)
 
     def enqueue(self, copy: Copy) -> None:
         """Let a block be evicted, if nothing else keeps it."""
-        if not copy.is_evictable or copy in self._leaving:
+        if copy.is_queued or not copy.is_evictable or copy in self._leaving:
             return
+        copy.is_queued = True
         self._queue.push(copy, len(self._copies))
         if copy.expires_s < _NEVER_S:
             heapq.heappush(self._expiries, (copy.expires_s, copy.ticket, copy))
@@ -191,8 +215,10 @@ class TierSpace:
         """A block whose time is over and that nothing keeps."""
         while self._expiries and self._expiries[0][0] <= now_s:
             _, ticket, copy = heapq.heappop(self._expiries)
-            if copy.ticket == ticket and copy.is_evictable:
-                return copy
+            if copy.ticket == ticket:
+                if copy.is_evictable:
+                    return copy
+                copy.is_queued = False
         return None
 
     def place(self, copy: Copy) -> Place:
@@ -213,7 +239,10 @@ class TierSpace:
         return next(leaving, None)
 
     def _is_at_quota(self, tenant: str) -> bool:
-        return self._has_quotas and self._held[tenant] >= int(self.policy.share_of(tenant) * self.shape.num_blocks)
+        return self._has_quotas and self._held[tenant] >= self._quota(tenant)
+
+    def _quota(self, tenant: str) -> int:
+        return int(self.policy.share_of(tenant) * self.shape.num_blocks)
 
     def _queue_of(self, tenant: str) -> EvictionQueue:
         queue = self._queues.get(tenant)

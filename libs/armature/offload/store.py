@@ -10,7 +10,7 @@ ends, by its holder or by its deadline.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from armature.blocks.leases import LeaseTable
@@ -47,7 +47,7 @@ class StoreLimits:
             raise ValueError(f"reservation_s is {self.reservation_s}; it must be above 0")
 
 
-class Answer(Enum):
+class Answer(StrEnum):
     """What becomes of a block that was offered."""
 
     PLACED = "placed"
@@ -159,6 +159,7 @@ class TierStore:
             copy = top.ready(digest)
             if copy is not None and not copy.is_above:
                 copy.is_above = True
+                copy.is_queued = False
                 top.enqueue(copy)
 
     # --- into the fastest tier
@@ -168,6 +169,13 @@ class TierStore:
     ) -> Reservation:
         """Room in the fastest tier. The last block will stay longest; `is_above`: a device goes on holding them."""
         tiers, space = self._tiers, self._tiers.top
+        if (
+            digests
+            and space.admits_all
+            and space.are_new(digests)
+            and tiers.make_room(space, facts.tenant, len(digests))
+        ):
+            return self._reserve_new(digests, now_s, facts, is_above)
         copies: list[Copy] = []
         places: list[Place | None] = []
         answers: list[Answer] = []
@@ -188,12 +196,26 @@ class TierStore:
                 copies.append(copy)
                 places[-1] = space.place(copy)
                 answers.append(Answer.PLACED)
+        return Reservation(self._reserved(copies, now_s), places, answers)
+
+    def _reserve_new(self, digests: Sequence[bytes], now_s: float, facts: Facts, is_above: bool) -> Reservation:
+        """The same for blocks that nobody has to think about: the way of most, and four times as quick."""
+        tiers, space = self._tiers, self._tiers.top
+        tiers.ledger.offered(digests)
+        copies = space.add_all(digests, facts.tenant)
+        for copy in copies if is_above else ():
+            copy.is_above = True
+        places = [Place(space.tier, copy.slot) for copy in copies]
+        return Reservation(self._reserved(copies, now_s), places, [Answer.PLACED] * len(copies))
+
+    def _reserved(self, copies: list[Copy], now_s: float) -> int:
+        """Wait for the bytes of blocks; 0: there are none."""
         if not copies:
-            return Reservation(0, places, answers)
+            return 0
         self._last_id += 1
-        self._reservations[self._last_id] = (space, copies)
+        self._reservations[self._last_id] = (self._tiers.top, copies)
         self._ends.grant(self._last_id, now_s + self._reservation_s)
-        return Reservation(self._last_id, places, answers)
+        return self._last_id
 
     def commit(self, reservation_id: int, now_s: float, is_good: Sequence[bool] | None = None) -> int:
         """The bytes have come; `is_good` tells of each block that has a place whether they are right (default: all).
@@ -212,8 +234,7 @@ class TierStore:
             raise ValueError(f"is_good has {len(goods)} entries; the reservation has {len(copies)} places")
         del self._reservations[reservation_id]
         self._ends.release(reservation_id)
-        for copy, good in zip(copies, goods, strict=True):
-            self._tiers.end_write(space, copy, good, now_s)
+        self._tiers.end_write(space, copies, goods, now_s)
         self._tiers.keep_headroom()
         return sum(goods)
 
@@ -237,6 +258,11 @@ class TierStore:
 
     # --- between tiers
 
+    @property
+    def wants_copies(self) -> bool:
+        """Whether `take_copies` may have something to do."""
+        return self._tiers.cascade.is_wanting
+
     def take_copies(self, now_s: float, most: int = 1) -> list[CopyJob]:
         """Copies to be done now, at most so many; call `finish_copy` for each."""
         tiers = self._tiers
@@ -256,7 +282,7 @@ class TierStore:
         if ended is None:
             return False
         source, target, copy = ended
-        self._tiers.end_write(target, copy, is_good, now_s)
+        self._tiers.end_write(target, (copy,), (is_good,), now_s)
         if is_good:
             self.readers.arrived(copy.digest)
             self._tiers.let_leave(source, copy.digest)

@@ -68,7 +68,10 @@ class Tiers:
 
     def touch(self, space: TierSpace, copy: Copy, now_s: float) -> None:
         """A block was stored or used."""
-        space.touch(copy, self._appraiser.appraise(space, copy.digest, now_s))
+        if not space.is_lru:
+            touched, eviction = self._appraiser.appraise(space, copy.digest, now_s), space.policy.eviction
+            copy.number, copy.expires_s = eviction.number(touched), eviction.expires_s(touched)
+        space.touch(copy)
         below = self._offers_used.get(space.tier)
         if below is not None:
             self._offer(below, copy)
@@ -76,25 +79,31 @@ class Tiers:
     def admits(self, space: TierSpace, digest: bytes) -> bool:
         """Whether a block that the tier does not hold may come in; a refusal is counted."""
         self.ledger.offered((digest,))
+        if space.admits_all:
+            return True
         is_admitted = space.policy.admission.admits(self._appraiser.appraise(space, digest))
         self.counts[space.tier].refused += not is_admitted
         return is_admitted
 
-    def make_room(self, space: TierSpace, tenant: str) -> bool:
-        """Have a free slot for a tenant, if it may have one and another block can go for it."""
-        while (victim := space.victim(tenant)) is not None:
+    def make_room(self, space: TierSpace, tenant: str, num_blocks: int = 1) -> bool:
+        """Have free slots for a tenant, if it may have so many and others can go for them; False: there are less."""
+        while space.num_free_for(tenant) < num_blocks:
+            victim = space.victim(tenant)
+            if victim is None:
+                return False
             self._evict(space, victim)
-        return space.can_take(tenant)
+        return True
 
-    def end_write(self, space: TierSpace, copy: Copy, is_good: bool, now_s: float) -> None:
-        """The bytes of a block have come, or won't."""
+    def end_write(self, space: TierSpace, copies: Sequence[Copy], goods: Sequence[bool], now_s: float) -> None:
+        """The bytes of blocks have come, or won't; `goods` tells of each."""
         counts = self.counts[space.tier]
-        if not is_good:
-            counts.failed += 1
-            space.drop(copy)
-            return
-        counts.stored += 1
-        self.put(space, copy, now_s)
+        for copy, is_good in zip(copies, goods, strict=True):
+            if is_good:
+                counts.stored += 1
+                self.put(space, copy, now_s)
+            else:
+                counts.failed += 1
+                space.drop(copy)
 
     def put(self, space: TierSpace, copy: Copy, now_s: float) -> None:
         """A block can be found from now on."""

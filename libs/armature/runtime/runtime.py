@@ -32,6 +32,13 @@ GC_THRESHOLDS = (10_000, 20, 20)
 """Requests make hundreds of objects that go without the collector; by default it looks at them all the time."""
 
 
+def settle_collector() -> None:
+    """Spare the collector from ever walking again what the start has built, since it lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 class Stopped(Exception):  # noqa: N818 -- no error: it ends what it can't end otherwise
     """Ends the process's task group without blame; it never leaves `armature.runtime.service`."""
 
@@ -194,10 +201,7 @@ class Runtime(Generic[S]):
         self.server.set_serving(True)
 
     def _report_ready(self, announce: Mapping[str, str]) -> None:
-        # What the start has built lives as long as the process: spare the collector from ever walking it again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        settle_collector()
         addresses = {"grpc": self.server.address}
         if self._member.metrics_address:
             addresses["metrics"] = self._member.metrics_address

@@ -1,7 +1,10 @@
-"""A NIXL agent for code on an event loop: starts it with a deadline, reads blocks, keeps it attentive.
+"""NIXL for code on an event loop: starts it with a deadline, reads blocks, keeps it attentive.
 
-One agent per process start, under a name that was never used before: a peer that has restarted can't be taken for its
-predecessor. NIXL has no deadlines and no way to take a read back; see `NixlAgent.read`.
+Agents live as long as the process, under names that were never used before: a peer that has restarted can't be taken
+for its predecessor. NIXL has no deadlines and no way to take a read back; see `NixlAgent.read`.
+
+On one machine NIXL has whoever posts a read copy the bytes, at what one processor can do. So a large read is cut into
+parts for several agents, each with a thread of its own. Only the first is known to peers and read from.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 from armature.runtime.addresses import is_loopback
@@ -21,20 +25,29 @@ from armature.transfer.region import ReadError, Region
 
 _CLOSE_TIMEOUT_S = 5.0
 """Closing takes milliseconds; a frozen peer must not hold up the end of the process."""
+_READERS = 2
+"""Two copy 1.5 times as much as one; memory is hardly quicker for more, and processors have other work."""
+_PART_BYTES = 1024 * 1024
+"""At least, of a read that is cut: copying them takes twice as long as waking a thread."""
 
 
 class NixlAgent:
-    """Reads peers' blocks into one local region, and lets peers read from it."""
+    """Reads peers' blocks into one local region, and lets peers read from it.
 
-    def __init__(self, thread: NixlThread, local: Region, metadata: bytes) -> None:
-        self._thread = thread
+    Args:
+        threads: all read, and peers read from the first.
+        metadata: of the first.
+    """
+
+    def __init__(self, threads: Sequence[NixlThread], local: Region, metadata: bytes) -> None:
+        self._threads = threads
         self._local = local
         self.metadata = metadata
         """What a peer must be given to read from here."""
 
     @classmethod
     async def start(cls, local: Region, *, host: str = "127.0.0.1", timeout_s: float = 30.0) -> "NixlAgent":
-        """Register the region and start the agent.
+        """Register the region and start NIXL.
 
         Args:
             host: where this process serves; a loopback address keeps NIXL off every other interface.
@@ -46,15 +59,17 @@ class NixlAgent:
         if importlib.util.find_spec("nixl_cu12") is None:
             raise StartError("NIXL is not installed (extra `nixl`); install it or use --transport grpc")
         _prepare_environment(host)
-        thread = NixlThread(f"armature-{uuid.uuid4().hex}", local)
+        count = min(_READERS, len(os.sched_getaffinity(0))) if local.memory_kind == "DRAM" else 1
+        threads = [NixlThread(f"armature-{uuid.uuid4().hex}", local) for _ in range(count)]
         try:
-            metadata = await asyncio.wait_for(asyncio.wrap_future(thread.start()), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                metadata = [await asyncio.wrap_future(thread.start()) for thread in threads]
         except TimeoutError:
             raise StartError(f"NIXL did not start within {timeout_s:g} s; try --transport grpc") from None
         except Exception as error:
             detail = f"{type(error).__name__}: {error}"
             raise StartError(f"NIXL did not start ({detail}); try --transport grpc") from error
-        return cls(thread, local, seal(thread.name, metadata))
+        return cls(threads, local, seal(threads[0].name, metadata[0]))
 
     def read(
         self, metadata: bytes, remote: Region, local_ids: Sequence[int], remote_ids: Sequence[int]
@@ -75,21 +90,50 @@ class NixlAgent:
             failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             failed.set_exception(ReadError("invalid", str(error)))
             return failed
-        return asyncio.wrap_future(self._thread.read(peer, remote, local_ids, remote_ids))
+        count = len(local_ids)
+        num_parts = min(len(self._threads), count * remote.block_bytes // _PART_BYTES) or 1
+        cuts = pairwise([count * part // num_parts for part in range(num_parts + 1)])
+        return _together(
+            [
+                asyncio.wrap_future(thread.read(peer, remote, local_ids[start:end], remote_ids[start:end]))
+                for thread, (start, end) in zip(self._threads, cuts, strict=False)
+            ]
+        )
 
     @contextmanager
     def attending(self) -> Generator[None]:
         """Answer peers quickly while inside: they may be connecting to this agent or reading from it."""
-        self._thread.attend(1)
+        self._threads[0].attend(1)
         try:
             yield
         finally:
-            self._thread.attend(-1)
+            self._threads[0].attend(-1)
 
     async def close(self) -> None:
-        """End the agent. The region must stay mapped until the process ends: peers may still be reading."""
+        """End NIXL. The region must stay mapped until the process ends: peers may still be reading."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(self._thread.stop()), _CLOSE_TIMEOUT_S)
+            stopped = [asyncio.wrap_future(thread.stop()) for thread in self._threads]
+            await asyncio.wait_for(asyncio.gather(*stopped), _CLOSE_TIMEOUT_S)
+
+
+def _together(parts: "Sequence[asyncio.Future[None]]") -> "asyncio.Future[None]":
+    """Ends when all parts have ended, as the first that has failed, if one has."""
+    if len(parts) == 1:
+        return parts[0]
+    whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(_: "asyncio.Future[None]") -> None:
+        if whole.done() or not all(part.done() for part in parts):
+            return
+        errors = [error for part in parts if not part.cancelled() and (error := part.exception()) is not None]
+        if errors:
+            whole.set_exception(errors[0])
+        else:
+            whole.set_result(None)
+
+    for part in parts:
+        part.add_done_callback(settle)
+    return whole
 
 
 def _prepare_environment(host: str) -> None:

@@ -26,7 +26,7 @@ from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 from armature.v1 import worker_pb2 as armature_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61rmature/v1/kv_offload.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x18\x61rmature/v1/worker.proto\"]\n\nSeeRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12(\n\x07prompts\x18\x02 \x03(\x0b\x32\x17.armature.v1.SeenPrompt\"`\n\nSeenPrompt\x12\x0f\n\x07\x64igests\x18\x01 \x01(\x0c\x12\x0f\n\x07worth_s\x18\x02 \x03(\x02\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x11\x12\x0e\n\x06keep_s\x18\x05 \x01(\x01\"5\n\x0bSeeResponse\x12&\n\x06speeds\x18\x01 \x03(\x0b\x32\x16.armature.v1.TierSpeed\"\xe0\x01\n\x0eOffloadRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x06source\x18\x03 \x01(\x0b\x32\x18.armature.v1.StagingInfo\x12\x0f\n\x07\x64igests\x18\x04 \x01(\x0c\x12\x11\n\tblock_ids\x18\x05 \x03(\r\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x0e\n\x06keep_s\x18\x08 \x01(\x01\x12\x16\n\x0estay_on_device\x18\t \x01(\x08\"\xd4\x01\n\x0fOffloadResponse\x12\x36\n\x08outcomes\x18\x01 \x03(\x0e\x32$.armature.v1.OffloadResponse.Outcome\"\x88\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_TAKEN\x10\x01\x12\x13\n\x0fOUTCOME_PRESENT\x10\x02\x12\x13\n\x0fOUTCOME_REFUSED\x10\x03\x12\x13\n\x0fOUTCOME_CROWDED\x10\x04\x12\x12\n\x0eOUTCOME_FAILED\x10\x05\"X\n\x0eOnboardRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"\x98\x01\n\rOnboardUpdate\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.armature.v1.OnboardStartH\x00\x12)\n\x05ready\x18\x02 \x01(\x0b\x32\x18.armature.v1.ReadyBlocksH\x00\x12(\n\x04\x64one\x18\x03 \x01(\x0b\x32\x18.armature.v1.OnboardDoneH\x00\x42\x06\n\x04step\"Z\n\x0cOnboardStart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.armature.v1.StagingInfo\x12 \n\x05tiers\x18\x02 \x03(\x0e\x32\x11.armature.v1.Tier\"5\n\x0bReadyBlocks\x12\x13\n\x0b\x66irst_block\x18\x01 \x01(\r\x12\x11\n\tblock_ids\x18\x02 \x03(\r\"\x9a\x01\n\x0bOnboardDone\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.armature.v1.OnboardDone.Reason\"Z\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_COMPLETE\x10\x01\x12\x0f\n\x0bREASON_LOST\x10\x02\x12\x12\n\x0eREASON_CROWDED\x10\x03\"G\n\rLookupRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\"2\n\x0eLookupResponse\x12 \n\x05tiers\x18\x01 \x03(\x0e\x32\x11.armature.v1.Tier\"S\n\nPinRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\"$\n\x0bPinResponse\x12\x15\n\rpinned_blocks\x18\x01 \x01(\r\"F\n\x0cUnpinRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\"\x0f\n\rUnpinResponse\"t\n\x0c\x45victRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x0b\n\x03\x61ll\x18\x04 \x01(\x08\"\'\n\rEvictResponse\x12\x16\n\x0e\x65victed_blocks\x18\x01 \x01(\r\"\x0e\n\x0cStatsRequest\"m\n\rStatsResponse\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12%\n\x05tiers\x18\x02 \x03(\x0b\x32\x16.armature.v1.TierStats\x12\x0e\n\x06leases\x18\x03 \x01(\r\"\xb0\x02\n\tTierStats\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x17\n\x0f\x63\x61pacity_blocks\x18\x02 \x01(\x04\x12\x13\n\x0bused_blocks\x18\x03 \x01(\x04\x12\x15\n\rpinned_blocks\x18\x04 \x01(\x04\x12\x15\n\rstored_blocks\x18\x05 \x01(\x04\x12\x16\n\x0erefused_blocks\x18\x06 \x01(\x04\x12\x16\n\x0e\x65victed_blocks\x18\x07 \x01(\x04\x12\x16\n\x0e\x65xpired_blocks\x18\x08 \x01(\x04\x12\x15\n\rfailed_blocks\x18\t \x01(\x04\x12\x12\n\nhit_blocks\x18\n \x01(\x04\x12\x18\n\x10read_bytes_per_s\x18\x0b \x01(\x01\x12\x19\n\x11write_bytes_per_s\x18\x0c \x01(\x01\x32\xd8\x04\n\tKvOffload\x12\x38\n\x03See\x12\x17.armature.v1.SeeRequest\x1a\x18.armature.v1.SeeResponse\x12\x44\n\x07Offload\x12\x1b.armature.v1.OffloadRequest\x1a\x1c.armature.v1.OffloadResponse\x12\x44\n\x07Onboard\x12\x1b.armature.v1.OnboardRequest\x1a\x1a.armature.v1.OnboardUpdate0\x01\x12\x41\n\x06Lookup\x12\x1a.armature.v1.LookupRequest\x1a\x1b.armature.v1.LookupResponse\x12\x38\n\x03Pin\x12\x17.armature.v1.PinRequest\x1a\x18.armature.v1.PinResponse\x12>\n\x05Unpin\x12\x19.armature.v1.UnpinRequest\x1a\x1a.armature.v1.UnpinResponse\x12>\n\x05\x45vict\x12\x19.armature.v1.EvictRequest\x1a\x1a.armature.v1.EvictResponse\x12\x41\n\x08GetStats\x12\x19.armature.v1.StatsRequest\x1a\x1a.armature.v1.StatsResponse\x12\x45\n\x08KvEvents\x12\x1c.armature.v1.KvEventsRequest\x1a\x19.armature.v1.KvEventBatch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61rmature/v1/kv_offload.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\x1a\x18\x61rmature/v1/worker.proto\"]\n\nSeeRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12(\n\x07prompts\x18\x02 \x03(\x0b\x32\x17.armature.v1.SeenPrompt\"`\n\nSeenPrompt\x12\x0f\n\x07\x64igests\x18\x01 \x01(\x0c\x12\x0f\n\x07worth_s\x18\x02 \x03(\x02\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x11\x12\x0e\n\x06keep_s\x18\x05 \x01(\x01\"5\n\x0bSeeResponse\x12&\n\x06speeds\x18\x01 \x03(\x0b\x32\x16.armature.v1.TierSpeed\"\xe0\x01\n\x0eOffloadRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x06source\x18\x03 \x01(\x0b\x32\x18.armature.v1.StagingInfo\x12\x0f\n\x07\x64igests\x18\x04 \x01(\x0c\x12\x11\n\tblock_ids\x18\x05 \x03(\r\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x0e\n\x06keep_s\x18\x08 \x01(\x01\x12\x16\n\x0estay_on_device\x18\t \x01(\x08\"\xd4\x01\n\x0fOffloadResponse\x12\x36\n\x08outcomes\x18\x01 \x03(\x0e\x32$.armature.v1.OffloadResponse.Outcome\"\x88\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_TAKEN\x10\x01\x12\x13\n\x0fOUTCOME_PRESENT\x10\x02\x12\x13\n\x0fOUTCOME_REFUSED\x10\x03\x12\x13\n\x0fOUTCOME_CROWDED\x10\x04\x12\x12\n\x0eOUTCOME_FAILED\x10\x05\"X\n\x0eOnboardRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"\x98\x01\n\rOnboardUpdate\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.armature.v1.OnboardStartH\x00\x12)\n\x05ready\x18\x02 \x01(\x0b\x32\x18.armature.v1.ReadyBlocksH\x00\x12(\n\x04\x64one\x18\x03 \x01(\x0b\x32\x18.armature.v1.OnboardDoneH\x00\x42\x06\n\x04step\"m\n\x0cOnboardStart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.armature.v1.StagingInfo\x12 \n\x05tiers\x18\x02 \x03(\x0e\x32\x11.armature.v1.Tier\x12\x11\n\tblock_ids\x18\x03 \x03(\r\"5\n\x0bReadyBlocks\x12\x13\n\x0b\x66irst_block\x18\x01 \x01(\r\x12\x11\n\tblock_ids\x18\x02 \x03(\r\"\x9a\x01\n\x0bOnboardDone\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.armature.v1.OnboardDone.Reason\"Z\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_COMPLETE\x10\x01\x12\x0f\n\x0bREASON_LOST\x10\x02\x12\x12\n\x0eREASON_CROWDED\x10\x03\"G\n\rLookupRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\"2\n\x0eLookupResponse\x12 \n\x05tiers\x18\x01 \x03(\x0e\x32\x11.armature.v1.Tier\"S\n\nPinRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\"$\n\x0bPinResponse\x12\x15\n\rpinned_blocks\x18\x01 \x01(\r\"F\n\x0cUnpinRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\"\x0f\n\rUnpinResponse\"t\n\x0c\x45victRequest\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x0b\n\x03\x61ll\x18\x04 \x01(\x08\"\'\n\rEvictResponse\x12\x16\n\x0e\x65victed_blocks\x18\x01 \x01(\r\"\x0e\n\x0cStatsRequest\"m\n\rStatsResponse\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12%\n\x05tiers\x18\x02 \x03(\x0b\x32\x16.armature.v1.TierStats\x12\x0e\n\x06leases\x18\x03 \x01(\r\"\xb0\x02\n\tTierStats\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x17\n\x0f\x63\x61pacity_blocks\x18\x02 \x01(\x04\x12\x13\n\x0bused_blocks\x18\x03 \x01(\x04\x12\x15\n\rpinned_blocks\x18\x04 \x01(\x04\x12\x15\n\rstored_blocks\x18\x05 \x01(\x04\x12\x16\n\x0erefused_blocks\x18\x06 \x01(\x04\x12\x16\n\x0e\x65victed_blocks\x18\x07 \x01(\x04\x12\x16\n\x0e\x65xpired_blocks\x18\x08 \x01(\x04\x12\x15\n\rfailed_blocks\x18\t \x01(\x04\x12\x12\n\nhit_blocks\x18\n \x01(\x04\x12\x18\n\x10read_bytes_per_s\x18\x0b \x01(\x01\x12\x19\n\x11write_bytes_per_s\x18\x0c \x01(\x01\x32\xd8\x04\n\tKvOffload\x12\x38\n\x03See\x12\x17.armature.v1.SeeRequest\x1a\x18.armature.v1.SeeResponse\x12\x44\n\x07Offload\x12\x1b.armature.v1.OffloadRequest\x1a\x1c.armature.v1.OffloadResponse\x12\x44\n\x07Onboard\x12\x1b.armature.v1.OnboardRequest\x1a\x1a.armature.v1.OnboardUpdate0\x01\x12\x41\n\x06Lookup\x12\x1a.armature.v1.LookupRequest\x1a\x1b.armature.v1.LookupResponse\x12\x38\n\x03Pin\x12\x17.armature.v1.PinRequest\x1a\x18.armature.v1.PinResponse\x12>\n\x05Unpin\x12\x19.armature.v1.UnpinRequest\x1a\x1a.armature.v1.UnpinResponse\x12>\n\x05\x45vict\x12\x19.armature.v1.EvictRequest\x1a\x1a.armature.v1.EvictResponse\x12\x41\n\x08GetStats\x12\x19.armature.v1.StatsRequest\x1a\x1a.armature.v1.StatsResponse\x12\x45\n\x08KvEvents\x12\x1c.armature.v1.KvEventsRequest\x1a\x19.armature.v1.KvEventBatch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,35 +50,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ONBOARDUPDATE']._serialized_start=878
   _globals['_ONBOARDUPDATE']._serialized_end=1030
   _globals['_ONBOARDSTART']._serialized_start=1032
-  _globals['_ONBOARDSTART']._serialized_end=1122
-  _globals['_READYBLOCKS']._serialized_start=1124
-  _globals['_READYBLOCKS']._serialized_end=1177
-  _globals['_ONBOARDDONE']._serialized_start=1180
-  _globals['_ONBOARDDONE']._serialized_end=1334
-  _globals['_ONBOARDDONE_REASON']._serialized_start=1244
-  _globals['_ONBOARDDONE_REASON']._serialized_end=1334
-  _globals['_LOOKUPREQUEST']._serialized_start=1336
-  _globals['_LOOKUPREQUEST']._serialized_end=1407
-  _globals['_LOOKUPRESPONSE']._serialized_start=1409
-  _globals['_LOOKUPRESPONSE']._serialized_end=1459
-  _globals['_PINREQUEST']._serialized_start=1461
-  _globals['_PINREQUEST']._serialized_end=1544
-  _globals['_PINRESPONSE']._serialized_start=1546
-  _globals['_PINRESPONSE']._serialized_end=1582
-  _globals['_UNPINREQUEST']._serialized_start=1584
-  _globals['_UNPINREQUEST']._serialized_end=1654
-  _globals['_UNPINRESPONSE']._serialized_start=1656
-  _globals['_UNPINRESPONSE']._serialized_end=1671
-  _globals['_EVICTREQUEST']._serialized_start=1673
-  _globals['_EVICTREQUEST']._serialized_end=1789
-  _globals['_EVICTRESPONSE']._serialized_start=1791
-  _globals['_EVICTRESPONSE']._serialized_end=1830
-  _globals['_STATSREQUEST']._serialized_start=1832
-  _globals['_STATSREQUEST']._serialized_end=1846
-  _globals['_STATSRESPONSE']._serialized_start=1848
-  _globals['_STATSRESPONSE']._serialized_end=1957
-  _globals['_TIERSTATS']._serialized_start=1960
-  _globals['_TIERSTATS']._serialized_end=2264
-  _globals['_KVOFFLOAD']._serialized_start=2267
-  _globals['_KVOFFLOAD']._serialized_end=2867
+  _globals['_ONBOARDSTART']._serialized_end=1141
+  _globals['_READYBLOCKS']._serialized_start=1143
+  _globals['_READYBLOCKS']._serialized_end=1196
+  _globals['_ONBOARDDONE']._serialized_start=1199
+  _globals['_ONBOARDDONE']._serialized_end=1353
+  _globals['_ONBOARDDONE_REASON']._serialized_start=1263
+  _globals['_ONBOARDDONE_REASON']._serialized_end=1353
+  _globals['_LOOKUPREQUEST']._serialized_start=1355
+  _globals['_LOOKUPREQUEST']._serialized_end=1426
+  _globals['_LOOKUPRESPONSE']._serialized_start=1428
+  _globals['_LOOKUPRESPONSE']._serialized_end=1478
+  _globals['_PINREQUEST']._serialized_start=1480
+  _globals['_PINREQUEST']._serialized_end=1563
+  _globals['_PINRESPONSE']._serialized_start=1565
+  _globals['_PINRESPONSE']._serialized_end=1601
+  _globals['_UNPINREQUEST']._serialized_start=1603
+  _globals['_UNPINREQUEST']._serialized_end=1673
+  _globals['_UNPINRESPONSE']._serialized_start=1675
+  _globals['_UNPINRESPONSE']._serialized_end=1690
+  _globals['_EVICTREQUEST']._serialized_start=1692
+  _globals['_EVICTREQUEST']._serialized_end=1808
+  _globals['_EVICTRESPONSE']._serialized_start=1810
+  _globals['_EVICTRESPONSE']._serialized_end=1849
+  _globals['_STATSREQUEST']._serialized_start=1851
+  _globals['_STATSREQUEST']._serialized_end=1865
+  _globals['_STATSRESPONSE']._serialized_start=1867
+  _globals['_STATSRESPONSE']._serialized_end=1976
+  _globals['_TIERSTATS']._serialized_start=1979
+  _globals['_TIERSTATS']._serialized_end=2283
+  _globals['_KVOFFLOAD']._serialized_start=2286
+  _globals['_KVOFFLOAD']._serialized_end=2886
 # @@protoc_insertion_point(module_scope)

@@ -256,7 +256,9 @@ class OnboardUpdate(_message.Message):
         """Sent first."""
 
     @_builtins.property
-    def ready(self) -> Global___ReadyBlocks: ...
+    def ready(self) -> Global___ReadyBlocks:
+        """Further ones."""
+
     @_builtins.property
     def done(self) -> Global___OnboardDone:
         """Sent last."""
@@ -284,6 +286,7 @@ class OnboardStart(_message.Message):
 
     SOURCE_FIELD_NUMBER: _builtins.int
     TIERS_FIELD_NUMBER: _builtins.int
+    BLOCK_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def source(self) -> _worker_pb2.StagingInfo:
         """The server's pool; `staging_id` names this stream's blocks."""
@@ -292,15 +295,20 @@ class OnboardStart(_message.Message):
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.Tier.ValueType]:
         """Where each of the blocks is now, up to the first that is nowhere."""
 
+    @_builtins.property
+    def block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The first blocks, as far as they are ready already: where each lies in the server's pool."""
+
     def __init__(
         self,
         *,
         source: _worker_pb2.StagingInfo | None = ...,
         tiers: _abc.Iterable[_common_pb2.Tier.ValueType] | None = ...,
+        block_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "source", b"source", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -199,7 +199,17 @@ class StoreMachine(RuleBasedStateMachine):
             if is_good:
                 self.memory[job.target] = job.digest
             assert self.store.finish_copy(job.job_id, self.now_s, is_good=is_good)
+            if is_good and job.target.tier is Tier.G2:
+                self.follow_up(job.digest, job.target)
             assert not self.store.finish_copy(job.job_id, self.now_s)
+
+    def follow_up(self, digest: bytes, place: Place) -> None:
+        """Leases hold a block in the fastest tier as soon as it is there."""
+        if self.store.find([digest]) == [Tier.G2]:
+            for digests, places, _ in self.reading.values():
+                for i, (one, held) in enumerate(zip(digests, places, strict=True)):
+                    if one == digest and held.tier is not Tier.G2:
+                        places[i] = place
 
     @rule(span_s=st.sampled_from([0.5, 3.0]))
     def wait(self, span_s: float) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -160,11 +160,11 @@ class Offloader:
         finally:
             self._readable = frozenset()
         metrics.offload_s.observe(time.perf_counter() - began_s)
-        taken = 0
-        for outcome in response.outcomes:
+        outcomes = Counter(response.outcomes)
+        for outcome, count in outcomes.items():
             name = contract.OffloadResponse.Outcome.Name(outcome)
-            metrics.offload_blocks.labels(name.removeprefix("OUTCOME_").lower()).inc()
-            taken += outcome == contract.OffloadResponse.OUTCOME_TAKEN
+            metrics.offload_blocks.labels(name.removeprefix("OUTCOME_").lower()).inc(count)
+        taken = outcomes[contract.OffloadResponse.OUTCOME_TAKEN]
         metrics.offloaded_bytes.inc(taken * self._engine.info.block_bytes)
 
 

@@ -28,7 +28,7 @@ from armature.transfer.source import Source
 from armature.transfer.transports import Transports
 from armature.v1.common_pb2 import Member, ServingInfo
 from armature.v1.common_pb2 import Tier as WireTier
-from armature.v1.kv_offload_pb2 import OnboardDone, OnboardRequest, OnboardUpdate
+from armature.v1.kv_offload_pb2 import OnboardDone, OnboardRequest, OnboardUpdate, ReadyBlocks
 from armature.v1.worker_pb2 import StagedBlocks
 
 log = logging.getLogger(__name__)
@@ -157,16 +157,21 @@ class Onboarder:
             source = Source.of(member.address, start.start.source)
             report.tiers = [Tier(tier) for tier in start.start.tiers]
             transport = self._transports.choose(source)
+            ready = ReadyBlocks(block_ids=start.start.block_ids)
             while landing.missing_blocks:
+                if ready.block_ids:
+                    if ready.first_block != report.blocks:
+                        raise PeerError(f"block {ready.first_block} is ready where {report.blocks} was expected")
+                    remote_ids = list(ready.block_ids)[: landing.missing_blocks]
+                    await landing.read(transport, source, remote_ids, max(deadline_s - _now_s(), 0.0))
+                    deadline_s = patience.deadline_s(report.blocks, _now_s())
+                    if not landing.missing_blocks:
+                        return
                 update = await _next(call, deadline_s)
                 if update.WhichOneof("step") != "ready":
                     report.failure = _ENDS.get(update.done.reason, "protocol")
                     return
-                if update.ready.first_block != report.blocks:
-                    raise PeerError(f"block {update.ready.first_block} is ready where {report.blocks} was expected")
-                remote_ids = list(update.ready.block_ids)[: landing.missing_blocks]
-                await landing.read(transport, source, remote_ids, max(deadline_s - _now_s(), 0.0))
-                deadline_s = patience.deadline_s(report.blocks, _now_s())
+                ready = update.ready
         finally:
             call.cancel()  # the lease ends with the call
 
