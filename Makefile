@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour schemas test test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway clean
+.PHONY: help setup serve tour schemas test test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway plan-claims test-plan clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -79,6 +79,23 @@ bench-gateway: setup ## Gateway alone, against Dynamo's frontend with DYNAMO_PYT
 fuzz-gateway: setup ## Wrong requests, leaving clients and schemathesis against a gateway; SEED=1
 	@$(BIN)/python -m tests.campaigns.gateway $(if $(SEED),--seed $(SEED))
 
+# The tables take 0.6 GB, so they have an environment of their own, which sees ours.
+SILICON := .venv-silicon
+
+$(SILICON)/.installed: $(STAMP)
+	@test -x $(SILICON)/bin/python || $(BIN)/python -m venv $(SILICON)
+	@echo "installing the silicon tables" >&2
+	@$(SILICON)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[silicon]'
+	@$(SILICON)/bin/python -c "import site, sys; open(site.getsitepackages()[0] + '/beside.pth', 'w').write(sys.argv[1])" \
+		"$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
+	@touch $@
+
+plan-claims: setup $(SILICON)/.installed ## Public claims on disaggregation, by the measured tables (some minutes)
+	@$(SILICON)/bin/python -m tests.campaigns.plan_claims
+
+test-plan: setup $(SILICON)/.installed ## Run the tests that need the silicon tables
+	@$(SILICON)/bin/python -m pytest tests/unit/engines/test_silicon.py tests/unit/cli/test_deployment.py
+
 clean: ## Remove what make and the tests have made
-	@rm -rf $(VENV) $(LITELLM) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
+	@rm -rf $(VENV) $(LITELLM) $(SILICON) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

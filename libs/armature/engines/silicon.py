@@ -67,12 +67,8 @@ def silicon_model(
     try:
         memory = _memory_of(wanted, split)
         # Of all stages together a GPU holds one; so many lanes share what that leaves.
-        kv_tokens, token_bytes = int(memory["total_kv_size_tokens"] or 0), int(memory["kv_size_per_token_bytes"] * tp)
-        if kv_tokens < 1:
-            raise SiliconError(f"{wanted}: its weights leave no memory for KV; split it over more GPUs")
+        kv_tokens, token_bytes = int(memory["total_kv_size_tokens"]), int(memory["kv_size_per_token_bytes"] * tp)
         return Preset(str(wanted), _measured(wanted, split, kv_tokens), kv_tokens, token_bytes, gpus=tp)
-    except SiliconError:
-        raise
     # The package raises what it happens to raise: assertions, key errors, its own.
     except Exception as error:
         raise SiliconError(f"no tables for {wanted}: {error}") from error

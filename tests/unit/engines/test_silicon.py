@@ -62,7 +62,7 @@ def test_a_rack_behind_one_switch_is_one_domain():
         ({"ep": 2}, r"ep is 2, but Qwen/Qwen3-32B has no experts"),
         ({"dp": 2}, r"dp is 2, but Qwen/Qwen3-32B has no experts"),
         ({"tp": 0}, r"tp is 0; it must be at least 1"),
-        ({"system": "l40s", "tp": 1}, r"its weights leave no memory for KV"),
+        ({"system": "l40s", "tp": 1}, r"no KV budget"),
     ],
 )
 def test_what_the_tables_lack_is_said_with_what_they_have(wrong: dict[str, Any], why: str):
