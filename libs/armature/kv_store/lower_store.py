@@ -28,6 +28,8 @@ class Problem(Enum):
 
 GONE = frozenset({Problem.MISSING, Problem.DAMAGED})
 """There is no use in looking for the block again."""
+UNABLE = frozenset({Problem.FULL, Problem.AWAY, Problem.FAILED})
+"""The store takes nothing in at the moment."""
 
 
 class Block(NamedTuple):

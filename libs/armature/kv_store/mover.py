@@ -8,7 +8,7 @@ from itertools import groupby
 from armature.engines.host_memory import HostBlockMemory
 from armature.index.tiers import Tier
 from armature.kv_store import metrics
-from armature.kv_store.lower_store import GONE, Block, LowerStore, Problem
+from armature.kv_store.lower_store import GONE, UNABLE, Block, LowerStore, Problem
 from armature.kv_store.speed import Speed
 from armature.offload.cascade import CopyJob
 from armature.offload.store import TierStore
@@ -94,6 +94,9 @@ class Mover:
         size_bytes = self._measure(tier, "write", problems, time.monotonic() - started_s, self.writing[tier])
         metrics.written_bytes.labels(tier.name.lower()).inc(size_bytes)
         self._finish(jobs, None, problems)
+        for job, problem in zip(jobs, problems, strict=True):
+            if problem in UNABLE:
+                self._tiers.pass_on(job.digest, tier)
 
     async def _read(self, tier: Tier, blocks: Sequence[Block]) -> list[Problem | None]:
         started_s = time.monotonic()

@@ -289,6 +289,13 @@ class TierStore:
         self._tiers.keep_headroom()
         return True
 
+    def pass_on(self, digest: bytes, tier: Tier) -> None:
+        """A tier can't take a block in, for reasons of its own: offer it to the next one, from where it is now."""
+        below = next((space for lower, space in self.spaces.items() if lower > tier), None)
+        best = self._tiers.best(digest)
+        if below is not None and best is not None and best[0].tier < tier:
+            self._tiers.offer(below, best[1])
+
     # --- time and news
 
     def step(self, now_s: float) -> None:

@@ -74,7 +74,7 @@ class Tiers:
         space.touch(copy)
         below = self._offers_used.get(space.tier)
         if below is not None:
-            self._offer(below, copy)
+            self.offer(below, copy)
 
     def admits(self, space: TierSpace, digest: bytes) -> bool:
         """Whether a block that the tier does not hold may come in; a refusal is counted."""
@@ -128,7 +128,7 @@ class Tiers:
                 copy = space.start_leaving()
                 if copy is None:
                     break
-                if not self._offer(below, copy):
+                if not self.offer(below, copy):
                     self._evict(space, copy)
 
     def let_leave(self, space: TierSpace, digest: bytes) -> None:
@@ -149,7 +149,7 @@ class Tiers:
         self._changes.clear()
         return taken
 
-    def _offer(self, below: TierSpace, copy: Copy) -> bool:
+    def offer(self, below: TierSpace, copy: Copy) -> bool:
         """Have a block copied to the tier below, if it is wanted there; whether it will be."""
         digest = copy.digest
         known = below.get(digest)
