@@ -101,6 +101,28 @@ async def test_pipelined_requests_are_all_answered() -> None:
             assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
 
 
+async def test_streamed_answers_to_pipelined_requests_come_in_order_each_in_its_own_chunks() -> None:
+    """Tokens go straight to the connection, which a second answer waits for."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": True}
+    worker = make_worker(batch=1)
+    async with running_gateway(worker) as gateway, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
+        for max_tokens in (3, 5):
+            data = json.dumps(body | {"max_tokens": max_tokens, "stream_options": {"include_usage": True}}).encode()
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(data))
+            writer.write(data)
+        for max_tokens in (3, 5):
+            assert b"transfer-encoding: chunked" in await reader.readuntil(b"\r\n\r\n")
+            text = b""
+            while size := int(await reader.readline(), 16):
+                text += await reader.readexactly(size)
+                assert await reader.readexactly(2) == b"\r\n"
+            assert await reader.readexactly(2) == b"\r\n"
+            assert b'"completion_tokens":%d' % max_tokens in text
+            assert text.endswith(b"data: [DONE]\n\n")
+        writer.close()
+
+
 @pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
 async def test_a_request_that_offers_http2_keeps_its_body(name: bytes) -> None:
     body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "\r\nupgrade: x"}]}).encode()

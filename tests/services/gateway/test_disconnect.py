@@ -19,10 +19,12 @@ from tests.support.eventually import eventually
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 
 
-async def leave_when(gateway: Gateway, condition: Callable[[], Any], *, stream: bool, others: int = 0) -> None:
+async def leave_when(
+    gateway: Gateway, condition: Callable[[], Any], *, stream: bool, others: int = 0, content: str = "hello"
+) -> None:
     """Send a request and break the connection as soon as `condition` holds; then only `others` are in flight."""
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
-    body = json.dumps({**BODY, "stream": stream}).encode()
+    body = json.dumps({**BODY, "messages": [{"role": "user", "content": content}], "stream": stream}).encode()
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
     await eventually(condition)
     writer.transport.abort()
@@ -61,6 +63,15 @@ async def test_leaving_in_mid_answer_cancels_the_worker(stream: bool) -> None:
         await leave_when(gateway, lambda: len(router.progress) == 1, stream=stream)
         await eventually(lambda: worker.cancelled == [worker.requests[0].stream_id], what="the worker is told")
         await eventually(router.finished, what="the router is told")
+
+
+async def test_leaving_is_noticed_behind_a_body_that_stopped_the_reading() -> None:
+    """uvicorn reads no more of a connection from 64 KiB of a body on, until somebody takes them."""
+    worker = make_worker(step=asyncio.Event())
+    worker.card.context_length = 1_000_000
+    async with running_gateway(worker, options=ServingOptions()) as gateway:
+        await leave_when(gateway, lambda: worker.requests, stream=True, content="long " * 100_000)
+        await eventually(lambda: worker.cancelled == [worker.requests[0].stream_id], what="the worker is told")
 
 
 async def test_leaving_while_a_request_is_moved_ends_the_moving() -> None:

@@ -4,19 +4,14 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.types import ASGIApp
 
 from armature.openai.anthropic.schema import Block, MessagesBody
 from armature.openai.responses.schema import ResponseBody
 from armature.openai.schema import ChatBody, CompletionBody
-from armature.openai.serving.core import ServingCore
-from armature.openai.serving.response_store import ResponseStore
-from armature.openai.serving.rest import make_rest_app
-from tests.services.gateway.fakes import FakeRouter, listening
-from tests.services.gateway.harness import MODEL, QUICK, make_worker, running_core
+from tests.services.gateway.harness import MODEL, Gateway, make_worker, running_gateway
+from tests.support.eventually import eventually
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-3, 600), st.floats(allow_nan=False), st.text(max_size=8),
@@ -141,10 +136,9 @@ def broken(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-async def check(core: ServingCore, app: ASGIApp, route: str, content: bytes) -> None:
-    transport = httpx.ASGITransport(app)
-    async with asyncio.timeout(5), httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        response = await client.post(route, content=content)
+async def check(gateway: Gateway, route: str, content: bytes) -> None:
+    async with asyncio.timeout(5):
+        response = await gateway.client.post(route, content=content)
     if response.status_code != 200:
         assert 400 <= response.status_code < 500, response.text
         words = {"message", "type"} if route == "/v1/messages" else {"message", "type", "param", "code"}
@@ -158,24 +152,21 @@ async def check(core: ServingCore, app: ASGIApp, route: str, content: bytes) -> 
         assert response.json()["stop_reason"] in ("end_turn", "max_tokens", "stop_sequence")
     else:
         assert response.json()["choices"][0]["finish_reason"] in ("stop", "length")
-    assert core.inflight == 0
+    await eventually(lambda: gateway.core.inflight == 0)
 
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 async def fuzz(route: str, contents: st.SearchStrategy[bytes]) -> None:
-    """Run the examples against one core: they come from a thread, since hypothesis knows no running loop."""
-    worker = make_worker(batch=5)
-    router = FakeRouter([worker])
+    """Run the examples against one gateway: they come from a thread, since hypothesis knows no running loop."""
     loop = asyncio.get_running_loop()
-    async with listening(worker, router), running_core([worker], [router], QUICK) as (core, _):
-        app = make_rest_app(core, ResponseStore(None, "test"))
+    async with running_gateway(make_worker(batch=5)) as gateway:
 
         @FUZZ
         @given(contents)
         def examples(content: bytes) -> None:
-            asyncio.run_coroutine_threadsafe(check(core, app, route, content), loop).result()
+            asyncio.run_coroutine_threadsafe(check(gateway, route, content), loop).result()
 
         await asyncio.to_thread(examples)
 

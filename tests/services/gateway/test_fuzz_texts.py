@@ -5,14 +5,11 @@ import json
 from typing import Any
 
 import grpc
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from armature.openai.kserve.servicer import KServeServicer
-from armature.openai.serving.response_store import ResponseStore
-from armature.openai.serving.rest import make_rest_app
 from armature.openai.texts import DetokenizeBody, EmbeddingBody, TokenizeBody
 from armature.runtime.server import RpcServer
 from armature.third_party.kserve.v2 import inference_pb2 as pb
@@ -21,8 +18,9 @@ from armature.third_party.kserve.v2.inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from tests.services.gateway.fakes import FakeRouter, listening
-from tests.services.gateway.harness import MODEL, QUICK, make_worker, running_core
+from tests.services.gateway.harness import MODEL, QUICK, make_worker, running_core, running_gateway
 from tests.services.gateway.test_fuzz import FUZZ, JSON, MESSAGES, PROMPT, SCALARS
+from tests.support.eventually import eventually
 
 BODIES = {
     "/v1/embeddings": (EmbeddingBody, {"input": PROMPT | st.lists(st.text(max_size=5), max_size=4)}),
@@ -87,20 +85,16 @@ def bodies(draw: st.DrawFn, route: str) -> bytes:
 
 @pytest.mark.parametrize("route", BODIES)
 async def test_no_body_for_embeddings_or_tokens_is_a_server_error(route: str) -> None:
-    worker = make_worker()
-    router = FakeRouter([worker])
     loop = asyncio.get_running_loop()
-    async with listening(worker, router), running_core([worker], [router], QUICK) as (core, _):
-        app = make_rest_app(core, ResponseStore(None, "test"))
+    async with running_gateway(make_worker()) as gateway:
 
         async def check(content: bytes) -> None:
-            transport = httpx.ASGITransport(app)
-            async with asyncio.timeout(5), httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-                response = await client.post(route, content=content)
+            async with asyncio.timeout(5):
+                response = await gateway.client.post(route, content=content)
             if response.status_code != 200:
                 assert 400 <= response.status_code < 500, (content, response.text)
                 assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-            assert core.inflight == 0
+            await eventually(lambda: gateway.core.inflight == 0)
 
         @FUZZ
         @given(bodies(route))
@@ -142,6 +136,6 @@ async def test_no_kserve_message_is_a_server_error() -> None:
                     asyncio.run_coroutine_threadsafe(check(request), loop).result()
 
                 await asyncio.to_thread(examples)
-                assert core.inflight == 0
+                await eventually(lambda: core.inflight == 0)
         finally:
             await server.stop()

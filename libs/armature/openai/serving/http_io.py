@@ -1,6 +1,6 @@
 """One HTTP exchange: reading a bounded body, writing the answer, noticing that the client has left.
 
-Plain ASGI, since a streamed answer passes here once per token.
+Plain ASGI, and less than that for tokens: a streamed answer passes here once for each.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from armature.openai.errors import ApiError, invalid
+from armature.openai.serving.http_protocol import Client
 from armature.openai.serving.write_watch import WriteWatch
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -26,8 +27,6 @@ EVENT_STREAM: Headers = (
 
 PART_BYTES = 1 << 16
 """What is written before anybody looks whether the client takes it."""
-ABORT = "armature.abort"
-"""The extension of an ASGI scope by which a connection is broken off."""
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|ms)?", re.ASCII)
 
@@ -105,6 +104,7 @@ class Exchange:
         self._writes = writes
         self._is_complete = False
         self._now_s = writes.now_s
+        self._client = Client.of(scope)
 
     async def read_body(self, max_body_bytes: int, timeout_s: float) -> bytes:
         """The whole body.
@@ -162,7 +162,8 @@ class Exchange:
         """Some server-sent events; the head goes out with the first, so that errors before it keep their status."""
         if not self.has_begun:
             await self._begin(200, [*EVENT_STREAM, *self.headers])
-        await self._write(events, is_last=is_last)
+        if is_last or not self._client.write_now(events):
+            await self._write(events, is_last=is_last)
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
         self._is_complete = is_last
@@ -172,12 +173,11 @@ class Exchange:
 
     def give_up(self) -> None:
         """The client does not take its answer: end what runs inside, and the connection with what it has not taken."""
-        if abort := self.scope.get("extensions", {}).get(ABORT):
-            abort()
+        self._client.abort()
         self._leave()
 
     def _leave(self) -> None:
-        if not self._is_complete:  # servers report the end of the answer like the client's leaving
+        if not self._is_complete:
             self.has_left = True
             self._task.cancel()
 
@@ -186,22 +186,16 @@ class Exchange:
         assert task is not None
         self._task = task
         self._writes.writers.add(self)
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._client.watch(self._leave)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool:
-        self._watcher.cancel()
-        del self._watcher  # it ends with an error that leads back here: a circle, in which the connection would stay
+        self._client.watch(None)
         self._writes.writers.discard(self)
         return self.has_left and kind is asyncio.CancelledError and self._task.uncancel() == 0
 
     async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.has_begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._leave()

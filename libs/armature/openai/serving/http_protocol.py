@@ -1,14 +1,15 @@
-"""uvicorn's HTTP/1.1 connection, with bounds on what comes before a request."""
+"""uvicorn's HTTP/1.1 connection, with bounds on what comes before a request, and a short way back for its answer."""
 
 import asyncio
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from armature.openai.errors import ApiError
-from armature.openai.serving.http_io import ABORT
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers; those that come within one read may be longer."""
@@ -16,6 +17,41 @@ MAX_HEAD_BYTES = 64 * 1024
 _OFFER = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
 _NO_OFFER = b"\r\nx-offer"
 """As long as what it replaces."""
+
+_CLIENT = "armature.client"
+"""The extension of an ASGI scope that is its request's `Client`."""
+
+
+class Client:
+    """Who has sent a request: what ASGI has no words for, or a message, a coroutine and a task too many."""
+
+    __slots__ = ("_connection", "_cycle")
+
+    def __init__(self, connection: "BoundedProtocol", cycle: RequestResponseCycle) -> None:
+        self._connection = connection
+        self._cycle = cycle
+
+    @staticmethod
+    def of(scope: Scope) -> "Client":
+        """Of a request that came over a `BoundedProtocol`."""
+        return scope["extensions"][_CLIENT]
+
+    def watch(self, on_leaving: Callable[[], None] | None) -> None:
+        """Have this called once if the client leaves; None: nobody wants to know any more."""
+        self._connection.on_leaving = on_leaving
+        self._cycle.flow.resume_reading()  # or nothing would be heard of it
+
+    def write_now(self, data: bytes) -> bool:
+        """Write a chunk of a streamed answer whose head is sent; false: not now, since the client is slow or gone."""
+        cycle = self._cycle
+        if cycle.flow.write_paused or cycle.disconnected or not cycle.chunked_encoding:
+            return False
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    def abort(self) -> None:
+        """Break the connection off, with what it has not taken."""
+        self._cycle.transport.abort()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -32,6 +68,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """How many are complete."""
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self.on_leaving: Callable[[], None] | None = None
+        """Of the request that is being answered."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -40,6 +78,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
         super().connection_lost(exc)
+        if self.on_leaving is not None:
+            self.on_leaving()
 
     def data_received(self, data: bytes) -> None:
         heads, is_head = self._heads, self._awaits_head
@@ -55,10 +95,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # pyright: ignore[reportGeneralTypeIssues]
-
     def send_400_response(self, msg: str) -> None:
         """The parser can't go on."""
         self._refuse(ApiError(400, "This is not a valid HTTP/1.1 request", code="invalid_http"))
@@ -68,6 +104,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._heads += 1
         self._forget_timer()
         super().on_headers_complete()
+        self.scope["extensions"] = {_CLIENT: Client(self, self.cycle)}  # pyright: ignore[reportGeneralTypeIssues]
 
     def on_message_complete(self) -> None:
         self._awaits_head = True
