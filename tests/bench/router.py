@@ -68,7 +68,7 @@ class Client:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             frames = FrameStream[RouteRequest, RouteResponse](
-                ChannelPool().method(address, ROUTE), RouteResponse.FromString, self._take, self._on_frame
+                ChannelPool().method(address, ROUTE), RouteResponse.FromString, self._take, self._on_frames
             )
             running = tasks.create_task(frames.run())
             due_s, number = loop.time(), 0
@@ -99,9 +99,9 @@ class Client:
         self.progress.clear()
         return request
 
-    def _on_frame(self, response: RouteResponse) -> None:
+    def _on_frames(self, responses: list[RouteResponse]) -> None:
         now_s, loop = time.perf_counter(), asyncio.get_running_loop()
-        for placement in response.placements:
+        for placement in [placement for response in responses for placement in response.placements]:
             if placement.HasField("waiting"):
                 self.queued += 1
                 continue

@@ -135,9 +135,11 @@ class ChunkEncoder:
         return self._before + _encode(echo.text) + self._tail(logprobs, b"null")
 
     def piece(self, piece: Piece) -> bytes:
-        """A chunk with the piece's text, or one for each thing that it says; its finish reason is left to `finish`."""
+        """A chunk with the piece's text, or one for each thing that it says, if any; its end is left to `finish`."""
         if piece.events is not None:
-            return self._told(piece, piece.events)
+            return self._told(piece, piece.events) if piece.events or piece.tokens else b""
+        if not (piece.text or piece.tokens):
+            return b""
         if piece.tokens and (logprobs := self._form.logprobs(piece, self._echoed_characters)) is not None:
             return self._before + _encode(piece.text) + self._close + self._tail(_encode(logprobs), b"null")
         return self._before + _encode(piece.text) + self._after

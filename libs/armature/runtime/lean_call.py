@@ -37,8 +37,8 @@ class Method:
 class Listener(Protocol):
     """Whoever holds a call; called on the event loop."""
 
-    def on_message(self, data: bytes) -> None:
-        """A message has arrived."""
+    def on_messages(self, messages: list[bytes]) -> None:
+        """These have arrived at once."""
         ...
 
     def on_writable(self) -> None:
@@ -88,10 +88,10 @@ class LeanCall(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._has_heard = True
-        call, on_message = self._call, self._listener.on_message
+        call = self._call
         was_blocked = call.is_blocked
-        for message in call.feed(data):
-            on_message(message)
+        if messages := call.feed(data):
+            self._listener.on_messages(messages)
         self._flush()
         if call.ended is not None:
             self._end(call.ended)

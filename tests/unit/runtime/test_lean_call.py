@@ -72,8 +72,8 @@ class Heard:
     messages: list[bytes] = field(default_factory=list[bytes])
     writable: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def on_message(self, data: bytes) -> None:
-        self.messages.append(data)
+    def on_messages(self, messages: list[bytes]) -> None:
+        self.messages += messages
 
     def on_writable(self) -> None:
         self.writable.set()

@@ -1,4 +1,8 @@
-"""One request on a worker's stream: a bounded queue between the stream's reader and the request's own task."""
+"""One request on a worker's stream: a bounded queue between the stream's reader and the request's own task.
+
+A task that is woken for a token costs more than the token. So what has arrived is offered to `on_deltas` first, where
+there is one; only what that does not take waits for the task.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -43,7 +47,7 @@ AT_ONCE_TOKENS = 64
 
 
 class DecodeCall:
-    """One reader; `close` when done with it, in any case. The stream it belongs to calls `push` and `fail`."""
+    """One reader; `close` when done with it, in any case. Its stream calls `push`, `deliver` and `fail`."""
 
     __slots__ = (
         "_deltas",
@@ -55,11 +59,14 @@ class DecodeCall:
         "_limits",
         "_tokens",
         "_waiter",
+        "on_deltas",
         "stream_id",
     )
 
     def __init__(self, stream_id: int, limits: Limits, now_s: float, end: "Callable[[DecodeCall], None]") -> None:
         self.stream_id = stream_id
+        self.on_deltas: Callable[[list[TokenDelta]], bool] | None = None
+        """Is offered what arrives while `read` waits, and says whether it has taken it."""
         self._limits = limits
         self._last_s = now_s
         self._end = end
@@ -108,7 +115,7 @@ class DecodeCall:
         self._end(self)
 
     def push(self, delta: TokenDelta, now_s: float) -> None:
-        """A delta has arrived."""
+        """A delta has arrived; `deliver` when it is the last for now."""
         self._last_s = now_s
         self._is_begun = True
         self._deltas.append(delta)
@@ -116,6 +123,19 @@ class DecodeCall:
         if self._tokens > self._limits.max_buffered_tokens:
             self.fail(ClientTooSlowError())
             self._end(self)
+
+    def deliver(self) -> None:
+        """Hand on what has arrived."""
+        if self._waiter is None or self._waiter.done():
+            return  # the reader is not done with what came before
+        if self.on_deltas is not None and self._failure is None and self._tokens <= AT_ONCE_TOKENS:
+            try:
+                if self.on_deltas(self._deltas):
+                    self._deltas, self._tokens = [], 0
+                    return
+            except Exception as error:  # the others on the stream have no part in it
+                self._deltas, self._tokens = [], 0
+                self.fail(error)
         self._wake()
 
     def fail(self, failure: Exception) -> None:

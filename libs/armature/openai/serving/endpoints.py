@@ -1,7 +1,7 @@
 """`/v1/chat/completions` and `/v1/completions`: from bytes to an answer, whole or streamed."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
@@ -104,11 +104,12 @@ class GenerateEndpoint(Endpoint):
                 chunks = encoders[piece.index] = ChunkEncoder(form, piece.index)
             if form.counts_on:
                 chunks.count(generation.usage)
+            elif is_first and len(generations) == 1:
+                generation.on_piece = _sender(exchange, chunks)
             if is_first:
                 place = piece.index // of_each
                 events = chunks.start((await order.shown(place, generations[place * of_each])).echo)
-            if piece.text or piece.tokens or piece.events:
-                events += chunks.piece(piece)
+            events += chunks.piece(piece)
             if piece.finish_reason is not None:
                 unfinished -= 1
                 events += chunks.finish(piece.finish_reason, generation.info if generation.job.include_info else None)
@@ -133,6 +134,10 @@ class GenerateEndpoint(Endpoint):
         prompts = [await order.shown(place, first) for place, first in enumerate(firsts)]
         info = firsts[0].info if firsts[0].job.include_info else None
         await exchange.send_json(200, whole_answer(form, answers, choices.usage, info, prompts))
+
+
+def _sender(exchange: Exchange, chunks: ChunkEncoder) -> Callable[[Piece], bool]:
+    return lambda piece: exchange.send_more(chunks.piece(piece))
 
 
 def _text(ask: Ask, job: Job) -> str:

@@ -21,18 +21,22 @@ In = TypeVar("In")
 
 
 class FrameStream(Generic[Out, In]):
-    """Runs one call. `take` composes the next frame from what is waiting; `on_frame` gets what arrives.
+    """Runs one call. `take` composes the next frame from what is waiting; `on_frames` gets what arrives at once.
 
     The waiting list is the owner's, and bounded by the owner.
     """
 
     def __init__(
-        self, method: Method, read: Callable[[bytes], In], take: Callable[[], Out], on_frame: Callable[[In], None]
+        self,
+        method: Method,
+        read: Callable[[bytes], In],
+        take: Callable[[], Out],
+        on_frames: Callable[[list[In]], None],
     ) -> None:
         self._method = method
         self._read = read
         self._take = take
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._call: LeanCall | None = None
         self._is_waiting = False
         """Whether there is something to take."""
@@ -57,8 +61,9 @@ class FrameStream(Generic[Out, In]):
             self._call.close()
             self._call = None
 
-    def on_message(self, data: bytes) -> None:
-        self._on_frame(self._read(data))
+    def on_messages(self, messages: list[bytes]) -> None:
+        read = self._read
+        self._on_frames([read(data) for data in messages])
 
     def on_writable(self) -> None:
         if self._is_waiting and not self._is_due and self._call is not None and self._call.is_writable:

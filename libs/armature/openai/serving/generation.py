@@ -57,7 +57,11 @@ _REASONS = {FINISH_REASON_STOP: STOP, FINISH_REASON_LENGTH: LENGTH}
 
 
 class Generation:
-    """Serves one job; `pieces` is iterated once, and closed by whoever iterates it. Then `on_end` is called."""
+    """Serves one job; `pieces` is iterated once, and closed by whoever iterates it. Then `on_end` is called.
+
+    Who can take pieces without waiting sets `on_piece`: it gets those that come while the iteration waits, and says
+    whether it could take more. The first and the last, and what goes wrong, come by iteration in any case.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,8 @@ class Generation:
         self.info = ServingInfo()
         """How the request is being served; complete once the first piece is there."""
         self.migrations = 0
+        self.on_piece: Callable[[Piece], bool] | None = None
+        self._takes_pieces = False
         self._router = router
         self._workers = workers
         self._options = options
@@ -130,21 +136,20 @@ class Generation:
                 call = self._open(attempt_id, assignment)
                 known = len(self._output)
                 try:
-                    is_told = False
+                    is_told = self._takes_pieces = False
                     while True:
                         piece = self._accept(await call.read())
                         if piece.token_ids and not is_told:
                             is_told = True
                             ledger.first_token(attempt_id, self._worker_cached_tokens)
                         if piece.token_ids or piece.finish_reason is not None:
-                            if self.job.chat is not None:
-                                self._said += piece.said
                             yield piece
                         if piece.finish_reason is not None:
                             self.finish_reason = piece.finish_reason
                             return
                         if self._failure is not None:
                             raise self._failure
+                        self._takes_pieces = is_told
                 except WorkerFailedError as failure:
                     self._failure = None
                     self._move_on(assignment.worker_id, str(failure))
@@ -210,7 +215,10 @@ class Generation:
         self.info.decode_worker = assignment.worker_id
         self.info.reason = assignment.reason
         self._worker_cached_tokens = 0
-        return self._workers.open(assignment.worker_id, assignment.address, request, limits)
+        call = self._workers.open(assignment.worker_id, assignment.address, request, limits)
+        if not job.stop:  # which could be found in any piece
+            call.on_deltas = self._pass_on
+        return call
 
     def _move_on(self, worker_id: str, why: str) -> None:
         log.warning("request %s leaves %s after %d tokens: %s", self.job.request_id, worker_id, len(self._output), why)
@@ -224,6 +232,18 @@ class Generation:
         MIGRATIONS.inc()
 
     # --- tokens
+
+    def _pass_on(self, deltas: Sequence[TokenDelta]) -> bool:
+        """Give `on_piece` what these add, unless that could be the last piece, or a failure."""
+        if not self._takes_pieces or self.on_piece is None:
+            return False
+        known = len(self._output)
+        for delta in deltas:
+            if delta.output_index != known or delta.finish_reason:
+                return False
+            known += len(delta.token_ids)
+        self._takes_pieces = self.on_piece(self._accept(deltas))
+        return True
 
     def _accept(self, deltas: Sequence[TokenDelta]) -> Piece:
         """What the deltas add to the answer. What ends them badly is left in `_failure`: first goes what is good."""
@@ -253,7 +273,10 @@ class Generation:
         if token_ids and not self.job.max_tokens:
             del output[:]
             return self._assembler.feed((), (), LENGTH if self._failure is None else None)
-        return self._assembler.feed(token_ids, logprobs, reason)
+        piece = self._assembler.feed(token_ids, logprobs, reason)
+        if self.job.chat is not None:
+            self._said += piece.said
+        return piece
 
     def _take_scores(self, told: PromptLogprobs) -> bool:
         """Whether all is told that is to be told of the prompt."""

@@ -162,8 +162,16 @@ class Exchange:
         """Some server-sent events; the head goes out with the first, so that errors before it keep their status."""
         if not self.has_begun:
             await self._begin(200, [*EVENT_STREAM, *self.headers])
-        if is_last or not self._client.write_now(events):
+        if self._client.takes_chunks and not is_last:
+            self._client.write_chunk(events)
+        else:
             await self._write(events, is_last=is_last)
+
+    def send_more(self, events: bytes) -> bool:
+        """Some more server-sent events, at once; false: wait with the next ones until `send_events` has sent them."""
+        if events:
+            self._client.write_chunk(events)
+        return self._client.takes_chunks
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
         self._is_complete = is_last

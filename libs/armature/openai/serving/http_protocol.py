@@ -41,13 +41,15 @@ class Client:
         self._connection.on_leaving = on_leaving
         self._cycle.flow.resume_reading()  # or nothing would be heard of it
 
-    def write_now(self, data: bytes) -> bool:
-        """Write a chunk of a streamed answer whose head is sent; false: not now, since the client is slow or gone."""
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether a streamed answer can be written on at once: its head is sent, the client neither slow nor gone."""
         cycle = self._cycle
-        if cycle.flow.write_paused or cycle.disconnected or not cycle.chunked_encoding:
-            return False
-        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        return True
+        return not (cycle.flow.write_paused or cycle.disconnected) and bool(cycle.chunked_encoding)
+
+    def write_chunk(self, data: bytes) -> None:
+        """Write some of a streamed answer."""
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def abort(self) -> None:
         """Break the connection off, with what it has not taken."""

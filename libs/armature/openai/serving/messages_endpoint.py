@@ -8,6 +8,7 @@ from armature.openai.anthropic.answer import MessageAnswer
 from armature.openai.anthropic.asks import NAMES, count_ask, message_ask, shows_thinking
 from armature.openai.anthropic.errors import error_event
 from armature.openai.anthropic.schema import CountBody, MessagesBody
+from armature.openai.assembler import Piece
 from armature.openai.renaming import renaming
 from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
@@ -45,6 +46,12 @@ class MessagesEndpoint(Endpoint):
     async def _make(self, generation: Generation, answer: MessageAnswer, stream: Exchange | None) -> None:
         """All of the answer but its last events."""
         has_begun = False
+
+        def more(piece: Piece) -> bool:
+            answer.feed(piece.said)
+            return stream is not None and stream.send_more(answer.take_events())
+
+        generation.on_piece = more if stream is not None else None
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
                 if not has_begun:

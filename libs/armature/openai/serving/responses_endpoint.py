@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from armature.openai.assembler import Piece
 from armature.openai.errors import ApiError, invalid
 from armature.openai.logprobs import chat_logprobs
 from armature.openai.renaming import renaming
@@ -110,10 +111,18 @@ class ResponsesEndpoint(Endpoint):
         """All of the answer but the last events, which are told once it has been kept."""
         job = generation.job
         vocabulary, top = job.model.tokenizer.vocabulary, job.sampling.top_logprobs
+
+        def feed(piece: Piece) -> None:
+            answer.feed(piece.said, chat_logprobs(vocabulary, piece, top)["content"] if piece.tokens else ())
+
+        def more(piece: Piece) -> bool:
+            feed(piece)
+            return stream is not None and stream.send_more(answer.take_events())
+
+        generation.on_piece = more if stream is not None else None
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
-                logprobs = chat_logprobs(vocabulary, piece, top)["content"] if piece.tokens else ()
-                answer.feed(piece.said, logprobs)
+                feed(piece)
                 if piece.finish_reason is not None:
                     info = generation.info if job.include_info else None
                     answer.finish(piece.finish_reason, generation.usage, int(time.time()), info)

@@ -136,7 +136,7 @@ class _RouterStream:
     def __init__(self, router_id: str, method: Method) -> None:
         self._router_id = router_id
         self._frames = FrameStream[RouteRequest, RouteResponse](
-            method, RouteResponse.FromString, self._take, self._on_frame
+            method, RouteResponse.FromString, self._take, self._on_frames
         )
         self._ids = itertools.count(1)
         self._queries: dict[int, Query] = {}
@@ -220,8 +220,8 @@ class _RouterStream:
             self._telling = None
         return request
 
-    def _on_frame(self, response: RouteResponse) -> None:
-        for placement in response.placements:
+    def _on_frames(self, responses: list[RouteResponse]) -> None:
+        for placement in [placement for response in responses for placement in response.placements]:
             if placement.HasField("waiting"):
                 if placement.query_id in self._answers:
                     self._answers[placement.query_id].on_waiting(placement.waiting.within_s)

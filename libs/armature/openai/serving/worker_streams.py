@@ -94,7 +94,7 @@ class WorkerStreams:
 class _WorkerStream:
     def __init__(self, worker_id: str, method: Method) -> None:
         self._worker_id = worker_id
-        self._frames = FrameStream[DecodeFrame, TokenFrame](method, TokenFrame.FromString, self._take, self._on_frame)
+        self._frames = FrameStream[DecodeFrame, TokenFrame](method, TokenFrame.FromString, self._take, self._on_frames)
         self._ids = itertools.count(1)
         self._calls: dict[int, DecodeCall] = {}
         self._requests: dict[int, DecodeRequest] = {}
@@ -148,16 +148,20 @@ class _WorkerStream:
         self._cancels.clear()
         return frame
 
-    def _on_frame(self, frame: TokenFrame) -> None:
+    def _on_frames(self, frames: list[TokenFrame]) -> None:
         now_s = self._now_s()
         calls = self._calls
-        for delta in frame.deltas:
+        reached: dict[DecodeCall, None] = {}
+        for delta in [delta for frame in frames for delta in frame.deltas]:
             call = calls.get(delta.stream_id)
             if call is None:
                 continue  # cancelled here; the worker did not know yet
             call.push(delta, now_s)
+            reached[call] = None
             if delta.finish_reason:
                 calls.pop(delta.stream_id, None)
+        for call in reached:
+            call.deliver()
         if not self.is_wanted:
             self.end_when_idle()
 
