@@ -35,6 +35,8 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template does not compile: {error}") from error
+        # Of a chain of mappings, as which they come, every rendering would look up each by itself.
+        self._template.globals = dict(self._template.globals)
         self._names = dict(names)
         self.source = source
 

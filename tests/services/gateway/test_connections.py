@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from armature.openai.serving.http_io import Exchange
 from armature.openai.serving.http_protocol import MAX_HEAD_BYTES
 from armature.openai.serving.http_server import HttpServer
-from tests.services.gateway.harness import MODEL, make_worker, running_gateway
+from armature.openai.serving.write_watch import WriteWatch
+from tests.services.gateway.harness import EOS, MODEL, encode, make_worker, running_gateway
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 IDLE_S = 1
@@ -25,8 +27,8 @@ async def _live(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def connection() -> AsyncGenerator[Streams, None]:
-    server = HttpServer(_live, "127.0.0.1", 0, idle_timeout_s=IDLE_S)
+async def connection(app: ASGIApp = _live) -> AsyncGenerator[Streams, None]:
+    server = HttpServer(app, "127.0.0.1", 0, idle_timeout_s=IDLE_S)
     running = asyncio.create_task(server.run())
     await server.started()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -120,6 +122,50 @@ async def test_streamed_answers_to_pipelined_requests_come_in_order_each_in_its_
             assert await reader.readexactly(2) == b"\r\n"
             assert b'"completion_tokens":%d' % max_tokens in text
             assert text.endswith(b"data: [DONE]\n\n")
+        writer.close()
+
+
+async def test_a_stream_begins_with_its_head_though_its_first_tokens_are_no_character_yet() -> None:
+    async with running_gateway(make_worker(answer=(*encode("🙂 fine"), EOS), batch=1)) as gateway:
+        body = {"model": MODEL, "prompt": "hello", "stream": True}
+        response = await gateway.client.post("/v1/completions", json=body)
+        assert response.status_code == 200
+        events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+        assert "".join(event["choices"][0]["text"] for event in events) == "🙂 fine"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_asks_for_the_head_gets_no_body(stream: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, WriteWatch(5.0), headers=())
+        if stream:
+            await exchange.send_events(b"data: 1\n\n")
+            await exchange.send_events(b"data: 2\n\n", is_last=True)
+        else:
+            await exchange.send_json(200, b"{}")
+
+    async with connection(app) as (reader, writer), asyncio.timeout(5):
+        for _ in range(2):
+            writer.write(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert body == (b"9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n" if stream else b"{}")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_the_last_of_its_connection_if_the_client_wants_that(stream: bool) -> None:
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": stream}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    async with running_gateway(make_worker()) as gateway, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(gateway.url).port)
+        writer.write(head % len(body) + body)
+        said, _, answer = (await reader.read()).partition(b"\r\n\r\n")
+        assert said.count(b"connection: close") == 1
+        if stream:
+            assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        else:
+            assert b"content-length: %d" % len(answer) in said
         writer.close()
 
 

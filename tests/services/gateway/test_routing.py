@@ -311,7 +311,7 @@ async def test_an_answer_in_the_moment_in_which_its_client_leaves_is_given_back(
         placement = Placement(query_id=query_id)
         placement.assigned.worker_id = "worker-a"
         asking.cancel()  # the task has not run since when the answer comes
-        stream._on_frame(RouteResponse(placements=[placement]))
+        stream._on_frames([RouteResponse(placements=[placement])])
         await asyncio.gather(asking, return_exceptions=True)
         await eventually(lambda: len(route.told) == 2, what="the router is told")
         (progress,) = route.told[1].progress

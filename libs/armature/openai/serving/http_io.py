@@ -13,8 +13,9 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from armature.openai.errors import ApiError, invalid
-from armature.openai.serving.http_protocol import Client
+from armature.openai.serving.http_protocol import CLOSE, Client
 from armature.openai.serving.write_watch import WriteWatch
+from armature.openai.tenancy.admission import current_admission
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -113,6 +114,10 @@ class Exchange:
             ApiError: 413 if it is too large, 408 if it does not come in time.
             ClientLeftError: it ends early.
         """
+        if (body := self._client.whole_body()) is not None:
+            if len(body) > max_body_bytes:
+                raise body_too_large(max_body_bytes)
+            return body
         parts: list[bytes] = []
         size = 0
         try:
@@ -143,11 +148,11 @@ class Exchange:
 
     async def send_json(self, status: int, body: bytes, headers: Headers = ()) -> None:
         """A whole answer. A large one is written as the client takes it: at once, it would wait here for ever."""
-        length = (b"content-length", str(len(body)).encode())
-        await self._begin(status, [JSON, length, *self.headers, *headers])
-        for start in range(0, len(body) - PART_BYTES, PART_BYTES):
+        first, size = body[:PART_BYTES], len(body)
+        self._begin(status, (JSON, *self.headers, *headers), first, size)
+        for start in range(PART_BYTES, size, PART_BYTES):
             await self._write(body[start : start + PART_BYTES], is_last=False)
-        await self._write(body[(len(body) - 1) // PART_BYTES * PART_BYTES :] if body else b"", is_last=True)
+        await self._write(b"", is_last=True)
 
     async def send_error(self, error: ApiError) -> None:
         """An error in OpenAI's shape, with Retry-After if there is a time to name."""
@@ -155,22 +160,25 @@ class Exchange:
         if error.retry_after_s > 0:
             extra.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
         if error.status in (408, 413):  # part of the body is still coming: this connection is of no more use
-            extra.append((b"connection", b"close"))
+            extra.append(CLOSE)
         await self.send_json(error.status, error.to_json(), extra)
 
     async def send_events(self, events: bytes, *, is_last: bool = False) -> None:
         """Some server-sent events; the head goes out with the first, so that errors before it keep their status."""
         if not self.has_begun:
-            await self._begin(200, [*EVENT_STREAM, *self.headers])
-        if self._client.takes_chunks and not is_last:
-            self._client.write_chunk(events)
-        else:
+            self._begin(200, (*EVENT_STREAM, *self.headers), events)
+            events = b""
+        if is_last or not self._client.takes_chunks:
             await self._write(events, is_last=is_last)
+        elif events:
+            self._client.write_chunk(events)
 
     def send_more(self, events: bytes) -> bool:
         """Some more server-sent events, at once; false: wait with the next ones until `send_events` has sent them."""
-        if events:
+        if events and self.has_begun:
             self._client.write_chunk(events)
+        elif events:
+            self._begin(200, (*EVENT_STREAM, *self.headers), events)
         return self._client.takes_chunks
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
@@ -204,6 +212,8 @@ class Exchange:
         self._writes.writers.discard(self)
         return self.has_left and kind is asyncio.CancelledError and self._task.uncancel() == 0
 
-    async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def _begin(self, status: int, headers: Headers, body: bytes, size: int | None = None) -> None:
         self.has_begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        admission = current_admission()
+        limits = admission.headers() if admission is not None else ()
+        self._client.begin(status, (*headers, *limits), body, size)

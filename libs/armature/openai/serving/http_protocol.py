@@ -2,24 +2,28 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from armature.openai.errors import ApiError
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers; those that come within one read may be longer."""
 
+CLOSE = (b"connection", b"close")
+"""The header of an answer after which nothing more is read."""
+
 _OFFER = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
 _NO_OFFER = b"\r\nx-offer"
 """As long as what it replaces."""
 
 _CLIENT = "armature.client"
-"""The extension of an ASGI scope that is its request's `Client`."""
+"""The extension of an ASGI scope by which its request's `Client` is found."""
 
 
 class Client:
@@ -33,13 +37,45 @@ class Client:
 
     @staticmethod
     def of(scope: Scope) -> "Client":
-        """Of a request that came over a `BoundedProtocol`."""
-        return scope["extensions"][_CLIENT]
+        """Of a request that came over a `BoundedProtocol` and is being answered."""
+        connection, cycle = scope["extensions"][_CLIENT]
+        return Client(connection(), cycle())
 
     def watch(self, on_leaving: Callable[[], None] | None) -> None:
         """Have this called once if the client leaves; None: nobody wants to know any more."""
         self._connection.on_leaving = on_leaving
         self._cycle.flow.resume_reading()  # or nothing would be heard of it
+
+    def whole_body(self) -> bytes | None:
+        """The request's body, if all of it has come; then nothing is left to receive."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def begin(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, size: int | None = None) -> None:
+        """Send the head of the answer and the first of its body in one write.
+
+        `size` is that of the whole body; None: nobody knows, it is chunked.
+        """
+        cycle = self._cycle
+        if cycle.disconnected:
+            return
+        wants_body = cycle.scope["method"] != "HEAD"
+        cycle.response_started, cycle.waiting_for_100_continue = True, False
+        cycle.chunked_encoding = size is None and wants_body
+        if CLOSE in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers = (*headers, CLOSE)
+        parts = [STATUS_LINE[status], *[b"%b: %b\r\n" % header for header in headers]]
+        if size is None:
+            parts += b"transfer-encoding: chunked\r\n\r\n", _chunk(body)
+        else:
+            cycle.expected_content_length = size - len(body)
+            parts += b"content-length: %d\r\n\r\n" % size, body
+        cycle.transport.write(b"".join(parts if wants_body else parts[:-1]))
 
     @property
     def takes_chunks(self) -> bool:
@@ -49,11 +85,15 @@ class Client:
 
     def write_chunk(self, data: bytes) -> None:
         """Write some of a streamed answer."""
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self._cycle.transport.write(_chunk(data))
 
     def abort(self) -> None:
         """Break the connection off, with what it has not taken."""
         self._cycle.transport.abort()
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -106,7 +146,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._heads += 1
         self._forget_timer()
         super().on_headers_complete()
-        self.scope["extensions"] = {_CLIENT: Client(self, self.cycle)}  # pyright: ignore[reportGeneralTypeIssues]
+        # Weak, since both hold the scope: in a circle they would stay until the collector comes by.
+        found = {_CLIENT: (weakref.ref(self), weakref.ref(self.cycle))}
+        self.scope["extensions"] = found  # pyright: ignore[reportGeneralTypeIssues]
 
     def on_message_complete(self) -> None:
         self._awaits_head = True

@@ -7,11 +7,10 @@ import datetime
 import hmac
 from collections.abc import Awaitable, Iterable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, blamed
-from armature.openai.tenancy.admission import current_admission
 from armature.openai.tenancy.caller import ANYBODY, Caller, found_caller, set_caller
 from armature.openai.tenancy.keys import KeyTable, digest_of
 from armature.openai.tenancy.nearness import is_local
@@ -107,8 +106,6 @@ class Doorkeeper:
                 except ApiError as error:
                     return _refuse(scope, send, error)
                 set_caller(caller)
-                if caller.limits:
-                    send = _with_limits(send)
             return app(scope, receive, send)
 
         return guarded
@@ -139,17 +136,6 @@ def presented_key(headers: "Iterable[tuple[bytes | str, bytes | str]]") -> str:
 
 def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode("latin-1")
-
-
-def _with_limits(send: Send) -> Send:
-    """Tell in the answer's headers what the tenant may still use."""
-
-    async def tell(message: Message) -> None:
-        if message["type"] == "http.response.start" and (admission := current_admission()) is not None:
-            message = {**message, "headers": [*message["headers"], *admission.headers()]}
-        await send(message)
-
-    return tell
 
 
 async def _refuse(scope: Scope, send: Send, error: ApiError) -> None:
