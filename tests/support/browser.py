@@ -146,7 +146,7 @@ class Page:
 @asynccontextmanager
 async def running_browser() -> AsyncIterator[Page]:
     """A browser with an empty profile and one tab."""
-    assert BROWSER is not None
+    assert BROWSER is not None, "there is no Chromium here"
     with tempfile.TemporaryDirectory(prefix="armature-browser-", ignore_cleanup_errors=True) as profile:
         down_read, down_write = os.pipe()
         up_read, up_write = os.pipe()

@@ -2,16 +2,16 @@
 
 import { h, s } from "./dom.js";
 
-export const WINDOW_S = 600;
+const WINDOWS_MIN = [2, 5, 10];
 const W = 1000;
 const H = 100;
 
 // `series` are {name, color, value(point)}; `hover` is null or where the pointer is, from 0 to 1.
 export function plot({ title, about, series, points, now, format, hover }) {
-  const start = now - WINDOW_S;
-  const shown = points.filter((point) => point.at >= start);
+  const { minutes, start, shown } = past(points, now);
+  const x = (at) => ((at - start) / (minutes * 60)) * W;
   const top = ceiling(Math.max(0, ...series.flatMap((one) => shown.map((point) => one.value(point) ?? 0))));
-  const told = hover === null ? shown.at(-1) : nearest(shown, start + hover * WINDOW_S);
+  const told = hover === null ? shown.at(-1) : nearest(shown, start + hover * minutes * 60);
   const isEmpty = !shown.some((point) => series.some((one) => one.value(point) !== null && one.value(point) > 0));
   const summary = series.map((one) => `${one.name} ${format(told ? one.value(told) : null)}`).join(", ");
   return h(
@@ -33,18 +33,18 @@ export function plot({ title, about, series, points, now, format, hover }) {
         "svg",
         { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" },
         [0, 50, 100].map((y) => s("line", { x1: 0, x2: W, y1: y, y2: y, class: "grid" })),
-        series.map((one) => s("path", { d: path(shown, one.value, start, top), stroke: one.color })),
+        series.map((one) => s("path", { d: path(shown, one.value, x, top), stroke: one.color })),
         hover !== null && told
-          ? s("line", { x1: x(told.at, start), x2: x(told.at, start), y1: 0, y2: H, class: "cross" })
+          ? s("line", { x1: x(told.at), x2: x(told.at), y1: 0, y2: H, class: "cross" })
           : null,
       ),
-      isEmpty ? h("p", { class: "plot-empty" }, "Nothing in the last ten minutes") : null,
+      isEmpty ? h("p", { class: "plot-empty" }, `Nothing in the last ${minutes} minutes`) : null,
     ),
     h(
       "div",
       { class: "times", "aria-hidden": "true" },
-      h("span", {}, "10 min ago"),
-      h("span", {}, hover !== null && told ? clock(told.at) : "5 min"),
+      h("span", {}, `${minutes} min ago`),
+      h("span", {}, hover !== null && told ? clock(told.at) : ""),
       h("span", {}, "now"),
     ),
   );
@@ -52,17 +52,24 @@ export function plot({ title, about, series, points, now, format, hover }) {
 
 // A line without anything around it.
 export function spark(points, value, now, color) {
-  const start = now - WINDOW_S;
-  const shown = points.filter((point) => point.at >= start);
+  const { minutes, start, shown } = past(points, now);
   const top = Math.max(1e-9, ...shown.map((point) => value(point) ?? 0)) * 1.1;
   return s(
     "svg",
     { class: "spark", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-    s("path", { d: path(shown, value, start, top), stroke: color }),
+    s("path", { d: path(shown, value, (at) => ((at - start) / (minutes * 60)) * W, top), stroke: color }),
   );
 }
 
-function path(points, value, start, top) {
+// The shortest window that all points fit into, and those that fit into the longest.
+function past(points, now) {
+  const age = points.length ? now - points[0].at : 0;
+  const minutes = WINDOWS_MIN.find((some) => some * 60 >= age) ?? WINDOWS_MIN.at(-1);
+  const start = now - minutes * 60;
+  return { minutes, start, shown: points.filter((point) => point.at >= start) };
+}
+
+function path(points, value, x, top) {
   let made = "";
   let isDown = false;
   for (const point of points) {
@@ -71,14 +78,12 @@ function path(points, value, start, top) {
       isDown = false;
       continue;
     }
-    made += `${isDown ? "L" : "M"}${x(point.at, start).toFixed(1)} ${(H - (y / top) * H).toFixed(1)}`;
+    made += `${isDown ? "L" : "M"}${x(point.at).toFixed(1)} ${(H - (y / top) * H).toFixed(1)}`;
     if (!isDown) made += "h0.01"; // a point alone is seen, too
     isDown = true;
   }
   return made;
 }
-
-const x = (at, start) => ((at - start) / WINDOW_S) * W;
 
 function nearest(points, at) {
   return points.reduce((best, point) => (best && Math.abs(best.at - at) <= Math.abs(point.at - at) ? best : point), undefined);
