@@ -7,7 +7,7 @@ export function seconds(value) {
   const size = Math.abs(value);
   if (size === 0) return "0 s";
   if (size < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
-  if (size < 0.01) return `${(value * 1e3).toFixed(1)} ms`;
+  if (size < 0.00995) return `${(value * 1e3).toFixed(1)} ms`;
   if (size < 1) return `${(value * 1e3).toFixed(0)} ms`;
   if (size < 10) return `${value.toFixed(2)} s`;
   return size < 120 ? `${value.toFixed(1)} s` : `${(value / 60).toFixed(1)} min`;

@@ -9,7 +9,7 @@ const tokens = (value) => perSecond(value, count);
 
 // name, what it means, how it sorts, how it looks
 const COLUMNS = [
-  ["Worker", "Its id and machine", (one) => one.id, (one) => [dot(one), h("span", { class: "name" }, h("b", { title: one.id }, short(one.id)), h("small", {}, one.problem || (one.state === "draining" ? "draining" : one.node)))]],
+  ["Worker", "Its id and machine", (one) => one.id, (one) => h("span", { class: "who" }, dot(one), h("span", { class: "name" }, h("b", { title: one.id }, short(one.id)), h("small", {}, one.problem || (one.state === "draining" ? "draining" : one.node))))],
   ["Role", "", (one) => one.role, (one) => h("span", { class: "role", "data-role": one.role }, one.role)],
   ["Model", "And what computes it", (one) => one.model, (one) => h("span", { class: "name" }, h("span", { title: one.model }, one.model), h("small", {}, one.engine))],
   ["Load", "Requests running, of as many as it takes, and waiting", (one) => one.running + one.waiting, (one) => load(one), "num"],
