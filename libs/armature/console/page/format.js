@@ -45,6 +45,9 @@ export function share(value) {
   return `${percent > 0 && percent < 1 ? "<1" : percent > 99 && percent < 100 ? ">99" : Math.round(percent)} %`;
 }
 
+// Without the zeros that only keep changing numbers in line.
+export const plain = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
+
 export function ago(secondsAgo) {
   const past = Math.max(0, secondsAgo);
   if (past < 1.5) return "now";

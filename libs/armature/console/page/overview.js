@@ -14,7 +14,8 @@ export function overview(cell, traffic, state) {
     figures(cell, traffic, workers),
     h("div", { class: "plots" }, plots(cell, traffic, state.hover)),
     fleet(workers),
-    h("div", { class: "columns" }, memory(cell, workers), transfers(cell), plan(cell)),
+    h("div", { class: "columns" }, memory(cell, workers), transfers(cell), Object.keys(cell.planners).length ? null : plan(cell)),
+    Object.keys(cell.planners).length ? plan(cell) : null,
     control(cell),
   ];
 }

@@ -1,6 +1,7 @@
 // Small plots over the last minutes: lines in SVG that stretch with their box, text beside them in HTML.
 
 import { h, s } from "./dom.js";
+import { plain } from "./format.js";
 
 const WINDOWS_MIN = [2, 5, 10];
 const W = 1000;
@@ -28,7 +29,7 @@ export function plot({ title, about, series, points, now, format, hover }) {
     h(
       "div",
       { class: "plot-area", role: "img", "aria-label": `${title}: ${summary}` },
-      [1, 0.5, 0].map((part) => h("span", { class: "tick", style: { top: `${(1 - part) * 100}%` } }, round(format(top * part)))),
+      [1, 0.5, 0].map((part) => h("span", { class: "tick", style: { top: `${(1 - part) * 100}%` } }, plain(format(top * part)))),
       s(
         "svg",
         { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" },
@@ -96,5 +97,4 @@ function ceiling(value) {
   return power * [1, 2, 5, 10].find((step) => step * power >= value * 0.999);
 }
 
-const round = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
 const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
