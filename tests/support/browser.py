@@ -43,7 +43,7 @@ class Wire:
         message = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         os.write(self._descriptor, json.dumps(message).encode() + b"\0")
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(2 * TIMEOUT_S):  # a page that waits in vain says so itself before
             told = await answer
         assert "error" not in told, f"{method}: {told.get('error')}"
         return told["result"]

@@ -45,8 +45,10 @@ function draw() {
     const name = document.getElementById("cell-name");
     name.hidden = !feed.cell;
     if (feed.cell) name.textContent = feed.cell.namespace;
+    const appears = view === "chat" && chat.element.hidden;
     chat.element.hidden = view !== "chat";
     live.hidden = view === "chat";
+    if (appears) chat.text.focus(); // not before: what is hidden takes no focus
     if (view === "chat") chat.models(Object.keys(feed.cell?.models ?? {}));
     else morph(live, h("div", { id: "live" }, ...content(view, id)));
   });
@@ -67,7 +69,6 @@ function moved() {
     else link.removeAttribute("aria-current");
   }
   decisions.show(view === "decisions", id);
-  if (view === "chat") chat.focus();
   draw();
 }
 

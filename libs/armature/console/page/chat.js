@@ -42,10 +42,6 @@ export class Chat {
     });
   }
 
-  focus() {
-    setTimeout(() => this.text.focus());
-  }
-
   greet() {
     this.log.replaceChildren(h("p", { class: "empty" }, "What you ask goes through this gateway like any other request. Each answer tells where it was made, how soon it began, and what of the prompt was cached."));
   }
