@@ -79,7 +79,7 @@ class KvOffloadServicer(kv_offload_pb2_grpc.KvOffloadServicer, worker_pb2_grpc.B
         speeds = opened.store.mover.reading
         return pb.SeeResponse(
             speeds=[
-                TierSpeed(tier=WireTier.ValueType(tier), bytes_per_s=speed.bytes_per_s)
+                TierSpeed(tier=WireTier.ValueType(tier), bytes_per_s=speed.bytes_per_s, latency_s=speed.latency_s)
                 for tier, speed in speeds.items()
                 if speed.bytes_per_s
             ]
