@@ -55,6 +55,13 @@ class Reach(NamedTuple):
     to be onboarded, in order."""
 
 
+class ReachMasks(NamedTuple):
+    """A `Reach` as masks by depth, shallowest first; `PrefixIndex.slots` says whose bit is whose."""
+
+    device: Ends
+    lower: dict[Tier, Ends]
+
+
 class _Source:
     """What one worker holds, and its bit."""
 
@@ -87,6 +94,14 @@ class PrefixIndex:
         self._made: dict[tuple[int, int], dict[str, int]] = {}
         self._holdings = 0
         self._evicted = 0
+        self._slots: tuple[str, ...] | None = None
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Worker by the number of its bit in masks; empty where there is none. The same tuple until that changes."""
+        if self._slots is None:
+            self._slots = tuple(self._worker_ids)
+        return self._slots
 
     @property
     def worker_ids(self) -> list[str]:
@@ -173,6 +188,7 @@ class PrefixIndex:
             self._shared.detach(worker_id)
             self._shared.forget_bits()
             self._made.clear()
+            self._slots = None
             heapq.heappush(self._free_slots, source.slot)
 
     def mark(self, worker_id: str, *, stale: bool) -> None:
@@ -198,16 +214,20 @@ class PrefixIndex:
         at which somebody's blocks end, and one in every tier for each block behind which a lower tier goes on in such
         a place.
         """
+        device, lower = self.reach_masks(hashes)
+        return Reach(self._depths(device), {tier: self._depths(ends) for tier, ends in lower.items()})
+
+    def reach_masks(self, hashes: Sequence[int]) -> ReachMasks:
+        """The same for whoever has a use for masks: names are what takes time where many workers hold a block."""
         upper = [self._tiers[Tier.G1]]
         ends = upper[0].match(hashes)
-        reach = Reach(self._depths(ends), {})
-        reached = dict(ends)
+        reach, reached = ReachMasks(ends, {}), dict(ends)
         for tier in LOWER_TIERS if hashes else ():
             if self._tiers[tier].masks:
                 upper.append(self._tiers[tier])
                 before, reached = reached, self._shared.deepen(reached, upper, hashes)
                 further = [(depth, mask & ~before.get(depth, 0)) for depth, mask in reached.items() if depth]
-                gained = self._depths(sorted([end for end in further if end[1]]))
+                gained = sorted([end for end in further if end[1]])
                 if gained:
                     reach.lower[tier] = gained
         return reach
@@ -253,6 +273,7 @@ class PrefixIndex:
                 slot = len(self._worker_ids)
                 self._worker_ids.append(worker_id)
             source = self._sources[worker_id] = _Source(slot)
+            self._slots = None
             self._shared.forget_bits()
         return source
 

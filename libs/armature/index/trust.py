@@ -7,6 +7,7 @@ predicted tokens that turned out to be cached. It opens nothing and reads no clo
 Invariant: the factor is in [0, 1], and exactly 1 for a source that is exact and hardly ever seen to be wrong.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -79,6 +80,9 @@ class _Source:
         self.found = 0.0
 
 
+# In which the factor of a silent source hardly changes.
+_COUNT_INTERVAL_S = 1.0
+
 _STATES = {state.value: state for state in TrustState}
 
 
@@ -88,8 +92,10 @@ class Trust:
     def __init__(self, policy: TrustPolicy | None = None) -> None:
         self._policy = policy or TrustPolicy()
         self._sources: dict[str, _Source] = {}
-        self._doubted: dict[str, _Source] = {}
-        """Those whose factor is below 1: in a healthy cell none, so that placement pays nothing."""
+        self._doubts: dict[str, float] = {}
+        """Factors of those who are not believed wholly: in a healthy cell none, so that placement pays nothing."""
+        self._counted_s = 0.0
+        """As of when the factors of silent sources are."""
         self.accuracy = Accuracy()
         """Of all workers since the start."""
 
@@ -126,9 +132,9 @@ class Trust:
             if was_heard:
                 source.since_s = now_s
         if state is TrustState.EXACT:
-            self._doubted.pop(worker_id, None)
+            self._doubts.pop(worker_id, None)
         else:
-            self._doubted[worker_id] = source
+            self._doubts[worker_id] = self._factor(source, now_s)
 
     def silence(self, now_s: float) -> None:
         """Nobody tells changes any more: all that was heard is stale."""
@@ -139,7 +145,7 @@ class Trust:
     def forget(self, worker_id: str) -> None:
         """A worker is gone; unknown ones are ignored."""
         self._sources.pop(worker_id, None)
-        self._doubted.pop(worker_id, None)
+        self._doubts.pop(worker_id, None)
 
     def observe(self, worker_id: str, predicted_tokens: int, actual_tokens: int) -> None:
         """A request has shown how many of its tokens were cached, of `predicted_tokens` before any discount.
@@ -163,25 +169,24 @@ class Trust:
         checked = source.checked + predicted_tokens
         fading = min(1.0, self._policy.memory_tokens / checked)
         source.checked, source.found = checked * fading, (source.found + found) * fading
-        if source.state is TrustState.EXACT:
-            if source.found < source.checked * (1 - self._policy.tolerance):
-                self._doubted[worker_id] = source
-            else:
-                self._doubted.pop(worker_id, None)
+        if source.state is TrustState.EXACT and source.found >= source.checked * (1 - self._policy.tolerance):
+            self._doubts.pop(worker_id, None)
+        else:
+            self._doubts[worker_id] = self._factor(source, self._counted_s)
 
     def factor(self, worker_id: str, now_s: float) -> float:
         """What share of its predicted overlap a worker is believed to hold; of an unknown one nothing is predicted."""
-        source = self._doubted.get(worker_id)
-        return self._factor(source, now_s) if source else 1.0
+        return self._factor(self._sources[worker_id], now_s) if worker_id in self._doubts else 1.0
 
-    def discounted(self, depths: dict[str, int], now_s: float) -> dict[str, int]:
-        """What of `depths` (blocks held from the start, by worker) can be relied on: `depths` itself, if all of it."""
-        doubted = depths.keys() & self._doubted.keys()
-        if not doubted:
-            return depths
-        return depths | {
-            worker_id: round(depths[worker_id] * self._factor(self._doubted[worker_id], now_s)) for worker_id in doubted
-        }
+    def doubts(self, now_s: float) -> Mapping[str, float]:
+        """The factors of all that are not believed wholly; those of silent sources may be a second old."""
+        if now_s >= self._counted_s + _COUNT_INTERVAL_S:
+            self._counted_s = now_s
+            for worker_id in self._doubts:
+                source = self._sources[worker_id]
+                if source.state is TrustState.STALE:
+                    self._doubts[worker_id] = self._factor(source, now_s)
+        return self._doubts
 
     def _factor(self, source: _Source, now_s: float) -> float:
         weight = self._policy.prior_tokens

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from armature.index.descent import Ends
 from armature.index.prefix_index import PrefixIndex
 
 
@@ -43,9 +44,14 @@ class ActiveBlocks:
         self._tails.pop(worker_id, None)
         self._index.drop(worker_id)
 
-    def match(self, hashes: Sequence[int]) -> dict[str, int]:
-        """How many blocks of a prompt are active on each worker.
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Worker by the number of its bit in masks; the same tuple until that changes."""
+        return self._index.slots
+
+    def match(self, hashes: Sequence[int]) -> Ends:
+        """How many blocks of a prompt are active on each worker, as masks by depth.
 
         A prompt is entered whole, so those of another that are active are its first ones.
         """
-        return self._index.match(hashes)
+        return self._index.reach_masks(hashes).device

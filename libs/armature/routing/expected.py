@@ -7,7 +7,7 @@ of the time to live the older one is forgotten whole, so an entry lives between 
 
 from collections.abc import Sequence
 
-from armature.index.descent import descend
+from armature.index.descent import Ends, descend
 
 # A generation is closed early beyond this many blocks (about 100 MB).
 _MOST_BLOCKS = 1_000_000
@@ -19,7 +19,7 @@ class ExpectedBlocks:
     def __init__(self, ttl_s: float) -> None:
         self._half_life_s = ttl_s / 2
         self._bits: dict[str, int] = {}
-        self._worker_ids: list[str] = []
+        self._slots: tuple[str, ...] = ()
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._turned_s = 0.0
@@ -29,8 +29,8 @@ class ExpectedBlocks:
         self._turn(now_s)
         bit = self._bits.get(worker_id)
         if bit is None:
-            bit = self._bits[worker_id] = 1 << len(self._worker_ids)
-            self._worker_ids.append(worker_id)
+            bit = self._bits[worker_id] = 1 << len(self._slots)
+            self._slots += (worker_id,)
         masks, known = self._young, 0
         look_up = masks.get
         # Prompts are entered whole, so behind the first block that no prompt has there is none that another has.
@@ -43,26 +43,21 @@ class ExpectedBlocks:
             known += 1
         masks.update(dict.fromkeys(hashes[known:], bit))
 
-    def deepen(self, depths: dict[str, int], hashes: Sequence[int], now_s: float) -> bool:
-        """Raise `depths` (blocks held from the start, by worker) to what is expected; whether that is more anywhere."""
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Worker by the number of its bit in masks; the same tuple until that changes."""
+        return self._slots
+
+    def match(self, hashes: Sequence[int], now_s: float) -> Ends:
+        """Where runs of expected blocks end, as masks by depth, shallowest first; the deepest of a worker counts."""
         self._turn(now_s)
-        is_more = False
-        for generation in (self._young, self._old):
-            for depth, mask in descend(generation, hashes) if generation else ():
-                left = mask
-                while left:
-                    lowest = left & -left
-                    worker_id = self._worker_ids[lowest.bit_length() - 1]
-                    if depths.get(worker_id, 0) < depth:
-                        depths[worker_id] = depth
-                        is_more = True
-                    left ^= lowest
-        return is_more
+        young, old = descend(self._young, hashes), descend(self._old, hashes)
+        return sorted(young + old) if young and old else young or old
 
     def forget(self) -> None:
         """Expect nothing of anybody: what is lost is a few seconds of guesses, which is cheaper than to sort them."""
         self._bits.clear()
-        self._worker_ids.clear()
+        self._slots = ()
         self._young, self._old = {}, {}
 
     def _turn(self, now_s: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from armature.index.descent import Ends
 from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import LOWER_TIERS, Tier
 from armature.index.trust import Trust
@@ -21,6 +22,7 @@ from armature.routing.filters import able
 from armature.routing.judge import Judgement, judge
 from armature.routing.ledger import Entry, Ledger
 from armature.routing.policy import Policy
+from armature.routing.seats import Seats
 from armature.routing.sessions import Sessions
 from armature.routing.snapshot import Rng, Snapshot
 from armature.routing.unstarted import Unstarted
@@ -39,6 +41,14 @@ class _Pool:
         self.state: Floats = np.stack([account.column for account in self.accounts], axis=1)
         for slot, account in enumerate(self.accounts):
             account.column = self.state[:, slot]
+        self._seats: dict[str, Seats] = {}
+
+    def depths(self, source: str, slots: Sequence[str], ends: Ends) -> Floats:
+        """The depth by column of masks whose bits are as a source's `slots` have them."""
+        seats = self._seats.get(source)
+        if seats is None or seats.slots is not slots:
+            seats = self._seats[source] = Seats(slots, self.roster)
+        return seats.depths(ends)
 
 
 class RoutingCore:
@@ -147,24 +157,33 @@ class RoutingCore:
         if pool is None or not pool.roster.num_decoders:
             return Rejected(RejectionCode.NO_WORKERS, f"no decode worker serves model {query.model!r}")
         state, roster = pool.state.copy(), pool.roster
-        reach = self.index.reach(query.hashes)
-        depths = reach.device
-        relied = self.trust.discounted(depths, now_s)
-        by_slot = indexed = _by_slot(depths, roster)
-        if self._expected is not None:
-            if relied is not depths:
-                self._expected.deepen(relied, query.hashes, now_s)
-            if self._expected.deepen(depths, query.hashes, now_s):
-                by_slot = _by_slot(depths, roster)
-        usable = by_slot if relied is depths else _by_slot(relied, roster)
-        overlap = np.minimum(usable, (query.prompt_tokens - 1) // state[at.BLOCK_SIZE])
-        lower = _lower_depths(reach.lower, by_slot, roster) if reach.lower else _NO_LOWER
-        active = None if self._active is None else _by_slot(self._active.match(query.hashes), roster)
+        device, below = self.index.reach_masks(query.hashes)
+        depths = indexed = pool.depths("index", self.index.slots, device)
+        doubts = self.trust.doubts(now_s) if device else None
+        relied = _discounted(indexed, doubts, roster) if doubts else indexed
+        if self._expected is not None and (ends := self._expected.match(query.hashes, now_s)):
+            expected = pool.depths("expected", self._expected.slots, ends)
+            depths, relied = np.maximum(indexed, expected), np.maximum(relied, expected)
+        overlap = np.minimum(relied, (query.prompt_tokens - 1) // state[at.BLOCK_SIZE])
+        lower = self._lower_depths(pool, below, depths) if below else _NO_LOWER
+        active = None
+        if self._active is not None:
+            active = pool.depths("active", self._active.slots, self._active.match(query.hashes))
         session, lots = self._sessions.get(query.session_id), (self._rng.random(), self._rng.random())
         queue_s = np.maximum(state[at.BUSY_UNTIL_S] - now_s, 0.0)
         if self.policy.queue.tenants and self.unstarted.has_others(query.tenant):
             queue_s = self.unstarted.queue_s(query.tenant, roster, state, queue_s)
-        return Snapshot(query, now_s, roster, state, queue_s, by_slot, overlap, lower, active, session, lots, indexed)
+        return Snapshot(query, now_s, roster, state, queue_s, depths, overlap, lower, active, session, lots, indexed)
+
+    def _lower_depths(self, pool: _Pool, below: Mapping[Tier, Ends], device: Floats) -> tuple[Floats | None, ...]:
+        """How far workers get with each lower tier and those above it; None where that is no further for anybody."""
+        depths, best = list[Floats | None](), device
+        for tier in LOWER_TIERS:
+            further = below.get(tier)
+            if further is not None:
+                best = np.maximum(best, pool.depths("index", self.index.slots, further))
+            depths.append(None if further is None else best)
+        return tuple(depths)
 
     def enter(self, judgement: Judgement) -> Placed:
         """Carry out what was judged: enter the request into the ledger until it is finished."""
@@ -253,24 +272,14 @@ class RoutingCore:
                 account.assume(best)
 
 
-def _by_slot(depths: dict[str, int], roster: Roster) -> Floats:
-    by_slot, slots = np.zeros(len(roster.worker_ids)), roster.slots
-    for worker_id, depth in depths.items():
+def _discounted(depths: Floats, doubts: Mapping[str, float], roster: Roster) -> Floats:
+    """What of depths can be relied on: whole blocks of a share by worker, all of it for those not doubted."""
+    factors, slots = np.ones(len(depths)), roster.slots
+    for worker_id, factor in doubts.items():
         slot = slots.get(worker_id)
         if slot is not None:
-            by_slot[slot] = depth
-    return by_slot
-
-
-def _lower_depths(reached: Mapping[Tier, dict[str, int]], device: Floats, roster: Roster) -> tuple[Floats | None, ...]:
-    """How far workers get with each lower tier and those above it; None where that is no further for anybody."""
-    depths, best = list[Floats | None](), device
-    for tier in LOWER_TIERS:
-        further = reached.get(tier)
-        if further is not None:
-            best = np.maximum(best, _by_slot(further, roster))
-        depths.append(None if further is None else best)
-    return tuple(depths)
+            factors[slot] = factor
+    return np.rint(depths * factors)
 
 
 def entry_of(judgement: Judgement) -> Entry:

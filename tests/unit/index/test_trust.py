@@ -32,15 +32,25 @@ def test_a_state_has_its_factor_before_anything_is_measured(state: TrustState, a
     assert trust_in(state).factor("w", after_s) == pytest.approx(factor)
 
 
-def test_only_those_in_doubt_are_discounted() -> None:
+def test_only_those_in_doubt_are_doubted() -> None:
     trust = trust_in(TrustState.EXACT)
     trust.mark("x", TrustState.REPAIRING, 0.0)
     trust.mark("y", TrustState.STALE, 0.0)
-    depths = {"w": 100, "x": 100, "unknown": 7, "y": 0}
-    assert trust.discounted(depths, POLICY.stale_half_life_s) == {"w": 100, "x": 90, "unknown": 7, "y": 0}
-    assert depths["x"] == 100
-    sure = {"w": 100, "unknown": 7}
-    assert trust.discounted(sure, 0.0) is sure
+    silent = POLICY.repairing_factor / 2
+    assert trust.doubts(POLICY.stale_half_life_s) == {"x": pytest.approx(0.9), "y": pytest.approx(silent)}
+    trust.mark("x", TrustState.EXACT, 0.0)
+    trust.forget("y")
+    assert not trust.doubts(POLICY.stale_half_life_s)
+
+
+@pytest.mark.parametrize("state", list(TrustState))
+def test_doubts_are_the_factors_as_of_the_last_second(state: TrustState) -> None:
+    trust, now_s = trust_in(state), 0.0
+    for actual in [0, 1000, 100, 1000, 1000, 0]:
+        now_s += 1.0
+        trust.observe("w", 1000, actual)
+        assert trust.doubts(now_s).get("w", 1.0) == trust.factor("w", now_s)
+        assert trust.doubts(now_s + 0.5).get("w", 1.0) == trust.factor("w", now_s)
 
 
 def test_an_exact_source_that_is_wrong_again_and_again_is_believed_less_and_cured_believed_again() -> None:

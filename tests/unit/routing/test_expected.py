@@ -8,7 +8,11 @@ from armature.routing.expected import ExpectedBlocks
 
 def depths(expected: ExpectedBlocks, hashes: list[int], now_s: float) -> dict[str, int]:
     found: dict[str, int] = {}
-    expected.deepen(found, hashes, now_s)
+    for depth, mask in expected.match(hashes, now_s):
+        for slot, worker_id in enumerate(expected.slots):
+            if mask >> slot & 1:
+                assert found.get(worker_id, 0) <= depth
+                found[worker_id] = depth
     return found
 
 
@@ -34,12 +38,13 @@ def test_a_long_silence_forgets_everything() -> None:
     assert depths(expected, [1, 2], 111.0) == {}
 
 
-def test_known_depths_are_only_ever_raised() -> None:
+def test_of_two_generations_the_deeper_counts() -> None:
     expected = ExpectedBlocks(ttl_s=10.0)
-    expected.add("w1", [1, 2], 0.0)
-    found = {"w1": 3, "w2": 1}
-    expected.deepen(found, [1, 2, 3], 0.0)
-    assert found == {"w1": 3, "w2": 1}
+    expected.add("w1", [1, 2, 3], 0.0)
+    expected.add("w2", [1], 0.0)
+    expected.add("w1", [1], 6.0)
+    expected.add("w2", [1, 2], 6.0)
+    assert depths(expected, [1, 2, 3], 6.0) == {"w1": 3, "w2": 2}
 
 
 def test_a_worker_with_another_ones_bit_is_never_credited() -> None:
