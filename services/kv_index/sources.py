@@ -5,7 +5,6 @@ import logging
 from array import array
 from collections.abc import Callable, Mapping
 
-import grpc
 from prometheus_client import Counter
 
 from armature.index.change import Change, ChangeKind
@@ -38,6 +37,7 @@ class Sources:
 
     def __init__(self, book: Book, channels: ChannelPool, spawn: Spawn, store: SnapshotStore | None = None) -> None:
         self._book = book
+        self._channels = channels
         self._store = store
         self._streams = MemberStreams("KV events", channels, spawn, self._read)
         self._trackers: dict[str, SourceTracker] = {}
@@ -78,11 +78,11 @@ class Sources:
     def holdings(self, worker_id: str) -> "Mapping[Tier, array[int]]":
         return self._book.index.holdings(worker_id)
 
-    async def _read(self, member: Member, channel: grpc.aio.Channel, has_read: Callable[[], None]) -> None:
+    async def _read(self, member: Member, has_read: Callable[[], None]) -> None:
         tracker, state = self._trackers[member.id], TrustState.STALE
         if tracker.position == Position() and self._store is not None:
             tracker = await self._restore(self._store, member, tracker)
-        position = tracker.position
+        position, channel = tracker.position, self._channels.get(member.address)
         stub = KvOffloadStub(channel) if member.kind == OFFLOAD_KIND else WorkerStub(channel)
         call = stub.KvEvents(KvEventsRequest(epoch=position.epoch, next_seq=position.next_seq))
         try:

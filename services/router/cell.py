@@ -5,20 +5,22 @@ import logging
 import time
 from collections.abc import Callable
 
-import grpc
+from google.protobuf.message import DecodeError
 
 from armature.routing.router import RoutingCore
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import PeerError
+from armature.runtime.lean_call import read_messages
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
 from armature.runtime.placement import load_of, worker_of
 from armature.runtime.tasks import Spawn
 from armature.v1.common_pb2 import Member
 from armature.v1.worker_pb2 import LoadReport, LoadRequest
-from armature.v1.worker_pb2_grpc import WorkerStub
 
 log = logging.getLogger(__name__)
+
+LOAD = "/armature.v1.Worker/Load"
 
 
 class Cell:
@@ -32,6 +34,7 @@ class Cell:
         self, core: RoutingCore, channels: ChannelPool, spawn: Spawn, interval_s: float, changed: asyncio.Event
     ) -> None:
         self._core = core
+        self._channels = channels
         self._interval_s = interval_s
         self._changed = changed
         self._streams = MemberStreams("load", channels, spawn, self._read)
@@ -54,12 +57,17 @@ class Cell:
         self._changed.set()
         self._streams.on_change(change)
 
-    async def _read(self, member: Member, channel: grpc.aio.Channel, has_read: Callable[[], None]) -> None:
-        call = WorkerStub(channel).Load(LoadRequest(min_interval_s=self._interval_s))
-        try:
-            while isinstance(report := await call.read(), LoadReport):
-                self._core.report(member.id, load_of(report), time.monotonic())
-                self._changed.set()
-                has_read()
-        finally:
-            call.cancel()
+    async def _read(self, member: Member, has_read: Callable[[], None]) -> None:
+        def take(data: bytes) -> None:
+            try:
+                report = LoadReport.FromString(data)
+            except DecodeError as error:
+                raise PeerError("what it tells is no load report") from error
+            self._core.report(member.id, load_of(report), time.monotonic())
+            self._changed.set()
+            has_read()
+
+        # Hundreds of workers report many times a second: that is what a call without grpcio's threads is for.
+        request = LoadRequest(min_interval_s=self._interval_s).SerializeToString()
+        reason = await read_messages(self._channels.method(member.address, LOAD), request, take)
+        log.info("load of %s broke: %s", member.id, reason)

@@ -1,4 +1,4 @@
-"""From masks of workers, as an index has them, to columns of a roster: a few operations however many workers there are."""
+"""From masks of workers, as an index has them, to columns of a roster, in a few operations however many there are."""
 
 from collections.abc import Sequence
 
@@ -31,8 +31,9 @@ class Seats:
                 bits = np.unpackbits(packed, bitorder="little").nonzero()[0]
                 depths[self._columns_of_bits[bits]] = depth
                 continue
-            while mask:
-                bit = mask.bit_length() - 1
+            left = mask
+            while left:
+                bit = left.bit_length() - 1
                 depths[columns[bit]] = depth
-                mask ^= 1 << bit
+                left ^= 1 << bit
         return depths[: self._beyond]

@@ -83,6 +83,7 @@ class GrpcCall:
         self._decoder = hpack.Decoder(MAX_HEADERS_BYTES)
         self._untold_bytes = 0
         self._unsent = bytearray()
+        self._ends_sending = False
         self._connection_window = self._stream_window = self._initial_window = DEFAULT_WINDOW_BYTES
         self._max_frame_bytes = DEFAULT_FRAME_BYTES
         self._open(path, authority, scheme)
@@ -99,10 +100,11 @@ class GrpcCall:
         output, self._output = self._output, []
         return output[0] if len(output) == 1 else b"".join(output)
 
-    def send(self, message: bytes) -> None:
-        """Have a message go out as soon as the peer takes it."""
+    def send(self, message: bytes, *, is_last: bool = False) -> None:
+        """Have a message go out as soon as the peer takes it; after the last one none may follow."""
         self._unsent += b"\0" + len(message).to_bytes(4, "big")
         self._unsent += message
+        self._ends_sending = is_last
         self._pump()
 
     def ping(self) -> None:
@@ -270,7 +272,8 @@ class GrpcCall:
             room = min(self._connection_window, self._stream_window, self._max_frame_bytes, len(unsent) - at)
             if room <= 0:
                 break
-            self._emit(Frame.DATA, bytes(unsent[at : at + room]))
+            is_end = self._ends_sending and at + room == len(unsent)
+            self._emit(Frame.DATA, bytes(unsent[at : at + room]), Flag.END_STREAM if is_end else Flag.NONE)
             self._connection_window -= room
             self._stream_window -= room
             at += room

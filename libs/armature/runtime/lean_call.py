@@ -1,4 +1,4 @@
-"""A bidirectional gRPC call on an event loop, without grpcio's threads: for the few streams that carry everything.
+"""A streaming gRPC call on an event loop, without grpcio's threads: for the few streams that carry everything.
 
 See `grpc_wire`. The peer is an ordinary gRPC server. Ends when the server ends the call, the connection breaks, or the
 peer gives no sign of life, not even when pinged.
@@ -67,9 +67,9 @@ class LeanCall(asyncio.Protocol):
         """Whether the peer takes what is sent; otherwise `on_writable` says when it does."""
         return not (self._is_paused or self._call.is_blocked or self.ended.done())
 
-    def send(self, message: bytes) -> None:
-        """Send a message now; for order's sake it waits here if the peer takes nothing."""
-        self._call.send(message)
+    def send(self, message: bytes, *, is_last: bool = False) -> None:
+        """Send a message now, perhaps the last; for order's sake it waits here if the peer takes nothing."""
+        self._call.send(message, is_last=is_last)
         self._flush()
 
     def close(self) -> None:
@@ -130,6 +130,47 @@ class LeanCall(asyncio.Protocol):
     def _end(self, reason: str) -> None:
         if not self.ended.done():
             self.ended.set_result(reason)
+
+
+class _Reader:
+    """Hands messages on until that fails."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_message(self, data: bytes) -> None:
+        if self.failed.done():
+            return
+        try:
+            self._take(data)
+        except Exception as error:
+            self.failed.set_exception(error)
+
+    def on_writable(self) -> None:
+        """All there is to send is sent."""
+
+
+async def read_messages(method: Method, request: bytes, take: Callable[[bytes], None]) -> str:
+    """Call a method that answers one message with a stream of them, which `take` gets; why it has ended.
+
+    Raises:
+        Exception: what `take` has raised; the call is over then.
+    """
+    reader = _Reader(take)
+    try:
+        call = await open_call(method, reader)
+    except (OSError, TimeoutError) as error:
+        return f"UNAVAILABLE: {error or 'it does not answer'}"
+    try:
+        call.send(request, is_last=True)
+        await asyncio.wait((call.ended, reader.failed), return_when=asyncio.FIRST_COMPLETED)
+        if reader.failed.done():
+            reader.failed.result()
+        return call.ended.result()
+    finally:
+        reader.failed.cancel()
+        call.close()
 
 
 async def open_call(method: Method, listener: Listener) -> LeanCall:

@@ -17,15 +17,15 @@ from armature.v1.common_pb2 import Member
 
 log = logging.getLogger(__name__)
 
-Read = Callable[[Member, grpc.aio.Channel, Callable[[], None]], Awaitable[None]]
-"""Opens a stream on the channel and reads it to its end, calling the third argument whenever it has read something.
+Read = Callable[[Member, Callable[[], None]], Awaitable[None]]
+"""Opens a stream to the member and reads it to its end, calling the second argument whenever it has read something.
 
 It may fail with a gRPC error or a PeerError; however it ends, it is called again after a pause.
 """
 
 
 class MemberStreams:
-    """Owns a task per member; `on_change` is to be told of every change in the membership."""
+    """Owns a task per member, and discards its channel; `on_change` is to be told of every change in the membership."""
 
     def __init__(self, name: str, channels: ChannelPool, spawn: Spawn, read: Read) -> None:
         self._name = name
@@ -53,7 +53,7 @@ class MemberStreams:
         backoff = Backoff()
         while True:
             try:
-                await self._read(member, self._channels.get(member.address), backoff.reset)
+                await self._read(member, backoff.reset)
             except grpc.aio.AioRpcError as error:
                 log.info("%s of %s broke: %s %s", self._name, member.id, error.code().name, error.details())
             except PeerError as error:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import uvloop
 
-from armature.runtime.lean_call import LeanCall, Method, open_call
+from armature.runtime.lean_call import LeanCall, Method, open_call, read_messages
 from armature.runtime.server import SERVER_OPTIONS
 from armature.runtime.tls import TlsFiles
 from tests.support.certificates import Authority
@@ -48,12 +48,19 @@ class Server:
         finally:
             self.left += 1
 
+    async def count(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for number in range(int(request)):
+            yield str(number).encode()
+
 
 @asynccontextmanager
 async def serving(tls: TlsFiles | None = None) -> AsyncIterator[Server]:
     made = Server(tls=tls)
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    handlers = {"Echo": grpc.stream_stream_rpc_method_handler(made.echo)}
+    handlers = {
+        "Echo": grpc.stream_stream_rpc_method_handler(made.echo),
+        "Count": grpc.unary_stream_rpc_method_handler(made.count),
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.Test", handlers),))
     address = "127.0.0.1:0"
     port = server.add_secure_port(address, tls.server_credentials()) if tls else server.add_insecure_port(address)
@@ -124,6 +131,17 @@ async def test_it_tells_why_the_server_has_ended_the_call() -> None:
                 assert not call.is_writable
         async with calling(replace(server.method, path="/t.Test/Other")) as (call, _):
             assert "UNIMPLEMENTED" in await call.ended
+
+
+async def test_one_message_is_answered_with_a_stream() -> None:
+    heard = list[bytes]()
+    async with serving() as server:
+        method = replace(server.method, path="/t.Test/Count")
+        assert "ended by its server" in await read_messages(method, b"3", heard.append)
+        assert heard == [b"0", b"1", b"2"]
+        with pytest.raises(ValueError, match="invalid literal"):
+            await read_messages(method, b"3", lambda data: heard.insert(int(data + b"x"), data))
+    assert "UNAVAILABLE" in await read_messages(method, b"3", heard.append)
 
 
 async def test_closing_cancels_the_call_at_the_server() -> None:

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import grpc
-
 from armature.blocks.events import KvEventKind
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
@@ -86,9 +84,9 @@ class NodeTiers:
         for tier, speed in self._speeds.to_device.items():
             self._engine.tell_speed(tier, speed)
 
-    async def _read(self, member: Member, channel: grpc.aio.Channel, has_read: Callable[[], None]) -> None:
+    async def _read(self, member: Member, has_read: Callable[[], None]) -> None:
         tracker = SourceTracker()
-        call = KvOffloadStub(channel).KvEvents(KvEventsRequest())
+        call = self.stub(member).KvEvents(KvEventsRequest())
         try:
             while isinstance(batch := await call.read(), KvEventBatch):
                 if not self._take(tracker, batch):
