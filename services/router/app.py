@@ -17,6 +17,7 @@ from armature.runtime.placement import WORKER_KINDS
 from armature.runtime.redis_client import RedisClient
 from armature.runtime.runtime import Runtime
 from armature.v1 import router_pb2_grpc
+from armature.v1.router_pb2 import RouteRequest
 from services.router.cell import Cell
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
@@ -44,6 +45,7 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
         servicer = RouterServicer(Dispatcher(core), cell.members, history, changed, assumptions.note, peers)
         runtime.tasks.create_task(servicer.run(), name="queue")
         runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
+        runtime.server.stream_lean("/armature.v1.Router/Route", servicer.Route, RouteRequest.FromString)
         await runtime.serve()
 
 

@@ -81,7 +81,7 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         read = handler.request_deserializer
         coding = {
-            "request_deserializer": _refusing(read) if handler.request_streaming else _marking(read),
+            "request_deserializer": read and refusing(read) if handler.request_streaming else _marking(read),
             "response_serializer": handler.response_serializer,
         }
         if handler.response_streaming:
@@ -91,7 +91,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(self._streaming(method, inner), **coding) if inspect.isasyncgenfunction(inner) else handler
+            return make(self.streaming(method, inner), **coding) if inspect.isasyncgenfunction(inner) else handler
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
@@ -121,9 +121,11 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _streaming(
+    def streaming(
         self, method: str, inner: Callable[[Any, Any], AsyncIterator[Any]]
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        """The handler of a method that answers with a stream, wrapped."""
+
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 self.guard(method, context.invocation_metadata() or ())
@@ -163,10 +165,8 @@ def _marking(read: Read | None) -> Read | None:
     return marking
 
 
-def _refusing(read: Read | None) -> Read | None:
+def refusing(read: Read) -> Read:
     """For methods that take a stream: whoever reads it gets the error."""
-    if read is None:
-        return None
 
     def refusing(data: bytes) -> Any:
         try:

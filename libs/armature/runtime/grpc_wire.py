@@ -1,262 +1,52 @@
-"""One bidirectional gRPC call on an HTTP/2 connection of its own, the client's side, without I/O.
+"""One gRPC call that streams, on an HTTP/2 connection of its own, without I/O: the calling and the answering side.
 
-Bytes go in and out, messages come out and go in: RFC 9113 and "gRPC over HTTP2" as far as one call needs them. grpcio
-speaks the same, but on threads of its own: two of them wake for every message, which costs several times what the
-message costs here. Worth it where one call carries all that a process says to another.
-
-Invariant: never more is sent than the peer's windows allow, and never more accepted than a message may have.
+grpcio speaks the same, but on threads of its own: two of them wake for every message, which costs several times what
+the message costs here. Worth it where one call carries all that a process says to another.
 """
 
-import struct
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import grpc
-import hpack
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-STREAM_ID = 1
-"""Of the only stream."""
-WINDOW_BYTES = 1 << 24
-"""What the peer may send before it hears that it was taken. Everything is taken at once, so this only bounds bursts."""
-DEFAULT_WINDOW_BYTES, DEFAULT_FRAME_BYTES = 65_535, 16_384
-MAX_HEADERS_BYTES = 64 * 1024
-_HEADER = struct.Struct(">HBBBL")
-_SETTING = struct.Struct(">HL")
+from armature.runtime.http2_stream import PREFACE, STREAM_ID, BrokenError, Flag, Frame, Http2Stream, Setting
+
 _OK = "0"
 _STATUS_NAMES = {str(code.value[0]): code.name for code in grpc.StatusCode}
+_REFUSED_STREAM = 7
+_TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_CONTENT_TYPE = "application/grpc"
 
 
-class Frame:
-    """Types of frames. No enumeration, whose members take as long to look up as the rest of a frame."""
-
-    DATA = 0
-    HEADERS = 1
-    RST_STREAM = 3
-    SETTINGS = 4
-    PUSH_PROMISE = 5
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
-
-
-class Flag:
-    """Flags of frames; what bit 1 means depends on the type."""
-
-    NONE = 0
-    END_STREAM = 0x1
-    ACK = 0x1
-    END_HEADERS = 0x4
-    PADDED = 0x8
-    PRIORITY = 0x20
-
-
-class Setting:
-    """What a peer can set that matters here."""
-
-    ENABLE_PUSH = 2
-    INITIAL_WINDOW_SIZE = 4
-    MAX_FRAME_SIZE = 5
-
-
-class _BrokenError(Exception):
-    """The peer does not keep to the protocol."""
-
-
-class GrpcCall:
-    """The call from its opening to its end.
-
-    `feed` what arrives, `send` messages, and write what `take_output` gives after either. `path` is that of the method,
-    `/armature.v1.Decode/Stream`.
-    """
+class GrpcCall(Http2Stream):
+    """The client's side. `path` is that of the method, `/armature.v1.Decode/Stream`."""
 
     def __init__(self, path: str, authority: str, *, scheme: str = "http", max_message_bytes: int) -> None:
-        self.ended: str | None = None
-        """Why, once the call has ended: a status' name and message."""
-        self._max_message_bytes = max_message_bytes
-        self._output: list[bytes] = []
-        self._input = b""
-        self._message = bytearray()
-        """The beginning of one that is not complete."""
-        self._headers = bytearray()
-        self._in_headers = self._ends_after_headers = False
-        self._decoder = hpack.Decoder(MAX_HEADERS_BYTES)
-        self._untold_bytes = 0
-        self._unsent = bytearray()
-        self._ends_sending = False
-        self._connection_window = self._stream_window = self._initial_window = DEFAULT_WINDOW_BYTES
-        self._max_frame_bytes = DEFAULT_FRAME_BYTES
-        self._open(path, authority, scheme)
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether the peer takes nothing at the moment; messages that are sent now wait here."""
-        return bool(self._unsent)
-
-    def take_output(self) -> bytes:
-        """What is to be written now."""
-        if not self._output:
-            return b""
-        output, self._output = self._output, []
-        return output[0] if len(output) == 1 else b"".join(output)
-
-    def send(self, message: bytes, *, is_last: bool = False) -> None:
-        """Have a message go out as soon as the peer takes it; after the last one none may follow."""
-        self._unsent += b"\0" + len(message).to_bytes(4, "big")
-        self._unsent += message
-        self._ends_sending = is_last
-        self._pump()
-
-    def ping(self) -> None:
-        """Have the peer answer, if it is there."""
-        self._emit(Frame.PING, bytes(8), stream_id=0)
-
-    def cancel(self) -> None:
-        """Tell the peer that nobody waits for more."""
-        if self.ended is None:
-            self._reset(8)
-            self.ended = "CANCELLED: by this side"
+        super().__init__(max_message_bytes=max_message_bytes)
+        self._output.append(PREFACE)
+        self._greet(Setting.ENABLE_PUSH, 0)
+        self._emit_headers([
+            (":method", "POST"), (":scheme", scheme), (":path", path), (":authority", authority),
+            ("te", "trailers"), ("content-type", _CONTENT_TYPE), ("user-agent", "armature"),
+        ])  # fmt: skip
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that these bytes complete. Look at `ended` afterwards."""
-        messages: list[bytes] = []
-        data = self._input + data if self._input else data
-        at, size = 0, len(data)
-        try:
-            while size - at >= 9 and self.ended is None:
-                high, low, kind, flags, stream_id = _HEADER.unpack_from(data, at)
-                end = at + 9 + ((high << 8) | low)
-                if end - at - 9 > DEFAULT_FRAME_BYTES:
-                    raise _BrokenError("a frame is larger than allowed")
-                if end > size:
-                    break
-                self._take(kind, flags, stream_id & 0x7FFFFFFF, data[at + 9 : end], messages)
-                at = end
-        except _BrokenError as error:
-            self._reset(1)
-            self.ended = f"INTERNAL: the peer breaks HTTP/2: {error}"
-        self._input = data[at:]
+        """As for every stream; what comes is taken at once, so the window only bounds bursts."""
+        messages = super().feed(data)
+        self.grant()
         return messages
 
-    def _open(self, path: str, authority: str, scheme: str) -> None:
-        settings = _SETTING.pack(Setting.ENABLE_PUSH, 0) + _SETTING.pack(Setting.INITIAL_WINDOW_SIZE, WINDOW_BYTES)
-        self._output.append(PREFACE)
-        self._emit(Frame.SETTINGS, settings, stream_id=0)
-        more = (WINDOW_BYTES - DEFAULT_WINDOW_BYTES).to_bytes(4, "big")
-        self._emit(Frame.WINDOW_UPDATE, more, stream_id=0)
-        headers = [
-            (":method", "POST"), (":scheme", scheme), (":path", path), (":authority", authority),
-            ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "armature"),
-        ]  # fmt: skip
-        self._emit(Frame.HEADERS, hpack.Encoder().encode(headers), Flag.END_HEADERS)
-
-    # --- what arrives
-
-    def _take(self, kind: int, flags: int, stream_id: int, payload: bytes, messages: list[bytes]) -> None:
-        if self._in_headers and kind != Frame.CONTINUATION:
-            raise _BrokenError("a header block is interrupted")
-        if kind == Frame.DATA:
-            self._on_data(flags, stream_id, payload, messages)
-        elif kind == Frame.WINDOW_UPDATE:
-            self._on_window(stream_id, payload)
-        elif kind == Frame.PING:
-            if not flags & Flag.ACK:
-                self._emit(Frame.PING, payload, Flag.ACK, stream_id=0)
-        elif kind == Frame.SETTINGS:
-            self._on_settings(flags, payload)
-        elif kind in (Frame.HEADERS, Frame.CONTINUATION):
-            self._on_headers(kind, flags, payload)
-        elif kind == Frame.RST_STREAM:
-            self.ended = f"UNAVAILABLE: the peer reset the stream with code {int.from_bytes(payload, 'big')}"
-        elif kind == Frame.GOAWAY:
-            self._on_goaway(payload)
-        elif kind == Frame.PUSH_PROMISE:
-            raise _BrokenError("it pushes")
-
-    def _on_data(self, flags: int, stream_id: int, payload: bytes, messages: list[bytes]) -> None:
-        if stream_id != STREAM_ID:
-            raise _BrokenError(f"data on stream {stream_id}")
-        self._untold_bytes += len(payload)
-        if self._untold_bytes > WINDOW_BYTES // 2:
-            grown = self._untold_bytes.to_bytes(4, "big")
-            self._untold_bytes = 0
-            self._emit(Frame.WINDOW_UPDATE, grown, stream_id=0)
-            self._emit(Frame.WINDOW_UPDATE, grown)
-        data = _unpadded(flags, payload) if flags else payload
-        if not self._message and len(data) >= 5 and int.from_bytes(data[1:5], "big") == len(data) - 5 and not data[0]:
-            messages.append(data[5:])  # as most are: one message, one frame
-        else:
-            self._message += data
-            self._cut_messages(messages)
-        if messages and len(messages[-1]) > self._max_message_bytes:
-            raise _BrokenError("a message is too large")
-        if flags & Flag.END_STREAM:
-            self.ended = "the stream was ended by its server"
-
-    def _cut_messages(self, messages: list[bytes]) -> None:
-        buffer, at = self._message, 0
-        while len(buffer) - at >= 5:
-            length = int.from_bytes(buffer[at + 1 : at + 5], "big")
-            if buffer[at]:
-                raise _BrokenError("a message is compressed, which was not offered")
-            if length > self._max_message_bytes:
-                raise _BrokenError("a message is too large")
-            if len(buffer) - at - 5 < length:
-                break
-            messages.append(bytes(buffer[at + 5 : at + 5 + length]))
-            at += 5 + length
-        del buffer[:at]
-
-    def _on_headers(self, kind: int, flags: int, payload: bytes) -> None:
-        if kind == Frame.HEADERS:
-            payload = _unpadded(flags, payload)
-            self._headers += payload[5:] if flags & Flag.PRIORITY else payload
-            self._ends_after_headers = bool(flags & Flag.END_STREAM)
-        else:
-            if not self._in_headers:
-                raise _BrokenError("headers are continued that have not begun")
-            self._headers += payload
-        if len(self._headers) > MAX_HEADERS_BYTES:
-            raise _BrokenError("headers are too large")
-        self._in_headers = not flags & Flag.END_HEADERS
-        if not self._in_headers:
-            self._on_header_block()
-
-    def _on_header_block(self) -> None:
-        try:
-            headers = {str(name): str(value) for name, value, *_ in self._decoder.decode(bytes(self._headers))}
-        except hpack.HPACKError as error:
-            raise _BrokenError(str(error)) from error
-        self._headers.clear()
-        if self._ends_after_headers:
-            status = headers.get("grpc-status", "")
-            said = unquote(headers.get("grpc-message", ""))
-            name = _STATUS_NAMES.get(status, f"UNKNOWN (HTTP status {headers.get(':status')})")
+    def _on_header_block(self, stream_id: int, headers: list[tuple[str, str]], *, is_last: bool) -> None:
+        found = dict(headers)
+        if is_last:
+            status = found.get("grpc-status", "")
+            said = unquote(found.get("grpc-message", ""))
+            name = _STATUS_NAMES.get(status, f"UNKNOWN (HTTP status {found.get(':status')})")
             self.ended = "the stream was ended by its server" if status == _OK else f"{name}: {said}"
-        elif headers.get(":status", "200") != "200":
-            raise _BrokenError(f"HTTP status {headers[':status']}")
+        elif found.get(":status", "200") != "200":
+            raise BrokenError(f"HTTP status {found[':status']}")
 
-    def _on_settings(self, flags: int, payload: bytes) -> None:
-        if flags & Flag.ACK:
-            return
-        if len(payload) % _SETTING.size:
-            raise _BrokenError("settings are cut off")
-        for key, value in _SETTING.iter_unpack(payload):
-            if key == Setting.INITIAL_WINDOW_SIZE:
-                self._stream_window += value - self._initial_window
-                self._initial_window = value
-            elif key == Setting.MAX_FRAME_SIZE:
-                self._max_frame_bytes = max(value, DEFAULT_FRAME_BYTES)
-        self._emit(Frame.SETTINGS, b"", Flag.ACK, stream_id=0)
-        self._pump()
-
-    def _on_window(self, stream_id: int, payload: bytes) -> None:
-        more = int.from_bytes(payload, "big") & 0x7FFFFFFF
-        if stream_id:
-            self._stream_window += more
-        else:
-            self._connection_window += more
-        self._pump()
+    def _on_end_of_data(self) -> None:
+        self.ended = "the stream was ended by its server"
 
     def _on_goaway(self, payload: bytes) -> None:
         """A server that drains lets the stream end by itself, unless it never looked at it."""
@@ -264,33 +54,79 @@ class GrpcCall:
         if code or last < STREAM_ID:
             self.ended = f"UNAVAILABLE: the peer goes away with code {code}: {said.decode(errors='replace')[:200]}"
 
-    # --- what leaves
+
+class GrpcAnswer(Http2Stream):
+    """The server's side: of a connection it answers one call, the first, and has others made elsewhere.
+
+    Messages count as taken when `grant` is called, so a call that is not listened to is not read without end.
+    """
+
+    def __init__(self, *, max_message_bytes: int) -> None:
+        super().__init__(max_message_bytes=max_message_bytes)
+        self.path = ""
+        """Of the method, once it is called."""
+        self.timeout_s: float | None = None
+        """How long the caller waits."""
+        self.metadata: list[tuple[str, str]] = []
+        self.is_heard_out = False
+        """Whether the caller has sent its last message."""
+        self._preface = PREFACE
+        """What of it has not come yet."""
+        self._trailers: list[tuple[str, str]] | None = None
+        self._greet(Setting.MAX_CONCURRENT_STREAMS, 1)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """As for every stream."""
+        if self._preface and self.ended is None:
+            came, data = data[: len(self._preface)], data[len(self._preface) :]
+            if not self._preface.startswith(came):
+                self.ended = "INTERNAL: the peer does not speak HTTP/2"
+                return []
+            self._preface = self._preface[len(came) :]
+        return super().feed(data) if data else []
+
+    def finish(self, code: grpc.StatusCode, message: str = "", metadata: tuple[tuple[str, str], ...] = ()) -> None:
+        """End the call with a status, behind all that was sent; the connection takes no other call."""
+        if self.ended is None and self._trailers is None:
+            said = [("grpc-message", quote(message))] if message else []
+            self._trailers = [("grpc-status", str(code.value[0])), *said, *metadata]
+            self._pump()
 
     def _pump(self) -> None:
-        unsent, at = self._unsent, 0
-        while at < len(unsent):
-            room = min(self._connection_window, self._stream_window, self._max_frame_bytes, len(unsent) - at)
-            if room <= 0:
-                break
-            is_end = self._ends_sending and at + room == len(unsent)
-            self._emit(Frame.DATA, bytes(unsent[at : at + room]), Flag.END_STREAM if is_end else Flag.NONE)
-            self._connection_window -= room
-            self._stream_window -= room
-            at += room
-        del unsent[:at]
+        super()._pump()
+        if self._trailers is None or self._unsent or self.ended is not None:
+            return
+        if self.path:
+            self._emit_headers(self._trailers, Flag.END_STREAM)
+        self._emit(Frame.GOAWAY, STREAM_ID.to_bytes(4, "big") + bytes(4), stream_id=0)
+        self.ended = "the call is answered"
 
-    def _reset(self, code: int) -> None:
-        self._emit(Frame.RST_STREAM, code.to_bytes(4, "big"))
+    def _on_data(self, flags: int, stream_id: int, payload: bytes, messages: list[bytes]) -> None:
+        if stream_id == STREAM_ID:
+            super()._on_data(flags, stream_id, payload, messages)
 
-    def _emit(self, kind: int, payload: bytes, flags: int = Flag.NONE, stream_id: int = STREAM_ID) -> None:
-        size = len(payload)
-        self._output.append(_HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload)
+    def _on_header_block(self, stream_id: int, headers: list[tuple[str, str]], *, is_last: bool) -> None:
+        if stream_id != STREAM_ID or self.path:
+            self._emit(Frame.RST_STREAM, _REFUSED_STREAM.to_bytes(4, "big"), stream_id=stream_id)
+            return
+        found = dict(headers)
+        if found.get(":method") != "POST" or not found.get("content-type", "").startswith(_CONTENT_TYPE):
+            raise BrokenError("that is no call")
+        self.path, self.is_heard_out = found.get(":path", "/"), is_last
+        self.metadata = [(name, value) for name, value in headers if not name.startswith((":", "grpc-"))]
+        self.timeout_s = _timeout_s(found.get("grpc-timeout", ""))
+        self._emit_headers([(":status", "200"), ("content-type", _CONTENT_TYPE)])
+
+    def _on_end_of_data(self) -> None:
+        self.is_heard_out = True
+
+    def _on_goaway(self, payload: bytes) -> None:
+        """It calls nobody else on this connection, which it could not anyhow."""
 
 
-def _unpadded(flags: int, payload: bytes) -> bytes:
-    if not flags & Flag.PADDED:
-        return payload
-    padding = payload[0] if payload else 0
-    if padding >= len(payload):
-        raise _BrokenError("more padding than there is")
-    return payload[1 : len(payload) - padding]
+def _timeout_s(text: str) -> float | None:
+    if not text:
+        return None
+    if text[-1] not in _TIMEOUT_UNITS or not text[:-1].isdecimal():
+        raise BrokenError(f"grpc-timeout is {text!r}")
+    return int(text[:-1]) * _TIMEOUT_UNITS[text[-1]]

@@ -1,22 +1,19 @@
 """A streaming gRPC call on an event loop, without grpcio's threads: for the few streams that carry everything.
 
-See `grpc_wire`. The peer is an ordinary gRPC server. Ends when the server ends the call, the connection breaks, or the
-peer gives no sign of life, not even when pinged.
+See `grpc_wire`. The peer is an ordinary gRPC server.
 """
 
 import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 from armature.runtime.addresses import split_host_port
 from armature.runtime.grpc_wire import GrpcCall
+from armature.runtime.lean_stream import PING_AFTER_S, PING_TIMEOUT_S, LeanStream
 
 CONNECT_TIMEOUT_S = 3.0
-PING_AFTER_S = 10.0
-"""Servers answer pings that come faster than every 5 s by closing the connection."""
-PING_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,90 +43,21 @@ class Listener(Protocol):
         ...
 
 
-class LeanCall(asyncio.Protocol):
+class LeanCall(LeanStream):
     """One open call, made by `open_call`. `ended` is done with the reason when it is over; then `close` it."""
 
     def __init__(self, method: Method, listener: Listener) -> None:
-        loop = asyncio.get_running_loop()
         scheme = "https" if method.tls else "http"
-        self._call = GrpcCall(method.path, method.address, scheme=scheme, max_message_bytes=method.max_message_bytes)
-        self._method = method
+        wire = GrpcCall(method.path, method.address, scheme=scheme, max_message_bytes=method.max_message_bytes)
+        super().__init__(wire, method.ping_after_s, method.ping_timeout_s)
         self._listener = listener
-        self._transport: asyncio.Transport | None = None
-        self._is_paused = False
-        self._has_heard = self._is_pinged = False
-        self._later: Callable[..., asyncio.TimerHandle] = loop.call_later
-        self._timer: asyncio.TimerHandle | None = None
-        self.ended: asyncio.Future[str] = loop.create_future()
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether the peer takes what is sent; otherwise `on_writable` says when it does."""
-        return not (self._is_paused or self._call.is_blocked or self.ended.done())
-
-    def send(self, message: bytes, *, is_last: bool = False) -> None:
-        """Send a message now, perhaps the last; for order's sake it waits here if the peer takes nothing."""
-        self._call.send(message, is_last=is_last)
-        self._flush()
-
-    def close(self) -> None:
-        """Cancel the call if it still runs, and drop the connection."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._call.cancel()
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._flush()
-        self._timer = self._later(self._method.ping_after_s, self._look)
-
-    def data_received(self, data: bytes) -> None:
-        self._has_heard = True
-        call = self._call
-        was_blocked = call.is_blocked
-        if messages := call.feed(data):
+    def _take(self, messages: list[bytes]) -> None:
+        if messages:
             self._listener.on_messages(messages)
-        self._flush()
-        if call.ended is not None:
-            self._end(call.ended)
-        elif was_blocked and self.is_writable:
-            self._listener.on_writable()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(f"UNAVAILABLE: the connection was lost{f': {exc}' if exc else ''}")
-
-    def pause_writing(self) -> None:
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        self._is_paused = False
-        if self.is_writable:
-            self._listener.on_writable()
-
-    def _look(self) -> None:
-        """Every now and then: is the peer still there?"""
-        if self._has_heard:
-            self._has_heard = self._is_pinged = False
-            self._timer = self._later(self._method.ping_after_s, self._look)
-        elif self._is_pinged:
-            self._end("UNAVAILABLE: the peer gives no sign of life")
-        else:
-            self._is_pinged = True
-            self._call.ping()
-            self._flush()
-            self._timer = self._later(self._method.ping_timeout_s, self._look)
-
-    def _flush(self) -> None:
-        output = self._call.take_output()
-        if output and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(output)
-
-    def _end(self, reason: str) -> None:
-        if not self.ended.done():
-            self.ended.set_result(reason)
+    def _on_writable(self) -> None:
+        self._listener.on_writable()
 
 
 class _Reader:
@@ -139,11 +67,12 @@ class _Reader:
         self._take = take
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def on_message(self, data: bytes) -> None:
+    def on_messages(self, messages: list[bytes]) -> None:
         if self.failed.done():
             return
         try:
-            self._take(data)
+            for data in messages:
+                self._take(data)
         except Exception as error:
             self.failed.set_exception(error)
 

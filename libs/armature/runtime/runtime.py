@@ -191,7 +191,7 @@ class Runtime(Generic[S]):
         return start_metrics(self.settings.host, self.settings.metrics_port, kind=self.kind, member_id=self.member_id)
 
     async def _join(self, worker: WorkerInfo | None, metrics: MetricsServer | None) -> None:
-        self._member.address = self.server.address
+        self._member.address, self._member.stream_address = self.server.address, self.server.stream_address
         self._member.state = MEMBER_STATE_READY
         self._member.metrics_address = join_host_port(self._host, metrics.port) if metrics else ""
         if worker is not None:

@@ -12,10 +12,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from armature.runtime.addresses import join_host_port
-from armature.runtime.boundary import Boundary, Guard
+from armature.runtime.boundary import Boundary, Guard, Read, refusing
 from armature.runtime.channels import MAX_MESSAGE_BYTES
 from armature.runtime.errors import StartError
 from armature.runtime.health import Health
+from armature.runtime.lean_server import LeanServer, Served, Stream
 from armature.runtime.tls import TlsFiles
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -61,8 +62,11 @@ class RpcServer:
         )
         self._health = Health()
         self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        self._lean = LeanServer(max_request_bytes)
         self.port = 0
         """The port in use, once started."""
+        self.stream_address = ""
+        """Where methods that `stream_lean` was told of are answered as well, once started; empty if there are none."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     @property
@@ -76,15 +80,20 @@ class RpcServer:
         self._health.add(service_name)
         self._names.append(service_name)
 
+    def stream_lean(self, method: str, handler: Stream, read: Read) -> None:
+        """Answer a method that streams both ways also without grpcio, which is worth it where one call carries much;
+        before `start`. `method` is its path, `/armature.v1.Router/Route`, `read` makes a request of its bytes."""
+        self._lean.methods[method] = Served(self._boundary.streaming(method, handler), refusing(read))
+
     def guard(self, guard: Guard) -> None:
         """Have `guard` told every call's method and metadata first; it raises for those that it does not let in."""
         self._boundary.guard = guard
 
     async def start(self) -> None:
-        """Listen.
+        """Listen; lean streams on the next port.
 
         Raises:
-            StartError: the port is taken or the host is none of this machine.
+            StartError: a port is taken or the host is none of this machine.
         """
         reflection.enable_server_reflection([*self._names, reflection.SERVICE_NAME], self._server)
         address = join_host_port(self._host, self._wanted_port)
@@ -97,6 +106,10 @@ class RpcServer:
         except RuntimeError as error:
             raise StartError(f"can't listen on {address}: set another --port") from error
         await self._server.start()
+        if self._lean.methods:
+            wanted, context = self._wanted_port and self._wanted_port + 1, self._tls and self._tls.server_context()
+            port = await self._lean.start(self._host, wanted, context)
+            self.stream_address = join_host_port(self._advertise_host, port)
 
     def set_serving(self, is_serving: bool) -> None:
         """What health checks are told."""
@@ -108,6 +121,7 @@ class RpcServer:
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls, and cancel those that have not ended within `grace_s`."""
+        await self._lean.stop()
         await self._server.stop(grace_s)
 
 

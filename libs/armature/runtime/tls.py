@@ -42,11 +42,23 @@ class TlsFiles:
         Raises:
             StartError: a file can't be read or holds something else.
         """
+        return self._context(ssl.Purpose.SERVER_AUTH)
+
+    def server_context(self) -> ssl.SSLContext:
+        """The same as `server_credentials`, for connections that are not grpcio's.
+
+        Raises:
+            StartError: a file can't be read or holds something else.
+        """
+        return self._context(ssl.Purpose.CLIENT_AUTH)
+
+    def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
         try:
-            context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=self.ca)
+            context = ssl.create_default_context(purpose, cafile=self.ca)
             context.load_cert_chain(self.cert, self.key)
         except OSError as error:  # ssl's errors are among them
             raise StartError(f"can't use the TLS files {self.cert}, {self.key}, {self.ca}: {error}") from error
+        context.verify_mode = ssl.CERT_REQUIRED
         context.set_alpn_protocols(["h2"])
         return context
 

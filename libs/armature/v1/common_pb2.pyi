@@ -172,6 +172,7 @@ class Member(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     OFFLOAD_FIELD_NUMBER: _builtins.int
+    STREAM_ADDRESS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique for the life of the process; a restarted process has a new id."""
     kind: _builtins.str
@@ -186,6 +187,10 @@ class Member(_message.Message):
     pid: _builtins.int
     node: _builtins.str
     """The machine it runs on: members of one node reach each other's memory."""
+    stream_address: _builtins.str
+    """Where the streams that carry everything (a router's Route) are best opened, `host:port`: one call a connection.
+    They are served at `address` too. Empty: only there.
+    """
     @_builtins.property
     def worker(self) -> Global___WorkerInfo:
         """Set on prefill and decode workers."""
@@ -207,10 +212,11 @@ class Member(_message.Message):
         worker: Global___WorkerInfo | None = ...,
         node: _builtins.str = ...,
         offload: Global___OffloadInfo | None = ...,
+        stream_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offload", b"offload", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "id", b"id", "kind", b"kind", "metrics_address", b"metrics_address", "node", b"node", "offload", b"offload", "pid", b"pid", "state", b"state", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "id", b"id", "kind", b"kind", "metrics_address", b"metrics_address", "node", b"node", "offload", b"offload", "pid", b"pid", "state", b"state", "stream_address", b"stream_address", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

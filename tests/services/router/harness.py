@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import grpc
+
 from armature.index.packing import pack_hashes
 from armature.routing.history import History
 from armature.routing.policy import Assumed, Policy
@@ -22,6 +24,8 @@ from services.router.cell import Cell
 from services.router.servicer import RouterServicer
 from tests.support.scripted_worker import ScriptedWorker
 
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+
 POLICY = replace(load_policy("seconds"), assume=Assumed(prefill_tokens_per_s=1000.0))
 
 
@@ -32,6 +36,7 @@ class Routing:
         self.core = RoutingCore(policy, random.Random(0))
         self.channels = ChannelPool()
         self.tasks: list[asyncio.Task[None]] = []
+        self.connections: list[grpc.aio.Channel] = []
 
         def spawn(reading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
             self.tasks.append(tasks.create_task(reading))
@@ -44,13 +49,17 @@ class Routing:
         servicer = RouterServicer(self.dispatcher, self.cell.members, History(self.core.policy, 1 << 20), changed)
         spawn(servicer.run())
         self.server.add(add_RouterServicer_to_server, servicer, "armature.v1.Router")
+        self.server.stream_lean("/armature.v1.Router/Route", servicer.Route, RouteRequest.FromString)
 
     def join(self, *workers: ScriptedWorker) -> None:
         for worker in workers:
             self.cell.on_change(MemberChange("joined", worker.member))
 
-    def gateway(self) -> Any:
-        return RouterStub(self.channels.get(self.server.address)).Route()
+    def gateway(self, *, is_lean: bool = True) -> Any:
+        """A stream of grpcio's client to either port that serves it."""
+        address = self.server.stream_address if is_lean else self.server.address
+        self.connections.append(grpc.aio.insecure_channel(address, _OWN_CONNECTION))
+        return RouterStub(self.connections[-1]).Route()
 
 
 @asynccontextmanager
@@ -63,6 +72,8 @@ async def routing(policy: Policy = POLICY) -> AsyncGenerator[Routing]:
         finally:
             for task in made.tasks:
                 task.cancel()
+            for connection in made.connections:
+                await connection.close()
             await made.server.stop(0)
             await made.channels.close()
 

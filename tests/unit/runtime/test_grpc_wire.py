@@ -7,7 +7,8 @@ import hpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armature.runtime.grpc_wire import DEFAULT_WINDOW_BYTES, PREFACE, WINDOW_BYTES, Flag, Frame, GrpcCall, Setting
+from armature.runtime.grpc_wire import GrpcCall
+from armature.runtime.http2_stream import DEFAULT_WINDOW_BYTES, PREFACE, WINDOW_BYTES, Flag, Frame, Setting
 
 MAX_MESSAGE_BYTES = 100_000
 TRAILERS = [("grpc-status", "14"), ("grpc-message", "it dies%21")]

@@ -113,7 +113,9 @@ class RouterClient:
     def _stream(self, router: Member) -> "_RouterStream":
         stream = self._streams.get(router.id)
         if stream is None or stream.has_ended:
-            stream = self._streams[router.id] = _RouterStream(router.id, self._channels.method(router.address, ROUTE))
+            stream = self._streams[router.id] = _RouterStream(
+                router.id, self._channels.method(router.stream_address or router.address, ROUTE)
+            )
             self._tasks.create_task(self._run(stream, router), name=f"route stream {router.id}")
         return stream
 

@@ -1,0 +1,174 @@
+"""Answers streaming methods without grpcio's threads, on a port of its own: for the few streams that carry everything.
+
+See `grpc_wire`. Clients are ordinary gRPC clients, and handlers those of ordinary servicers: asynchronous generators of
+messages and a context. A connection carries one call; everything else a process serves is with grpcio.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+
+from armature.runtime.errors import StartError
+from armature.runtime.grpc_wire import GrpcAnswer
+from armature.runtime.lean_stream import PING_AFTER_S, PING_TIMEOUT_S, LeanStream
+
+MAX_CONNECTIONS = 4096
+"""Beyond it connections are closed at once."""
+
+
+Stream = Callable[[Any, Any], AsyncIterator[Any]]
+"""A handler: takes an iterator of requests and a context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One method: how it is handled, and how its requests are read."""
+
+    handler: Stream
+    read: Callable[[bytes], Any]
+
+
+class LeanServer:
+    """Listens from `start` to `stop`."""
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self.methods: dict[str, Served] = {}
+        """By path, `/armature.v1.Router/Route`."""
+        self.max_message_bytes = max_message_bytes
+        self.calls: set[asyncio.Task[None]] = set()
+        self.connections: set[_Connection] = set()
+        self._listening: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+        """Listen; on which port.
+
+        Raises:
+            StartError: the port is taken or the host is none of this machine.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._listening = await loop.create_server(lambda: _Connection(self), host, port, ssl=tls)
+        except OSError as error:
+            raise StartError(f"can't listen on {host}:{port} ({error.strerror}): set another port") from error
+        return self._listening.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Take no more connections and end all calls as unavailable."""
+        if self._listening is not None:
+            self._listening.close()
+        for call in self.calls:
+            call.cancel()
+        await asyncio.gather(*self.calls, return_exceptions=True)
+        for connection in list(self.connections):
+            connection.close()
+
+
+class _Context:
+    """What handlers use of a `grpc.aio.ServicerContext`."""
+
+    def __init__(self, wire: GrpcAnswer) -> None:
+        self._metadata = tuple(wire.metadata)
+        self.status: tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]] = grpc.StatusCode.OK, "", ()
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    def code(self) -> grpc.StatusCode:
+        return self.status[0]
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
+    ) -> NoReturn:
+        self.status = code, details, trailing_metadata
+        raise grpc.aio.AbortError(details)
+
+
+class _Connection(LeanStream):
+    """A connection, and the one call on it."""
+
+    def __init__(self, server: LeanServer) -> None:
+        self._answer = GrpcAnswer(max_message_bytes=server.max_message_bytes)
+        super().__init__(self._answer, PING_AFTER_S, PING_TIMEOUT_S)
+        self._server = server
+        self._inbox: deque[bytes] = deque()
+        self._arrived, self._writable = asyncio.Event(), asyncio.Event()
+        self._call: asyncio.Task[None] | None = None
+        self.ended.add_done_callback(self._over)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.connections.add(self)
+        if len(self._server.connections) > MAX_CONNECTIONS:
+            self.close()
+
+    def _take(self, messages: list[bytes]) -> None:
+        self._inbox += messages
+        if messages or self._answer.is_heard_out:
+            self._arrived.set()
+        if self._call is None and self._answer.path:
+            self._call = asyncio.create_task(self._serve(), name=f"call of {self._answer.path}")
+            self._server.calls.add(self._call)
+            self._call.add_done_callback(self._server.calls.discard)
+
+    def _on_writable(self) -> None:
+        self._writable.set()
+
+    def _look(self) -> None:
+        super()._look()
+        if self._call is None and not self.ended.done():
+            self._end("UNAVAILABLE: nothing was called")
+
+    def _over(self, ended: asyncio.Future[str]) -> None:
+        self._server.connections.discard(self)
+        if self._call is not None:
+            self._call.cancel()
+        self.close()
+
+    async def _serve(self) -> None:
+        context, status = _Context(self._answer), grpc.StatusCode
+        served = self._server.methods.get(self._answer.path)
+        try:
+            if served is None:
+                context.status = status.UNIMPLEMENTED, "this port serves no such method", ()
+            else:
+                async with asyncio.timeout(self._answer.timeout_s):
+                    await self._respond(served, context)
+        except TimeoutError:
+            context.status = status.DEADLINE_EXCEEDED, "the deadline has passed", ()
+        except grpc.aio.AbortError:
+            """The status says why."""
+        except asyncio.CancelledError:
+            context.status = status.UNAVAILABLE, "the server stops", ()
+            raise
+        finally:
+            self._answer.finish(*context.status)
+            self._flush()
+            if self._answer.ended is not None:
+                self._end(self._answer.ended)
+
+    async def _respond(self, served: Served, context: _Context) -> None:
+        responses: Any = served.handler(self._requests(served.read), context)
+        async with aclosing(responses):
+            async for response in responses:
+                while not self.is_writable:
+                    self._writable.clear()
+                    await self._writable.wait()
+                self.send(response.SerializeToString())
+
+    async def _requests(self, read: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        inbox = self._inbox
+        while True:
+            while inbox:
+                yield read(inbox.popleft())
+            self._answer.grant()
+            self._flush()
+            if self._answer.is_heard_out:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
