@@ -112,13 +112,14 @@ class Client:
                 continue
             self.prompt_tokens += tokens
             self.overlap_tokens += placement.assigned.overlap_tokens
-            request_id = f"r{placement.query_id}"
+            request_id, cached = f"r{placement.query_id}", placement.assigned.overlap_tokens
             # Progress rides along with the queries that come next.
             for delay_s, kind in (
                 (FIRST_TOKEN_AFTER_S, Progress.KIND_FIRST_TOKEN),
                 (FINISHED_AFTER_S, Progress.KIND_FINISHED),
             ):
-                loop.call_later(delay_s, self.progress.append, Progress(request_id=request_id, kind=kind))
+                progress = Progress(request_id=request_id, kind=kind, cached_tokens=cached)
+                loop.call_later(delay_s, self.progress.append, progress)
 
 
 @asynccontextmanager
@@ -178,7 +179,7 @@ async def measure(num_workers: int, rate: float, seconds: float, prompts_per_s: 
     asked = [(pack_hashes(hashes), len(hashes) * BLOCK_SIZE + 9) for hashes in prompts(COPIES)]
     async with routing_cell(folder, num_workers, prompts_per_s) as services:
         router, kv_index = services["router"], services["kv-index"]
-        await Client(asked, random.Random(1)).run(router.addresses["grpc"], rate / 2, 3.0)  # caches, connections
+        await Client(asked, random.Random(1)).run(router.addresses["streams"], rate / 2, 3.0)  # caches, connections
         quiet_s, quiet_index_s, began_s = cpu_s(router.pid), cpu_s(kv_index.pid), time.perf_counter()
         await asyncio.sleep(QUIET_S)
         took_s = time.perf_counter() - began_s
@@ -186,7 +187,7 @@ async def measure(num_workers: int, rate: float, seconds: float, prompts_per_s: 
         index_following = (cpu_s(kv_index.pid) - quiet_index_s) / took_s
         before, client = await bucket_counts(router), Client(asked, random.Random(2))
         used_s, began_s, own_s = cpu_s(router.pid), time.perf_counter(), time.process_time()
-        await client.run(router.addresses["grpc"], rate, seconds)
+        await client.run(router.addresses["streams"], rate, seconds)
         took_s, used_s = time.perf_counter() - began_s, cpu_s(router.pid) - used_s
         own_s, after = time.process_time() - own_s, await bucket_counts(router)
         blocks = (await router.metrics())["armature_router_index_blocks"]

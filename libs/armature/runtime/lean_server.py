@@ -58,10 +58,12 @@ class LeanServer:
             raise StartError(f"can't listen on {host}:{port} ({error.strerror}): set another port") from error
         return self._listening.sockets[0].getsockname()[1]
 
-    async def stop(self) -> None:
-        """Take no more connections and end all calls as unavailable."""
+    async def stop(self, grace_s: float) -> None:
+        """Take no more connections, and end calls as unavailable that have not ended within `grace_s`."""
         if self._listening is not None:
             self._listening.close()
+        if self.calls and grace_s:
+            await asyncio.wait(self.calls, timeout=grace_s)
         for call in self.calls:
             call.cancel()
         await asyncio.gather(*self.calls, return_exceptions=True)

@@ -203,6 +203,8 @@ class Runtime(Generic[S]):
     def _report_ready(self, announce: Mapping[str, str]) -> None:
         settle_collector()
         addresses = {"grpc": self.server.address}
+        if self.server.stream_address:
+            addresses["streams"] = self.server.stream_address
         if self._member.metrics_address:
             addresses["metrics"] = self._member.metrics_address
         fields = " ".join(f"{name}={address}" for name, address in (addresses | dict(announce)).items())

@@ -3,6 +3,7 @@
 Handlers are wrapped by `Boundary`, so they raise the errors of `armature.runtime.errors` and never name a status.
 """
 
+import asyncio
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -121,8 +122,7 @@ class RpcServer:
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls, and cancel those that have not ended within `grace_s`."""
-        await self._lean.stop()
-        await self._server.stop(grace_s)
+        await asyncio.gather(self._lean.stop(grace_s), self._server.stop(grace_s))
 
 
 def _check_bindable(host: str, port: int) -> None:
