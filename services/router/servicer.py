@@ -163,8 +163,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
             with span("route", traceparent=query.traceparent, kind=SpanKind.SERVER) as open_span:
                 facts = {"request": asked.request_id, "reason": outcome.reason, "waited_s": outcome.waited_s}
                 open_span.set_attributes(facts)
-        placement = placement_of(query.query_id, outcome.answer, self._members)
-        if outcome.waited_s and isinstance(outcome.answer, Placed):
+        placement = placement_of(query.query_id, outcome.answer, self._members, omit_reason=query.omit_reason)
+        if outcome.waited_s and isinstance(outcome.answer, Placed) and not query.omit_reason:
             placement.assigned.reason = outcome.reason
         self._streams[asked.owner].put(placement)
 

@@ -88,7 +88,14 @@ class Client:
         packed, tokens = self.rng.choice(self.asked)
         self.sent[number] = time.perf_counter(), tokens
         self.queries.append(
-            Query(query_id=number, request_id=f"r{number}", model="m", prompt_tokens=tokens, sequence_hashes=packed)
+            Query(
+                query_id=number,
+                request_id=f"r{number}",
+                model="m",
+                prompt_tokens=tokens,
+                sequence_hashes=packed,
+                omit_reason=True,
+            )  # fmt: skip
         )
 
     def _take(self) -> RouteRequest:

@@ -104,9 +104,9 @@ def _reading_of(report: LoadReport) -> Reading:
 
 
 def placement_of(
-    query_id: int, outcome: Placed | Queued | Rejected, members: Mapping[str, Member]
+    query_id: int, outcome: Placed | Queued | Rejected, members: Mapping[str, Member], *, omit_reason: bool = False
 ) -> router_pb2.Placement:
-    """The answer to a query; `members` has the chosen workers' records."""
+    """The answer to a query; `members` has the chosen workers' records. What is refused is always told why."""
     if isinstance(outcome, Rejected):
         return router_pb2.Placement(query_id=query_id, rejected=rejection_of(outcome))
     if isinstance(outcome, Queued):
@@ -121,7 +121,7 @@ def placement_of(
         prefill=_target_of(chosen, members),
         overlap_tokens=outcome.overlap_tokens,
         predicted_ttft_s=chosen.ttft_s,
-        reason=outcome.reason,
+        reason="" if omit_reason else outcome.reason,
     )
     return router_pb2.Placement(query_id=query_id, assigned=assigned)
 

@@ -62,6 +62,7 @@ class Query(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     HINTS_FIELD_NUMBER: _builtins.int
     PREFILL_LOCALLY_FIELD_NUMBER: _builtins.int
+    OMIT_REASON_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     """Chosen by the client, unique on its stream; the answer carries it."""
     request_id: _builtins.str
@@ -78,6 +79,8 @@ class Query(_message.Message):
     """Equal for requests of one conversation; empty: unknown."""
     prefill_locally: _builtins.bool
     """No prefill worker: what is wanted is made while the prompt is computed."""
+    omit_reason: _builtins.bool
+    """Nobody will read an assignment's reason; to word it takes an eighth of a decision."""
     @_builtins.property
     def excluded_workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Workers that have just failed this request."""
@@ -99,10 +102,11 @@ class Query(_message.Message):
         session_id: _builtins.str = ...,
         hints: _hints_pb2.Hints | None = ...,
         prefill_locally: _builtins.bool = ...,
+        omit_reason: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hints", b"hints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_workers", b"excluded_workers", "hints", b"hints", "max_tokens", b"max_tokens", "model", b"model", "prefill_locally", b"prefill_locally", "prompt_tokens", b"prompt_tokens", "query_id", b"query_id", "request_id", b"request_id", "sequence_hashes", b"sequence_hashes", "session_id", b"session_id", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_workers", b"excluded_workers", "hints", b"hints", "max_tokens", b"max_tokens", "model", b"model", "omit_reason", b"omit_reason", "prefill_locally", b"prefill_locally", "prompt_tokens", b"prompt_tokens", "query_id", b"query_id", "request_id", b"request_id", "sequence_hashes", b"sequence_hashes", "session_id", b"session_id", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,9 @@ async def test_a_placement_says_all_that_a_gateway_and_a_decode_worker_need() ->
         assert assigned.prefill.handoff == prefill.member.worker.handoff
         assert assigned.predicted_ttft_s > 0.9
         assert assigned.reason.startswith("d1 with prefill on p1 costs")
+        (silent,) = await ask(call, query(9, 1000, omit_reason=True))
+        assert silent.assigned.worker_id == "d1"
+        assert not silent.assigned.reason
         (short,) = await ask(call, query(8, 40))
         assert not short.assigned.HasField("prefill")
         call.cancel()

@@ -97,6 +97,7 @@ class Embedder:
                 traceparent=telemetry.current_traceparent(),
                 tenant=order.tenant,
                 prefill_locally=True,
+                omit_reason=True,
             )
             placement, ledger = await self._router.place(query)
             if not placement.HasField("assigned"):

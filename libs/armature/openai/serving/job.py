@@ -89,6 +89,7 @@ class Job:
             tenant=self.tenant,
             session_id=self.session_id,
             hints=hints_message(self.hints),
+            omit_reason=not self.include_info,
         )
 
     @property
