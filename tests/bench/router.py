@@ -95,7 +95,7 @@ class Client:
                 prompt_tokens=tokens,
                 sequence_hashes=packed,
                 omit_reason=True,
-            )  # fmt: skip
+            )
         )
 
     def _take(self) -> RouteRequest:

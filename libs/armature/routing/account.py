@@ -112,8 +112,10 @@ class Account:
         if not reads_alike:
             self._read()
         if not is_same:
-            speeds = Speeds(*(new or old for new, old in zip(load.speeds, self.measured.speeds, strict=True)))
-            self.measured = Pace(speeds, load.steps or self.measured.steps)
+            speeds, known = load.speeds, self.measured
+            if 0.0 in speeds:
+                speeds = Speeds(*(new or old for new, old in zip(speeds, known.speeds, strict=True)))
+            self.measured = Pace(speeds, load.steps or known.steps)
         self._pace()
         if self._unseen:
             self._unseen = {key: share for key, share in self._unseen.items() if share.placed_s > now_s - settle_s}

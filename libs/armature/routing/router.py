@@ -121,7 +121,7 @@ class RoutingCore:
             return
         unknown = account.num_unmeasured
         account.report(load, now_s, self.policy.settle_s)
-        if account.num_unmeasured < unknown:
+        if unknown and account.num_unmeasured < unknown:
             self._is_shared = False
 
     def first_token(self, owner: str, request_id: str, cached_tokens: int | None = None) -> None:

@@ -95,7 +95,9 @@ class Load:
     def __post_init__(self) -> None:
         if min(self.running_seqs, self.waiting_seqs, self.waiting_prefill_tokens, self.free_blocks) < 0:
             raise ValueError(f"a count is negative in {self}; all must be at least 0")
-        _check_speeds(dict(zip(Speeds._fields, self.speeds, strict=True)))
+        for value in self.speeds:
+            if value and not _SLOWEST < value < _FASTEST:
+                _check_speeds(self.speeds._asdict())
         if self.reading is not NO_READING:
             tiers = self.reading.tiers.items()
             _check_speeds({"pull_bytes_per_s": self.reading.pull_bytes_per_s})

@@ -99,8 +99,10 @@ def _steps_of(costs: StepCosts) -> LinearModel:
 
 
 def _reading_of(report: LoadReport) -> Reading:
+    if not report.onboarding:
+        return Reading(report.pull_bytes_per_s) if report.pull_bytes_per_s else NO_READING
     tiers = {Tier(speed.tier): TierSpeed(speed.bytes_per_s, speed.latency_s) for speed in report.onboarding}
-    return Reading(report.pull_bytes_per_s, tiers) if tiers or report.pull_bytes_per_s else NO_READING
+    return Reading(report.pull_bytes_per_s, tiers)
 
 
 def placement_of(
