@@ -5,18 +5,16 @@ import logging
 import time
 from collections.abc import Callable
 
-from google.protobuf.message import DecodeError
-
 from armature.routing.router import RoutingCore
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import PeerError
 from armature.runtime.lean_call import read_messages
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
-from armature.runtime.placement import load_of, worker_of
+from armature.runtime.placement import load_from, worker_of
 from armature.runtime.tasks import Spawn
 from armature.v1.common_pb2 import Member
-from armature.v1.worker_pb2 import LoadReport, LoadRequest
+from armature.v1.worker_pb2 import LoadRequest
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +57,7 @@ class Cell:
 
     async def _read(self, member: Member, has_read: Callable[[], None]) -> None:
         def take(data: bytes) -> None:
-            try:
-                report = LoadReport.FromString(data)
-            except DecodeError as error:
-                raise PeerError("what it tells is no load report") from error
-            self._core.report(member.id, load_of(report), time.monotonic())
+            self._core.report(member.id, load_from(data), time.monotonic())
             self._changed.set()
             has_read()
 

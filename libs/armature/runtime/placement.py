@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from google.protobuf.message import DecodeError
+
 from armature.index.packing import unpack_hashes
 from armature.index.tiers import Tier
 from armature.performance.linear import LinearModel
@@ -68,6 +70,18 @@ def load_of(report: LoadReport) -> Load:
         )
     except ValueError as error:
         raise PeerError(f"the load report is of no use: {error}") from error
+
+
+def load_from(data: bytes) -> Load:
+    """A worker's report as it travels.
+
+    Raises:
+        PeerError: it is none, or says what can't be.
+    """
+    try:
+        return load_of(LoadReport.FromString(data))
+    except DecodeError as error:
+        raise PeerError("what it tells is no load report") from error
 
 
 def query_of(query: router_pb2.Query, owner: str = "") -> Query:
