@@ -11,7 +11,7 @@ from armature.openai.serving.request_log import open_request_log
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tenancy.opening import open_tenancy
-from armature.runtime import service
+from armature.runtime import allocator, service
 from armature.runtime.addresses import join_host_port
 from armature.runtime.redis_client import RedisClient
 from armature.runtime.replicas import Replicas, run_replicas
@@ -80,7 +80,10 @@ def main() -> int:
 
 
 def _start(kind: str, settings: GatewaySettings, app: App[GatewaySettings]) -> int:
-    return _run_several(settings) if settings.processes > 1 else service.run(kind, settings, app)
+    if settings.processes > 1:
+        return _run_several(settings)
+    allocator.return_memory()
+    return service.run(kind, settings, app)
 
 
 def _run_several(settings: GatewaySettings) -> int:

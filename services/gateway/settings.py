@@ -6,6 +6,7 @@ from pathlib import Path
 from armature.openai.serving.certificate import Certificate
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.response_store import StoreOptions
+from armature.runtime.connection_age import ConnectionAge
 from armature.runtime.redis_client import RedisSettings
 from armature.runtime.settings import option
 
@@ -19,6 +20,9 @@ class GatewaySettings(RedisSettings):
     http_tls_cert: Path | None = option(None, help="PEM certificate chain; with http_tls_key the HTTP port is HTTPS")
     http_tls_key: Path | None = option(None, help="PEM private key of http_tls_cert; both are read again when changed")
     processes: int = option(1, help="gateways on the HTTP port, each a process; raise it when one core is not enough")
+    grpc_connection_age_s: float = option(
+        3600.0, help="age at which gRPC clients are asked to connect anew; raise it for KServe streams that last longer"
+    )
     http_reuse_port: bool = option(
         False, help="share the HTTP port with other gateways of this machine that do so; the kernel spreads connections"
     )
@@ -68,6 +72,8 @@ class GatewaySettings(RedisSettings):
             raise ValueError("processes must be at least 1")
         if self.processes > 1 and (self.port or self.metrics_port > 0):
             raise ValueError("processes above 1 need ports of their own: port and metrics_port must be 0")
+        if self.grpc_connection_age_s <= 0:
+            raise ValueError("grpc_connection_age_s must be above 0")
         if self.request_log_max_bytes < 1:
             raise ValueError("request_log_max_bytes must be above 0")
         for entry in self.tokenizer:
@@ -79,6 +85,11 @@ class GatewaySettings(RedisSettings):
     @property
     def max_request_bytes(self) -> int:
         return self.max_body_bytes
+
+    @property
+    def connection_age(self) -> ConnectionAge:
+        """Every answer that has been begun has time to end."""
+        return ConnectionAge(self.grpc_connection_age_s, self.request_timeout_s)
 
     @property
     def certificate(self) -> Certificate | None:

@@ -10,10 +10,11 @@ MAX_UNREAD_MIB = 8.0
 
 async def test_a_gateway_is_as_before_when_all_kinds_of_clients_have_gone(etcd_address: str, tmp_path: Path) -> None:
     async with fuzzed_cell(tmp_path / "fuzz", etcd_address) as cell:
-        result = await campaign(cell, seed=11, bodies=300, messages=200, clients=40, slow_readers=4, examples=0)
+        result = await campaign(
+            cell, seed=11, bodies=300, messages=200, clients=40, slow_readers=4, examples=0, is_measured=False
+        )
     assert not result["failures"]
     assert sum(sum(answers.values()) for answers in result["cases"].values()) == 500
-    assert {way: held["peak_mib_per_client"] < MAX_UNREAD_MIB for way, held in result["unread_answers"].items()} == {
-        "http": True,
-        "grpc": True,
-    }
+    peaks = {name: held["peak_mib_per_client"] for name, held in result["unread_answers"].items()}
+    assert [*peaks] == ["http unread", "grpc unread"]
+    assert not {name: peak for name, peak in peaks.items() if peak > MAX_UNREAD_MIB}

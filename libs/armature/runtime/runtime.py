@@ -64,6 +64,7 @@ class Runtime(Generic[S]):
             tls=settings.tls,
             advertise_host=self._host,
             max_request_bytes=settings.max_request_bytes,
+            connection_age=settings.connection_age,
         )
         self.was_hurried = False
         """Whether requests were given up because of a second signal."""

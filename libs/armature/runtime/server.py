@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from armature.runtime.addresses import join_host_port
 from armature.runtime.boundary import Boundary, Guard, Read, refusing
 from armature.runtime.channels import MAX_MESSAGE_BYTES
+from armature.runtime.connection_age import ConnectionAge
 from armature.runtime.errors import StartError
 from armature.runtime.health import Health
 from armature.runtime.lean_server import LeanServer, Served, Stream
@@ -50,6 +51,7 @@ class RpcServer:
         tls: TlsFiles | None = None,
         advertise_host: str = "",
         max_request_bytes: int = MAX_MESSAGE_BYTES,
+        connection_age: ConnectionAge | None = None,
     ) -> None:
         self._host = host
         self._wanted_port = port
@@ -58,7 +60,11 @@ class RpcServer:
         self._boundary = Boundary()
         self._server = grpc.aio.server(
             interceptors=[self._boundary],
-            options=[*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes)],
+            options=[
+                *SERVER_OPTIONS,
+                ("grpc.max_receive_message_length", max_request_bytes),
+                *(connection_age.options if connection_age else ()),
+            ],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
         self._health = Health()

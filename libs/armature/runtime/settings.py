@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from armature.runtime.addresses import is_loopback
 from armature.runtime.channels import MAX_MESSAGE_BYTES
+from armature.runtime.connection_age import ConnectionAge
 from armature.runtime.tls import TlsFiles, etcd_tls
 from armature.runtime.values import Kind, kind_of
 
@@ -264,6 +265,11 @@ class CommonSettings:
     def max_request_bytes(self) -> int:
         """The largest gRPC message that this process takes."""
         return MAX_MESSAGE_BYTES
+
+    @property
+    def connection_age(self) -> ConnectionAge | None:
+        """How old connections to this process's gRPC port become; None: as old as their clients like."""
+        return None
 
     @property
     def risks(self) -> list[str]:

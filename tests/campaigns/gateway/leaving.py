@@ -149,7 +149,7 @@ LEAVERS: dict[str, Leaver] = {
 }
 
 
-async def come_and_go(doors: Doors, clients: int, seed: int, told: Callable[[], None]) -> dict[str, int]:
+async def come_and_go(doors: Doors, clients: int, seed: str, told: Callable[[], None]) -> dict[str, int]:
     """So many clients come and leave, `AT_ONCE` at a time; how many of which kind. `told` for each that left."""
     rng, seats, kinds = random.Random(seed), asyncio.Semaphore(AT_ONCE), Counter[str]()
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,18 +15,19 @@ import grpc
 
 from tests.campaigns.gateway import grpc_cases, http_cases, http_client
 from tests.campaigns.gateway.bodies import MODEL
+from tests.campaigns.gateway.flatness import judged, stretches
 from tests.campaigns.gateway.leaving import Doors, come_and_go, holding_grpc, holding_http
-from tests.campaigns.gateway.state import State, resident_mib, rested
+from tests.campaigns.gateway.state import STILL_S, State, resident_mib, rested
 from tests.support.cell import Cell, running_cell
 from tests.support.conformity import ADMIN_KEY, conformity, key_book
 from tests.support.eventually import eventually
+from tests.support.rest import until_at_rest
 
 AT_ONCE = 16
 WRITE_TIMEOUT_S = 5.0
-HELD_S = 4.0
 KEPT_FAILURES = 20
-PARTS = 10
-"""Of the cases; the first warms the gateway up."""
+TENTHS = (1, 5, 10)
+"""How much of the cases has been sent when the state is taken; the first tenth warms the gateway up."""
 
 Case = TypeVar("Case")
 Judge = Callable[[Case], Awaitable[tuple[Any, str]]]
@@ -131,45 +133,59 @@ async def fuzz(cell: Cell, seed: str, bodies: int, messages: int, found: Finding
                     tasks.create_task(send())
 
 
-async def held(cell: Cell, clients: int, hold: Callable[[Doors], Any]) -> dict[str, float]:
-    """What clients that hold answers without reading them cost the gateway, at most, and what is left of it."""
-    before = await rested(cell)
+async def held(cell: Cell, clients: int, hold: Callable[[Doors], Any], warm: State) -> dict[str, float]:
+    """What clients that hold answers without reading them cost the gateway, at most and when it has given them up.
+
+    They hold until it has given up each of them.
+    """
+    before = await rested(cell, warm)
     peak_mib = before.resident_mib
     async with AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(hold(doors_of(cell))) for _ in range(clients)))
-        ends_s = asyncio.get_running_loop().time() + HELD_S
-        while asyncio.get_running_loop().time() < ends_s:
+        given_up = asyncio.create_task(until_at_rest(cell))
+        while not given_up.done():
             peak_mib = max(peak_mib, resident_mib(cell))
             await asyncio.sleep(0.2)
-    after = await rested(cell, before)
-    return {
-        "clients": clients,
-        "peak_mib_per_client": round((peak_mib - before.resident_mib) / clients, 3),
-        "left_mib": round(after.resident_mib - before.resident_mib, 1),
-    }
+        await given_up
+        held_mib = resident_mib(cell)
+    added = {"peak": peak_mib, "given_up": held_mib}
+    each = {f"{name}_mib_per_client": round((mib - before.resident_mib) / clients, 3) for name, mib in added.items()}
+    return {"clients": clients, **each}
 
 
 async def campaign(
-    cell: Cell, *, seed: int, bodies: int, messages: int, clients: int, slow_readers: int, examples: int
+    cell: Cell,
+    *,
+    seed: int,
+    bodies: int,
+    messages: int,
+    clients: int,
+    slow_readers: int,
+    examples: int,
+    is_measured: bool = True,
 ) -> dict[str, Any]:
-    """All of it, and what was found.
+    """All of it, and what was found; `is_measured` also says how memory has grown, which takes waiting and repeating.
 
     Raises:
         AssertionError: something is left when all clients are gone.
     """
     found = Findings()
     states: list[tuple[str, State]] = []
-    for part in range(1, PARTS + 1):
-        await fuzz(cell, f"{seed}, {part} of {PARTS}", bodies // PARTS, messages // PARTS, found)
-        states.append((f"{part} of {PARTS}", await rested(cell, states[0][1] if states else None)))
+    still_s = STILL_S if is_measured else 0.0
+    for sent, tenths in pairwise((0, *TENTHS)):
+        name, part = f"{tenths} of 10", tenths - sent
+        await fuzz(cell, f"{seed}, {name}", bodies * part // 10, messages * part // 10, found)
+        states.append((name, await rested(cell, states[0][1] if states else None, still_s=still_s)))
     warm = states[0][1]
-    result: dict[str, Any] = {"seed": seed, "cases": found.figures(), "failures": found.failures}
-    left = await come_and_go(doors_of(cell), clients, seed, Progress("leaving", clients))
-    result["left"] = left
-    states.append(("all have left", await rested(cell, warm)))
-    if slow_readers:
-        ways = {"http": holding_http, "grpc": holding_grpc}
-        result["unread_answers"] = {name: await held(cell, slow_readers, hold) for name, hold in ways.items()}
+    result: dict[str, Any] = {"seed": seed, "cases": found.figures(), "failures": found.failures, "left": {}}
+    for name, part in (("half have left", clients // 2), ("all have left", clients - clients // 2)):
+        result["left"][name] = await come_and_go(doors_of(cell), part, f"{seed} {name}", Progress("leaving", part))
+        states.append((name, await rested(cell, warm, still_s=still_s)))
+    result["unread_answers"] = unread = {}
+    for way, hold in ({"http": holding_http, "grpc": holding_grpc} if slow_readers else {}).items():
+        for name in (f"{way} unread", f"{way} unread again")[: 2 if is_measured else 1]:
+            unread[name] = await held(cell, slow_readers, hold, warm)
+            states.append((name, await rested(cell, warm, still_s=still_s)))
     if examples:
         url = f"http://{doors_of(cell).http}"
         report = await conformity(
@@ -178,5 +194,8 @@ async def campaign(
         result["conforms"] = report.is_conform
         if not report.is_conform:
             found.failures.append(report.text)
-    states.append(("end", await rested(cell, warm)))
+    states.append(("end", await rested(cell, warm, still_s=still_s)))
+    if is_measured:
+        parts = stretches(dict(states), cases=bodies + messages, clients=clients, silent_readers=slow_readers)
+        result["growth"] = judged(dict(states), parts)
     return {**result, "states": {name: state.figures() for name, state in states}}

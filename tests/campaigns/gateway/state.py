@@ -3,13 +3,15 @@
 import asyncio
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.support.cell import Cell
 from tests.support.rest import until_at_rest
 
 SETTLE_S = 60.0
+STILL_S = 3.0
+"""Memory that has not shrunk for so long is settled: gRPC frees what a connection had a while after it is gone."""
 LAZILY_OPENED = 4
 """Connections to workers are made when they are first needed, each with a task or two; a leak is one per client."""
 
@@ -41,8 +43,8 @@ async def state_of(cell: Cell) -> State:
     )
 
 
-async def rested(cell: Cell, before: State | None = None) -> State:
-    """The state once nothing runs any more; compared with one before, nothing may be left.
+async def rested(cell: Cell, before: State | None = None, *, still_s: float = 0.0) -> State:
+    """The state once nothing runs any more and memory has not shrunk for `still_s`; nothing may be left since `before`.
 
     Raises:
         AssertionError: workers have requests or blocks, or the gateway more tasks or descriptors than before.
@@ -57,7 +59,17 @@ async def rested(cell: Cell, before: State | None = None) -> State:
             raise AssertionError(f"something is left: {state}, before it was {before}; {_files(cell)} are open")
         await asyncio.sleep(0.25)
         state = await state_of(cell)
-    return state
+    return replace(state, resident_mib=await _settled_mib(cell, still_s))
+
+
+async def _settled_mib(cell: Cell, still_s: float) -> float:
+    least_mib, since_s = resident_mib(cell), time.monotonic()
+    give_up_s = since_s + SETTLE_S
+    while (now_s := time.monotonic()) < min(since_s + still_s, give_up_s):
+        await asyncio.sleep(0.25)
+        if (now_mib := resident_mib(cell)) < least_mib:
+            least_mib, since_s = now_mib, now_s
+    return least_mib
 
 
 def _files(cell: Cell) -> list[str]:

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from armature.runtime.addresses import join_host_port, split_host_port
 from armature.runtime.channels import ChannelPool
+from armature.runtime.connection_age import ConnectionAge
 from armature.runtime.errors import (
     CallerError,
     NotFoundError,
@@ -67,8 +68,10 @@ class Index(kv_index_pb2_grpc.KvIndexServicer):
 
 
 @asynccontextmanager
-async def serving(index: Index, *, tls: TlsFiles | None = None) -> AsyncIterator[RpcServer]:
-    server = RpcServer("127.0.0.1", tls=tls)
+async def serving(
+    index: Index, *, tls: TlsFiles | None = None, age: ConnectionAge | None = None
+) -> AsyncIterator[RpcServer]:
+    server = RpcServer("127.0.0.1", tls=tls, connection_age=age)
     server.add(kv_index_pb2_grpc.add_KvIndexServicer_to_server, index, "armature.v1.KvIndex")
     await server.start()
     server.set_serving(True)
@@ -392,3 +395,20 @@ async def test_a_call_is_freed_when_it_has_ended_however_it_has_ended(handle: Ha
             for _ in range(10):
                 await call_each()
             await eventually(lambda: living("RPCState") == before, 5.0, what="the calls are gone")
+
+
+async def test_clients_connect_anew_at_a_connections_age_and_notice_nothing() -> None:
+    peers: set[str] = set()
+
+    async def remember(context: Any) -> None:
+        peers.add(context.peer())
+
+    async with (
+        serving(Index(remember), age=ConnectionAge(age_s=0.2, grace_s=5.0)) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+
+        async def has_come_anew() -> bool:
+            return (await match(channel)).indexed_blocks == 8 and len(peers) > 1
+
+        await eventually(has_come_anew)
