@@ -13,6 +13,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 READY_TIMEOUT_S = 90.0
+SCRAPE_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Service:
     async def scrape(self) -> str:
         """What Prometheus would get."""
         address = self.addresses["http"] if "http" in self.addresses else self.addresses["metrics"]
-        async with httpx.AsyncClient(timeout=10.0, verify=False, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_S, verify=False, trust_env=False) as client:
             return (await client.get(f"http://{address}/metrics")).text
 
     async def samples(self) -> list[tuple[str, dict[str, str], float]]:

@@ -1,6 +1,8 @@
 """A cell at rest: nothing runs, nothing waits, every block is free or cached."""
 
-from tests.support.cell import Cell, Service
+import httpx
+
+from tests.support.cell import SCRAPE_TIMEOUT_S, Cell, Service
 from tests.support.eventually import eventually
 
 BUSY = ("running_seqs", "waiting_seqs", "waiting_prefill_tokens", "staged_blocks", "quarantined_blocks", "stagings")
@@ -28,7 +30,10 @@ async def until_at_rest(cell: Cell, timeout_s: float = 45.0) -> None:
 
         async def is_at_rest(service: Service = service, left: dict[str, float] = left) -> bool:
             left.clear()
-            left.update(await unrest(service))
+            try:
+                left.update(await unrest(service))
+            except httpx.TimeoutException:
+                left["seconds without an answer"] = SCRAPE_TIMEOUT_S
             return not left
 
         try:

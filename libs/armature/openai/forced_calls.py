@@ -1,14 +1,15 @@
 """Grammars for answers that must call a function, in the notation of the model's family, so that its parser reads them.
 
-An answer that must match something may call instead, where the model has the choice. Reasoning may come first where the
-model reasons. Schemas are enforced as far as they can be; wholly, or the request is
-refused, where a function says that it is `strict`.
+An answer that must match something may call instead, where the model has the choice. One that is free to say anything
+follows a grammar from the marker on with which a call begins, if a function is `strict`. Reasoning may come first where
+the model reasons. Schemas are enforced as far as they can be; wholly, or the request is refused, where a function says
+that it is `strict`.
 """
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from armature.openai.parsers import deepseek, harmony, hermes, mistral, qwen_coder
@@ -59,6 +60,21 @@ def calls_or_answer(
     return Grammar(ebnf=writer.write(list(tools.parameters), _notation(reading.format, template), answer))
 
 
+def strict_calls(tools: ToolUse, reading: Reading, vocabulary: Vocabulary, template: str) -> Grammar | None:
+    """What an answer must match that says what it likes and whose calls fit, those of `strict` functions exactly.
+
+    None: no function is strict, or this family's calls have no marker of their own by which to tell them from text.
+    """
+    marker = _MARKERS.get(reading.format.tools)
+    writer = _Writer(tools, reading, vocabulary)
+    if marker is None or not writer.strict:
+        return None
+    return Grammar(ebnf=writer.write_among_text(list(tools.parameters), _notation(reading.format, template), marker))
+
+
+_MARKERS = {"hermes": hermes.START, "mistral": mistral.START, "deepseek": deepseek.CALLS_START}
+
+
 def _notation(answer_format: AnswerFormat, template: str) -> Notation:
     """As the family's models write calls; the template tells versions apart."""
     match answer_format.tools:
@@ -92,20 +108,41 @@ class _Writer:
         self._reading = reading
         specials = {name: vocabulary.ids_of([name]) & vocabulary.special_ids for name in reading.markers}
         self._specials = {name: next(iter(ids)) for name, ids in specials.items() if ids}
-        self._strict = {
+        self.strict = {
             function["name"] for function in (tool["function"] for tool in tools.definitions) if function.get("strict")
         }
+        self._frees_others = False
+        """Functions that are not strict take any object."""
         self._rules: list[str] = []
 
     def write(self, names: Sequence[str], notation: Notation, answer: Grammar | None = None) -> str:
         """Calls of functions with these names, or else the `answer`."""
+        self._calls(names, notation)
+        what = "calls" if answer is None else f"(calls | {self._answer(answer)})"
+        return "\n".join([f"start: {self._reasoning()} {what}", *self._rules])
+
+    def _calls(self, names: Sequence[str], notation: Notation) -> None:
+        """The rule `calls`, and those that it needs."""
         calls = [self._call(index, name, notation) for index, name in enumerate(names)]
         is_one = notation.between is None or not self._tools.is_parallel or len(calls) == 1
         more = "" if is_one else f"({self._text(notation.between or '')} call){{0,{MAX_CALLS - 1}}}"
         parts = (self._text(notation.before), "call", more, self._text(notation.after))
         self._rules += [f"calls: {' '.join(filter(None, parts))}", f"call: {' | '.join(calls)}"]
-        what = "calls" if answer is None else f"(calls | {self._answer(answer)})"
-        return "\n".join([f"start: {self._reasoning()} {what}", *self._rules])
+
+    def write_among_text(self, names: Sequence[str], notation: Notation, marker: str) -> str:
+        """Text, in which whatever begins with the marker is a call of one of these functions, or a group of them."""
+        if notation.before:
+            behind = replace(notation, before=notation.before.removeprefix(marker))
+        else:  # each call has the marker, so one behind the other is text of no length between two
+            behind = replace(notation, opening=notation.opening.removeprefix(marker), between=None)
+        self._frees_others = True
+        self._calls(names, behind)
+        if marker in self._specials:
+            head = f"{_ANY_TEXT} {self._text(marker)}"
+        else:
+            self._rules.append(f"head[suffix={json.dumps(marker)}]: {_ANY_TEXT}")
+            head = "head"
+        return "\n".join([f"start: {self._reasoning()} ({head} calls){{0,{MAX_CALLS}}} {_ANY_TEXT}", *self._rules])
 
     def _answer(self, answer: Grammar) -> str:
         kind = answer.WhichOneof("kind")
@@ -134,10 +171,12 @@ class _Writer:
 
     def _schema(self, name: str) -> dict[str, Any]:
         """The arguments; a model may not add to those that are named."""
+        if self._frees_others and name not in self.strict:
+            return {"type": "object", "x-guidance": {"whitespace_flexible": True}}
         given = self._tools.parameters[name]
         is_open = "additionalProperties" in given or any(key in given for key in ("$ref", "anyOf", "oneOf", "allOf"))
         closed = {} if is_open else {"properties": {}, "additionalProperties": False}
-        options = _LAYOUT | {"lenient": name not in self._strict}
+        options = _LAYOUT | {"lenient": name not in self.strict}
         return {"type": "object", **closed, **given, "x-guidance": options}
 
     def _json(self, rule: str, schema: Any) -> str:

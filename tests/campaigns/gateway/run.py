@@ -17,7 +17,7 @@ from tests.campaigns.gateway import grpc_cases, http_cases, http_client
 from tests.campaigns.gateway.bodies import MODEL
 from tests.campaigns.gateway.flatness import judged, stretches
 from tests.campaigns.gateway.leaving import Doors, come_and_go, holding_grpc, holding_http
-from tests.campaigns.gateway.state import STILL_S, State, resident_mib, rested
+from tests.campaigns.gateway.state import REST_TIMEOUT_S, STILL_S, State, resident_mib, rested
 from tests.support.cell import Cell, running_cell
 from tests.support.conformity import ADMIN_KEY, conformity, key_book
 from tests.support.eventually import eventually
@@ -142,11 +142,11 @@ async def held(cell: Cell, clients: int, hold: Callable[[Doors], Any], warm: Sta
     peak_mib = before.resident_mib
     async with AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(hold(doors_of(cell))) for _ in range(clients)))
-        given_up = asyncio.create_task(until_at_rest(cell))
-        while not given_up.done():
+        ends_s = asyncio.get_running_loop().time() + 2 * WRITE_TIMEOUT_S
+        while asyncio.get_running_loop().time() < ends_s:
             peak_mib = max(peak_mib, resident_mib(cell))
             await asyncio.sleep(0.2)
-        await given_up
+        await until_at_rest(cell, REST_TIMEOUT_S)
         held_mib = resident_mib(cell)
     added = {"peak": peak_mib, "given_up": held_mib}
     each = {f"{name}_mib_per_client": round((mib - before.resident_mib) / clients, 3) for name, mib in added.items()}

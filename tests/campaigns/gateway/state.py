@@ -10,6 +10,8 @@ from tests.support.cell import Cell
 from tests.support.rest import until_at_rest
 
 SETTLE_S = 60.0
+REST_TIMEOUT_S = 240.0
+"""For all that the campaign has asked for to end, on a machine that others use."""
 STILL_S = 3.0
 """Memory that has not shrunk for so long is settled: gRPC frees what a connection had a while after it is gone."""
 LAZILY_OPENED = 4
@@ -49,7 +51,7 @@ async def rested(cell: Cell, before: State | None = None, *, still_s: float = 0.
     Raises:
         AssertionError: workers have requests or blocks, or the gateway more tasks or descriptors than before.
     """
-    await until_at_rest(cell)
+    await until_at_rest(cell, REST_TIMEOUT_S)
     state = await state_of(cell)
     give_up_s = time.monotonic() + SETTLE_S
     while before is not None and (

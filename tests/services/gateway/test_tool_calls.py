@@ -195,3 +195,20 @@ async def test_what_must_match_something_may_be_a_call_instead() -> None:
                 lark: Any = {"tools": [WEATHER], "extra_body": {"guided_grammar": 'start: "x"'}}
                 await client.chat.completions.create(model=MODEL, messages=MESSAGES, **lark)
             assert refused.value.param == "guided_grammar"
+
+
+async def test_only_strict_functions_make_workers_follow_a_grammar_where_a_model_need_not_call() -> None:
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    worker = saying(SAID)
+    async with running_gateway(worker) as gateway, gateway.openai() as client:
+        for tool in (WEATHER, strict):
+            made: Any = await client.chat.completions.create(model=MODEL, messages=MESSAGES, tools=[tool])
+            assert len(made.choices[0].message.tool_calls) == 2
+        impossible = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+        refused = {"type": "function", "function": {"name": "f", "parameters": impossible, "strict": True}}
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(model=MODEL, messages=MESSAGES, tools=[refused])
+        assert caught.value.param == "tools"
+    free, bound = worker.requests
+    assert not free.HasField("grammar")
+    assert "arguments_0: %json" in bound.grammar.ebnf

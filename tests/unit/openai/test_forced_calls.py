@@ -8,7 +8,7 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from armature.grammars.notation import LIMITS, GrammarError, check, source_of
-from armature.openai.forced_calls import calls_or_answer, forced_calls
+from armature.openai.forced_calls import calls_or_answer, forced_calls, strict_calls
 from armature.openai.parsers.families import TOOL_FAMILIES, AnswerFormat
 from armature.openai.tools import ToolUse, tools_of
 from armature.openai.vocabulary import Vocabulary
@@ -57,10 +57,13 @@ def lets_through(
     """Whether the grammar takes the whole text, and would end there."""
     reading = form.reading(tools.parameters, prompt)
     assert reading is not None
-    grammar = forced_calls(tools, reading, VOCABULARY, template)
     if answer is not None:
         grammar = calls_or_answer(tools, reading, VOCABULARY, template, answer)
-        assert grammar is not None
+    elif tools.must_call:
+        grammar = forced_calls(tools, reading, VOCABULARY, template)
+    else:
+        grammar = strict_calls(tools, reading, VOCABULARY, template)
+    assert grammar is not None
     check(grammar)
     matcher = LLMatcher(FOLLOWED, source_of(grammar), log_level=0, limits=LIMITS)
     assert not matcher.is_error(), matcher.get_error()
@@ -173,3 +176,38 @@ def test_a_strict_function_with_a_schema_that_cannot_be_enforced_is_refused() ->
                 lets_through(required, AnswerFormat("hermes"), "", "x")
         else:
             assert lets_through(required, AnswerFormat("hermes"), "", hermes("", [("f", '{"a": []}')], ""))
+
+
+STRICT: Any = [
+    {"type": "function", "function": {"name": "search", "parameters": SEARCH, "strict": True}},
+    {"type": "function", "function": {"name": "get_time"}},
+]
+MARKED = [one for one in FAMILIES if one[0] in ("hermes", "mistral", "deepseek")]
+
+
+@pytest.mark.parametrize(("family", "render", "template"), MARKED)
+def test_strict_functions_are_called_as_declared_by_a_model_that_may_say_anything(
+    family: str, render: Any, template: str
+) -> None:
+    form, may = AnswerFormat(family), tools_of(STRICT, "auto", None)
+    for text in ("", "Hello <b>.", render("", [QUERY], ""), render("Let me see. ", [TIME, QUERY], "")):
+        assert lets_through(may, form, template, text), text
+    assert lets_through(may, form, template, render("", [("get_time", '{"any":  [1]}')], "")), "not strict"
+    for arguments in ('{"query": 3}', '{"query": "x", "other": 1}', "{}"):
+        assert not lets_through(may, form, template, render("Well. ", [("search", arguments)], "")), arguments
+    assert not lets_through(may, form, template, render("Well. ", [("other", "{}")], ""))
+
+
+def test_a_model_thinks_and_talks_before_it_calls_strictly() -> None:
+    may, calls = tools_of(STRICT, "auto", None), hermes("Well. ", [QUERY], "")
+    for prompt, thought in (("", "<think>\nHm.\n</think>\n\n"), ("<think>\n", "Hm.\n</think>\n\n"), ("", "")):
+        assert lets_through(may, AnswerFormat("hermes", "think"), "", thought + calls, prompt=prompt), thought
+        assert lets_through(may, AnswerFormat("hermes", "think"), "", thought + "No.", prompt=prompt), thought
+
+
+def test_calls_are_free_where_nothing_is_strict_or_no_marker_tells_them_from_text() -> None:
+    for family, tools in (("hermes", TOOLS), ("llama3", STRICT), ("harmony", STRICT), ("qwen3_coder", STRICT)):
+        may = tools_of(tools, "auto", None)
+        reading = AnswerFormat(family, "harmony" if family == "harmony" else "none").reading(may.parameters, "")
+        assert reading is not None
+        assert strict_calls(may, reading, VOCABULARY, "") is None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest
 from armature.openai.errors import ApiError, context_exceeded, deadline_exceeded, invalid, no_workers, overloaded
-from armature.openai.forced_calls import calls_or_answer, forced_calls
+from armature.openai.forced_calls import calls_or_answer, forced_calls, strict_calls
 from armature.openai.parsers.families import Reading
 from armature.openai.prompt_scores import check_scores
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
@@ -275,14 +275,20 @@ def _check_tools(model: ServedModel, ask: Ask) -> None:
 
 
 async def _grammar(model: ServedModel, ask: Ask, reading: Reading | None) -> Grammar | None:
-    """What the answer must match: the client's, which has been checked, calls that must be made, or either."""
-    if reading is None or not (ask.tools.must_call or (ask.tools.parameters and ask.grammar)):
+    """What the answer must match: the client's, which has been checked, calls that must be made, or either.
+
+    An answer that may be anything has strict functions called as they are declared.
+    """
+    if reading is None or not ask.tools.parameters:
         return ask.grammar
     how = (ask.tools, reading, model.tokenizer.vocabulary, model.tokenizer.template_source)
     if ask.tools.must_call:  # then there is no other answer
         grammar = forced_calls(*how)
+    elif ask.grammar is None:
+        grammar = strict_calls(*how)
+        if grammar is None:
+            return None
     else:
-        assert ask.grammar is not None
         grammar = calls_or_answer(*how, ask.grammar)
     if grammar is None:
         raise invalid(
