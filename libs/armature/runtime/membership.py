@@ -15,7 +15,7 @@ from armature.runtime.session import Session
 from armature.runtime.watch import PrefixWatch
 from armature.v1.common_pb2 import Member
 
-__all__ = ["MemberChange", "MembershipView", "Registration", "member_key", "namespace_prefix"]
+__all__ = ["OWN_PREFIX", "MemberChange", "MembershipView", "Registration", "member_key", "namespace_prefix"]
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ def namespace_prefix(namespace: str) -> str:
 
 def member_key(namespace: str, kind: str, member_id: str) -> str:
     return f"{namespace_prefix(namespace)}{kind}/{member_id}"
+
+
+OWN_PREFIX = "/armature/~own/"
+"""What services keep in etcd besides members begins with it and their namespace; none is called like that."""
 
 
 class Registration:

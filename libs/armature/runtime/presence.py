@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from prometheus_client import Gauge
 
 from armature.runtime.backoff import Backoff
+from armature.runtime.election import Election
 from armature.runtime.errors import StartError
 from armature.runtime.etcd import EtcdClient
 from armature.runtime.etcd_errors import EtcdError, EtcdUnavailableError
-from armature.runtime.membership import MemberChange, MembershipView, Registration, namespace_prefix
+from armature.runtime.membership import OWN_PREFIX, MemberChange, MembershipView, Registration, namespace_prefix
 from armature.runtime.session import Session
 from armature.runtime.settings import CommonSettings
 from armature.v1.common_pb2 import Member
@@ -59,6 +60,11 @@ class Presence:
     @property
     def client(self) -> EtcdClient:
         return self._client
+
+    def election(self, name: str, candidate: str, on_change: Callable[[bool], None]) -> Election:
+        """A seat that one process of the cell has at a time; its `run` is the caller's to start."""
+        key = f"{OWN_PREFIX}{self._settings.namespace}/{name}/leader"
+        return Election(self._client, self._session, key, candidate, on_change)
 
     async def connect(self) -> None:
         """Wait until etcd answers.

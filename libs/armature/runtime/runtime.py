@@ -16,6 +16,7 @@ from opentelemetry.trace import Tracer
 from armature.runtime import telemetry
 from armature.runtime.addresses import join_host_port, reachable_host
 from armature.runtime.channels import ChannelPool
+from armature.runtime.election import Election
 from armature.runtime.etcd import EtcdClient
 from armature.runtime.membership import MemberChange, MembershipView
 from armature.runtime.metrics import MetricsServer, start_metrics
@@ -106,6 +107,10 @@ class Runtime(Generic[S]):
             StartError: etcd does not answer.
         """
         return await self._presence.view(kinds, on_change)
+
+    def election(self, name: str, on_change: Callable[[bool], None]) -> Election:
+        """Campaign for a seat that one process of the cell has at a time; its `run` is the caller's to start."""
+        return self._presence.election(name, self.member_id, on_change)
 
     async def update_worker(self, worker: WorkerInfo) -> None:
         """Tell the cell that this worker has changed, its role for example."""
