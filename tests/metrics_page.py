@@ -28,6 +28,7 @@ LABEL_BOUNDS = {
     "outcome": "a fixed list in the code",
     "priority": "-10 to 10",
     "reason": "a fixed list in the code",
+    "role": "aggregated, prefill, decode",
     "route": "routes that this gateway serves",
     "state": "a fixed list in the code",
     "status": "HTTP status codes that the gateway gives",
@@ -59,6 +60,7 @@ ELSEWHERE = """\
 | queue time | `armature_router_queue_wait_seconds`, `armature_worker_queue_seconds` | `vllm:request_queue_time_seconds` | `sglang:queue_time_seconds` | - |
 | running, waiting | `armature_worker_running_seqs`, `armature_worker_waiting_seqs` | `vllm:num_requests_running`, `vllm:num_requests_waiting` | `sglang:num_running_reqs`, `sglang:num_queue_reqs` | - |
 | KV hit rate | `armature_gateway_cached_tokens_total` / `armature_gateway_prompt_tokens_total` | `vllm:prefix_cache_hits_total` / `vllm:prefix_cache_queries_total` | `sglang:cache_hit_rate` | `dynamo_component_router_kv_hit_rate` |
+| planner: targets, what is, what is wanted | `armature_planner_ttft_target_seconds`, `armature_planner_ttft_seconds`, `armature_planner_workers` | - | - | `dynamo_planner_observed_ttft_ms`, `dynamo_planner_predicted_num_prefill_replicas` |
 | KV in use | 1 - `armature_worker_free_blocks` / `armature_worker_total_blocks` | `vllm:kv_cache_usage_perc` | `sglang:token_usage` | - |
 """  # noqa: E501 -- a table
 

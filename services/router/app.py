@@ -26,11 +26,9 @@ log = logging.getLogger(__name__)
 
 
 async def app(runtime: Runtime[RouterSettings]) -> None:
-    settings = runtime.settings
-    policy = settings.load_policy()
-    core = RoutingCore(policy, random.Random())
+    settings, policy = runtime.settings, runtime.settings.load_policy()
+    core, changed = RoutingCore(policy, random.Random()), asyncio.Event()
     history = History(policy, settings.history_bytes)
-    changed = asyncio.Event()
     cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_interval_s, changed)
     replica = Replica(core, runtime.channels)
     await runtime.view(*WORKER_KINDS, on_change=cell.on_change)

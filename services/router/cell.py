@@ -18,8 +18,6 @@ from armature.v1.worker_pb2 import LoadRequest
 
 log = logging.getLogger(__name__)
 
-LOAD = "/armature.v1.Worker/Load"
-
 
 class Cell:
     """Follows the membership of workers, and each worker's load.
@@ -63,5 +61,5 @@ class Cell:
 
         # Hundreds of workers report many times a second: that is what a call without grpcio's threads is for.
         request = LoadRequest(min_interval_s=self._interval_s).SerializeToString()
-        reason = await read_messages(self._channels.method(member.address, LOAD), request, take)
+        reason = await read_messages(self._channels.method(member.address, "/armature.v1.Worker/Load"), request, take)
         log.info("load of %s broke: %s", member.id, reason)

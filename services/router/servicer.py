@@ -18,6 +18,7 @@ from armature.runtime.outbox import Outbox
 from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import placement_of, query_of
 from armature.runtime.policies import load_policy, shipped_policies
+from armature.runtime.request_news import RequestLog
 from armature.runtime.router_stats import stats_of
 from armature.runtime.telemetry import is_tracing, span
 from armature.v1 import router_pb2, router_pb2_grpc
@@ -60,6 +61,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         self._asked: dict[int, tuple[Query, router_pb2.Query]] = {}
         """Queries without a final answer, by the identity of what the core was asked."""
         self._has_queued = asyncio.Event()
+        self._requests = RequestLog()
         _in_flight.set_function(lambda: self._core.requests_in_flight)
 
     async def Route(
@@ -84,6 +86,10 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     async def GetStats(self, request: router_pb2.RouterStatsRequest, context: Any) -> router_pb2.RouterStats:
         return stats_of(self._dispatcher, time.monotonic())
+
+    async def Requests(self, request: router_pb2.RequestsRequest, context: Any) -> AsyncIterator[Any]:
+        async for news in self._requests.stream(request):
+            yield news
 
     async def run(self) -> None:
         """Answer queries that wait, as room is made for them, until cancelled."""
@@ -116,6 +122,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     def _note(self, owner: str, progress: router_pb2.Progress) -> None:
         self._changed.set()
+        self._requests.progressed(owner, progress)
         if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
             self._core.first_token(owner, progress.request_id, progress.cached_tokens)
             self._history.first_token(owner, progress.request_id, time.monotonic(), progress.cached_tokens)
@@ -128,9 +135,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     def _forget(self, owner: str) -> None:
         del self._streams[owner]
-        for asked, _ in list(self._asked.values()):
-            if asked.owner == owner:
-                del self._asked[id(asked)]
+        self._requests.forget(owner)
+        self._asked = {key: one for key, one in self._asked.items() if one[0].owner != owner}
         for request_id in self._dispatcher.forget(owner):
             self._tell_peers(owner, request_id, router_pb2.Progress.KIND_FINISHED)
         self._changed.set()
@@ -141,6 +147,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     def _submit(self, owner: str, query: router_pb2.Query) -> None:
         asked = query_of(query, owner)
+        self._requests.arrived(owner, query)
         self._asked[id(asked)] = asked, query
         started_s = time.perf_counter()
         outcomes = self._dispatcher.submit(asked, time.monotonic())
@@ -174,7 +181,9 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         assert isinstance(answer, Placed | Rejected)
         self._history.add(asked, answer, time.monotonic())
         if isinstance(answer, Rejected):
+            self._requests.refused(asked.owner, asked.request_id)
             return
+        self._requests.placed(asked.owner, asked.request_id, outcome.waited_s)
         if self._assume is not None:
             for worker_id in filter(None, (answer.chosen.decode_id, answer.chosen.prefill_id)):
                 self._assume(worker_id, query.sequence_hashes)

@@ -25,7 +25,6 @@ class RouterSettings(RedisSettings):
     load_interval_s: float = option(
         0.05, help="least time between two load reports of a worker; raise it in cells of hundreds of workers"
     )
-
     history_bytes: int = option(
         64 << 20,
         help="memory for past decisions, which `armature explain` asks for: about 3 kB each with 8 workers, 120 kB "
@@ -47,8 +46,7 @@ class RouterSettings(RedisSettings):
         super().__post_init__()
         if self.load_interval_s <= 0:
             raise ValueError("load_interval_s must be above 0")
-        if self.warm_up_s < 0:
-            raise ValueError("warm_up_s must be at least 0")
-        if self.history_bytes < 0:
-            raise ValueError("history_bytes must be at least 0")
+        for key in ("warm_up_s", "history_bytes"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be at least 0")
         self.load_policy()

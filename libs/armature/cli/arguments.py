@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from armature.cli.access import add_access
 from armature.cli.options import SERVICES, CellOptions, UsageError, parse_settings
-from armature.runtime.policies import OFFLOAD_POLICIES, shipped_policies
+from armature.runtime.policies import OFFLOAD_POLICIES, PLANNER_POLICIES, shipped_policies
 
 DEFAULTS = CellOptions()
 _SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
@@ -46,6 +46,7 @@ def add_up(parser: argparse.ArgumentParser) -> None:
     _add_model(parser.add_argument_group("model").add_argument)
     _add_shape(parser.add_argument_group("shape").add_argument)
     _add_offload(parser.add_argument_group("offload").add_argument)
+    _add_planner(parser.add_argument_group("planner").add_argument)
     _add_network(parser.add_argument_group("network").add_argument)
     _add_process(parser.add_argument_group("processes").add_argument)
 
@@ -95,6 +96,20 @@ def _add_offload(add: Add) -> None:
     add("--offload-remote-bytes", type=int, default=DEFAULTS.offload_remote_bytes, metavar="BYTES", help=text)
     text = "what these take in and let go: " + ", ".join(OFFLOAD_POLICIES.names()) + ", or a YAML file"
     add("--offload-policy", default=DEFAULTS.offload_policy, metavar="NAME", help=text)
+
+
+def _add_planner(add: Add) -> None:
+    text = "hold targets by starting and draining workers (local), by changing their roles only (role), or tell what "
+    text += "would be done (advice); `armature planner` shows it (default: workers stay as they were started)"
+    add("--planner", choices=("local", "role", "advice"), default=DEFAULTS.planner, help=text)
+    text = "its processes; with 2 one takes over when the other dies (default: %(default)s)"
+    add("--planners", type=int, default=DEFAULTS.planners, metavar="N", help=text)
+    text = f"targets, limits and patience: {', '.join(PLANNER_POLICIES.names())}, or a YAML file"
+    add("--planner-policy", default=DEFAULTS.planner_policy, metavar="NAME", help=text)
+    for flag, text in (("--min-workers", "it always leaves so many"), ("--max-workers", "it never wants more")):
+        add(flag, type=int, default=0, metavar="N", help=f"{text} (default: the policy's)")
+    for flag, what in (("--ttft-s", "first token"), ("--itl-s", "token after a token")):
+        add(flag, type=float, default=0.0, metavar="SECONDS", help=f"its target for the {what} (default: the policy's)")
 
 
 def _add_network(add: Add) -> None:

@@ -15,6 +15,7 @@ from armature.cli.explain import add_explain
 from armature.cli.keys import add_keys
 from armature.cli.offload_bench import add_offload_bench
 from armature.cli.options import UsageError
+from armature.cli.planner import add_planner
 from armature.cli.rehearse import add_rehearse
 from armature.cli.simulate import add_simulations
 from armature.cli.state import CellState
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         add_place(command)
     add_explain(commands.add_parser)
     add_keys(commands.add_parser)
+    add_planner(commands.add_parser)
     add_simulations(commands.add_parser)
     add_rehearse(commands.add_parser)
     add_plan(commands.add_parser)

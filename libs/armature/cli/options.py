@@ -9,9 +9,9 @@ from pathlib import Path
 
 from armature.engines.demo_model import DEMO_MODEL_NAME, DEMO_MODEL_PATH
 from armature.routing.parts import PolicyError
-from armature.runtime.policies import load_offload_policy, load_policy
+from armature.runtime.policies import load_offload_policy, load_planner_policy, load_policy
 
-SERVICES = ("kv-index", "router", "kv-offload", "prefill-worker", "decode-worker", "gateway")
+SERVICES = ("kv-index", "router", "kv-offload", "prefill-worker", "decode-worker", "gateway", "planner")
 """Kinds of service that a cell is made of, in the order in which they are listed."""
 
 
@@ -52,6 +52,16 @@ class CellOptions:
     """In the cell's Valkey; 0: none."""
     offload_policy: str = ""
     """A name or a YAML file; empty leaves it to kv-offload."""
+    planner: str = ""
+    """Its connector; empty: the fleet stays as it was started."""
+    planners: int = 1
+    """Processes: one leads, the others stand by."""
+    planner_policy: str = ""
+    """A name or a YAML file; empty leaves it to the planner. So do zeros for what follows."""
+    min_workers: int = 0
+    max_workers: int = 0
+    ttft_s: float = 0.0
+    itl_s: float = 0.0
     log_dir: Path | None = None
     otlp_endpoint: str = ""
     etcd: str = ""
@@ -100,6 +110,7 @@ def check(options: CellOptions) -> None:
         raise UsageError("--threads and --kv-cache-bytes must be above 0; leave them out for the default")
     _check_policies(options)
     _check_offload(options)
+    _check_planner(options)
     if options.gateway_processes < 1:
         raise UsageError("--gateway-processes counts processes: 1 or more")
     if min(options.prefill, options.decode, options.aggregated) < 0:
@@ -123,6 +134,7 @@ def _check_policies(options: CellOptions) -> None:
     given = {
         "--policy": (options.policy, load_policy),
         "--offload-policy": (options.offload_policy, load_offload_policy),
+        "--planner-policy": (options.planner_policy, load_planner_policy),
     }
     for flag, (policy, load) in given.items():
         try:
@@ -140,6 +152,18 @@ def _check_offload(options: CellOptions) -> None:
         raise UsageError("--no-offload keeps nothing: leave out the other --offload options, or this one")
     if options.offload_remote_bytes and not options.valkey:
         raise UsageError("--offload-remote-bytes needs the cell's Valkey: leave out --no-valkey")
+
+
+def _check_planner(options: CellOptions) -> None:
+    targets = (options.min_workers, options.max_workers, options.ttft_s, options.itl_s)
+    if not min(targets) >= 0:
+        raise UsageError("--min-workers, --max-workers, --ttft-s and --itl-s must not be negative")
+    if options.planners < 1:
+        raise UsageError("--planners counts processes: 1 or more")
+    if not options.planner and (any(targets) or options.planner_policy or options.planners > 1):
+        raise UsageError("nobody would look at targets, limits and --planners: pass --planner local, role or advice")
+    if options.max_workers and max(options.min_workers, 1) > options.max_workers:
+        raise UsageError(f"--min-workers {options.min_workers} is above --max-workers {options.max_workers}")
 
 
 def parse_settings(items: list[str]) -> dict[str, dict[str, str]]:

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from armature.cli.options import CellOptions
+from armature.v1.common_pb2 import ROLE_AGGREGATED, ROLE_DECODE, ROLE_PREFILL, ROLE_UNSPECIFIED, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class Surroundings:
     cores: int
     redis: str = ""
     """URL of the cell's Valkey or Redis; empty: there is none."""
+    control: str = ""
+    """Where a planner may start and stop workers; empty: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class ServicePlan:
     kind: str
     command: tuple[str, ...]
     env: Mapping[str, str]
+    role: "Role.ValueType" = ROLE_UNSPECIFIED
+    """Of workers, as they are started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,25 @@ def plan_cell(options: CellOptions, around: Surroundings) -> CellPlan:
         _service(options, around, "router", policy=_policy(options.policy), redis=around.redis),
         *_offload(options, around),
     )
-    return CellPlan((control, tuple(_workers(options, around)), (gateway,)))
+    return CellPlan((control, tuple(_workers(options, around)), (gateway, *_planners(options, around))))
+
+
+def _planners(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
+    """Stopped before the workers, which it would else believe to have crashed."""
+    if not options.planner:
+        return []
+    own = {
+        "connector": options.planner,
+        "control": around.control,
+        "policy": _policy(options.planner_policy),
+        "model": options.served_name,
+        "min_workers": str(options.min_workers or ""),
+        "max_workers": str(options.max_workers or ""),
+        "ttft_s": f"{options.ttft_s:g}" if options.ttft_s else "",
+        "itl_s": f"{options.itl_s:g}" if options.itl_s else "",
+    }
+    indices = range(options.planners) if options.planners > 1 else (None,)
+    return [_service(options, around, "planner", index, **own) for index in indices]
 
 
 def _offload(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
@@ -84,8 +107,16 @@ def threads_per_worker(options: CellOptions, cores: int) -> int:
 
 
 def _workers(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
+    planned = [plan_worker(options, around, ROLE_PREFILL, i) for i in range(options.prefill)]
+    planned += [plan_worker(options, around, ROLE_DECODE, i) for i in range(options.decode)]
+    last = options.decode + options.aggregated
+    return planned + [plan_worker(options, around, ROLE_AGGREGATED, i) for i in range(options.decode, last)]
+
+
+def plan_worker(options: CellOptions, around: Surroundings, role: "Role.ValueType", index: int) -> ServicePlan:
+    """A worker of a role; `index` tells it from others of its kind."""
     threads = threads_per_worker(options, around.cores)
-    shared = {
+    own = {
         "model": str(options.model.resolve()),
         "model_name": options.served_name,
         "engine": options.engine,
@@ -94,13 +125,10 @@ def _workers(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
         "threads": str(threads),
         "transport": options.transport,
         "offload": "true" if options.offload else "",
+        "role": "aggregated" if role == ROLE_AGGREGATED else "",
     }
-    planned = [_service(options, around, "prefill-worker", i, **shared) for i in range(options.prefill)]
-    planned += [_service(options, around, "decode-worker", i, **shared) for i in range(options.decode)]
-    for i in range(options.aggregated):
-        index = options.decode + i
-        planned.append(_service(options, around, "decode-worker", index, **shared, role="aggregated"))
-    return planned
+    kind = "prefill-worker" if role == ROLE_PREFILL else "decode-worker"
+    return replace(_service(options, around, kind, index, **own), role=role)
 
 
 def _service(

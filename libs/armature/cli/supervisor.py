@@ -5,6 +5,7 @@ with growing delays, for as long as the cell runs.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -115,7 +116,7 @@ class Cell:
     def __init__(self, tasks: asyncio.TaskGroup, drain_timeout_s: float) -> None:
         self._tasks = tasks
         self._groups: list[Sequence[Supervised]] = []
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: dict[Supervised, asyncio.Task[None]] = {}
         self._stop_deadline_s = drain_timeout_s + STOP_MARGIN_S
 
     @property
@@ -136,18 +137,42 @@ class Cell:
                     starting.create_task(process.start())
         except* StartError as errors:
             raise _first(errors) from None
-        self._keepers += [self._tasks.create_task(process.keep(), name=process.name) for process in started]
+        for process in started:
+            self._keepers[process] = self._tasks.create_task(process.keep(), name=process.name)
+
+    def add(self, process: Supervised, group: list[Supervised]) -> None:
+        """Start one more in a group that `start` was given, and keep it running even if its start fails."""
+        group.append(process)
+        self._keepers[process] = self._tasks.create_task(_begin(process), name=process.name)
+
+    async def remove(self, process: Supervised, group: list[Supervised]) -> None:
+        """Let one drain and end; it is not started again, and forgotten once it has ended."""
+        await _end_all([self._keepers.pop(process)])
+        try:
+            await process.stop(self._stop_deadline_s)
+        finally:
+            group.remove(process)
 
     async def stop(self) -> None:
         """End all of them. Cancelled, it kills what is left."""
-        for keeper in self._keepers:
-            keeper.cancel()
         try:
-            await asyncio.gather(*self._keepers, return_exceptions=True)
+            await _end_all(list(self._keepers.values()))
             for group in reversed(self._groups):
                 await asyncio.gather(*(process.stop(self._stop_deadline_s) for process in group))
         finally:
             await asyncio.gather(*(process.kill() for process in self.processes))
+
+
+async def _begin(process: Supervised) -> None:
+    with contextlib.suppress(StartError):  # `start` has told; `keep` tries again
+        await process.start()
+    await process.keep()
+
+
+async def _end_all(keepers: Sequence[asyncio.Task[None]]) -> None:
+    for keeper in keepers:
+        keeper.cancel()
+    await asyncio.gather(*keepers, return_exceptions=True)
 
 
 def _first(errors: BaseExceptionGroup[StartError]) -> StartError:

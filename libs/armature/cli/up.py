@@ -5,24 +5,28 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from armature.cli.access import tls_files
 from armature.cli.arguments import DEFAULTS
+from armature.cli.control import ControlServer, WorkerPool
 from armature.cli.display import Display
 from armature.cli.launch import ServerLauncher, ServiceLauncher
 from armature.cli.observe import Observer
 from armature.cli.options import CellOptions, check
-from armature.cli.plan import CellPlan, ServicePlan, Surroundings, log_path, plan_cell
+from armature.cli.plan import CellPlan, ServicePlan, Surroundings, log_path, plan_cell, plan_worker
 from armature.cli.preflight import ask_etcd, refuse_taken_port, until_model_listed
 from armature.cli.rows import rows
 from armature.cli.show import greeting
 from armature.cli.state import CellDirectory, CellState, ProcessState
 from armature.cli.supervisor import Cell, Supervised
 from armature.runtime.errors import StartError
+from armature.runtime.tasks import Spawn
 
 REFRESH_S = 1.0
 
@@ -87,8 +91,9 @@ class _Up:
         cell = self._cell = Cell(tasks, self._options.drain_timeout_s)
         self._directory.write(self._state())
         refreshing = tasks.create_task(self._refresh(), name="table")
+        control = ControlServer()
         try:
-            url = await self._start(cell)
+            url = await self._start(cell, control, tasks.create_task)
             has_key = self._options.has_admin_key
             self._display.say(
                 "\n" + greeting(url, self._options.served_name, _chat_command(url), has_admin_key=has_key)
@@ -100,6 +105,7 @@ class _Up:
             return error
         finally:
             try:
+                await control.close()
                 await cell.stop()
             finally:
                 refreshing.cancel()
@@ -107,7 +113,7 @@ class _Up:
                     await self._observer.close()
         return None
 
-    async def _start(self, cell: Cell) -> str:
+    async def _start(self, cell: Cell, control: ControlServer, spawn: Spawn) -> str:
         """Start everything; return the gateway's URL."""
         if self._options.etcd:
             await ask_etcd(self._options.etcd, self._tls)
@@ -116,8 +122,11 @@ class _Up:
         self._observer = Observer(self._etcd, self._options.namespace, self._tls)
         redis = f"redis://{_address_of(cell, 'valkey')}" if self._options.valkey else ""
         around = Surroundings(self._etcd, self._directory.secret(), len(os.sched_getaffinity(0)), redis)
+        pool = WorkerPool(cell, spawn, partial(plan_worker, self._options, around), self._service, self._changed)
+        if self._options.planner == "local":
+            around = replace(around, control=await control.serve(pool))
         plan = self._plan(self._options, around)
-        await cell.start(*([self._service(service) for service in group] for group in plan.groups))
+        await cell.start(*(self._group(group, pool) for group in plan.groups))
         url = self._state().url
         await until_model_listed(url)
         return url
@@ -131,6 +140,14 @@ class _Up:
             shutil.rmtree(folder, ignore_errors=True)
             made.append(Supervised(kind, kind, ServerLauncher(kind, folder), self._changed))
         return made
+
+    def _group(self, plans: Sequence[ServicePlan], pool: WorkerPool) -> Sequence[Supervised]:
+        """Workers are the pool's: a planner may add some, and let some go."""
+        if any(plan.role for plan in plans):
+            for plan in plans:
+                pool.take(plan)
+            return pool.group
+        return [self._service(plan) for plan in plans]
 
     def _service(self, plan: ServicePlan) -> Supervised:
         log = log_path(self._options, plan.name)

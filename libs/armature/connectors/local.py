@@ -71,29 +71,25 @@ class LocalConnector:
         return Outcome(tuple(done))
 
     def _fleet(self, processes: Iterable[WorkerProcess]) -> Fleet:
-        """A worker counts as starting until it has registered; one that is to stop drains, whatever it has told."""
+        """Only workers of these processes count; one starts until it has registered, and is what it says from then on.
+
+        A worker that is not claimed by a process has just registered, or its process has just died.
+        """
         told = list(processes)
-        members = self._roles.members()
-        known = {member.id for member in members}
-        leaving = {one.member_id for one in told if one.state == WorkerProcess.STATE_STOPPING}
-        seen = fleet_of(member for member in members if member.id not in leaving)
-        starting = counts_of(one.role for one in told if _is_to_come(one) and one.member_id not in known)
-        num_leaving = sum(one.state == WorkerProcess.STATE_STOPPING for one in told)
-        return Fleet(seen.ready, starting, seen.draining + num_leaving)
+        members = {member.id: member for member in self._roles.members()}
+        staying = [one for one in told if one.state != WorkerProcess.STATE_STOPPING]
+        seen = fleet_of(members[one.member_id] for one in staying if one.member_id in members)
+        starting = counts_of(one.role for one in staying if one.member_id not in members)
+        return Fleet(seen.ready, starting, seen.draining + len(told) - len(staying))
 
     def _to_stop(self, role: "Role.ValueType", processes: Iterable[WorkerProcess]) -> list[str]:
         """Processes of a role in the order in which they go: those that start, the youngest first; then the idlest."""
         told = list(processes)
         known = {member.id for member in self._roles.members()}
-        starting = [
-            one.name for one in reversed(told) if _is_to_come(one) and one.member_id not in known and one.role == role
-        ]
-        names = {one.member_id: one.name for one in told if one.state == WorkerProcess.STATE_READY}
+        staying = [one for one in told if one.state != WorkerProcess.STATE_STOPPING]
+        starting = [one.name for one in reversed(staying) if one.member_id not in known and one.role == role]
+        names = {one.member_id: one.name for one in staying}
         return [*starting, *(names[member.id] for member in self._roles.of_role(role) if member.id in names)]
-
-
-def _is_to_come(process: WorkerProcess) -> bool:
-    return process.state in (WorkerProcess.STATE_STARTING, WorkerProcess.STATE_READY)
 
 
 def _away(error: grpc.aio.AioRpcError) -> Problem:

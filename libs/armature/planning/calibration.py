@@ -24,6 +24,10 @@ class Calibration:
         self._ttft_s, self._itl_s = Sketch(), Sketch()
         self.correction = Correction()
 
+    def adopt(self, capacity: Capacity) -> None:
+        """Compare with another model from now on."""
+        self._capacity = capacity
+
     def add(self, seen: Seen) -> bool:
         """Take in what was measured; whether it is time to compare, which `learn` does."""
         if seen.fleet.ready != self._counts or seen.fleet.draining:

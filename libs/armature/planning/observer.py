@@ -87,13 +87,14 @@ class _Ended(NamedTuple):
 class Observer:
     """Hears of requests one by one; `take` gives what has come together since the last time."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_s: float = 0.0) -> None:
+        """Nothing was heard before `since_s`."""
         self._asked: deque[tuple[float, int]] = deque(maxlen=_MOST_ARRIVALS)
         self._ended: deque[_Ended] = deque(maxlen=_MOST_ENDS)
         self._start_ups: deque[float] = deque(maxlen=_START_UPS)
         self._unanswered_tokens = 0
         self._in_flight = 0
-        self._since_s = 0.0
+        self._since_s = since_s
         self._begin()
 
     def _begin(self) -> None:
@@ -103,10 +104,11 @@ class Observer:
 
     # --- what happens
 
-    def arrive(self, now_s: float, prompt_tokens: int) -> None:
-        """A request has come."""
-        self._asked.append((now_s, prompt_tokens))
-        self._num_arrivals += 1
+    def arrive(self, now_s: float, prompt_tokens: int, *, is_known: bool = False) -> None:
+        """A request has come; one that is known was told before, and lost sight of."""
+        if not is_known:
+            self._ask(now_s, prompt_tokens)
+            self._num_arrivals += 1
         self._in_flight += 1
         self._unanswered_tokens += prompt_tokens
 
@@ -127,6 +129,15 @@ class Observer:
     def fail(self, prompt_tokens: int, *, has_token: bool) -> None:
         """A request was not served to its end."""
         self._failures += 1
+        self.lose(prompt_tokens, has_token=has_token)
+
+    def recall(self, at_s: float, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
+        """A request has come and gone before there was an observer: it tells the pattern."""
+        self._ask(at_s, prompt_tokens)
+        self._ended.append(_Ended(output_tokens, cached_tokens / prompt_tokens))
+
+    def lose(self, prompt_tokens: int, *, has_token: bool) -> None:
+        """A request can't be followed any more; nobody says that it failed."""
         self._in_flight -= 1
         if not has_token:
             self._unanswered_tokens -= prompt_tokens
@@ -134,6 +145,10 @@ class Observer:
     def started(self, took_s: float) -> None:
         """A worker has become ready, so long after it was asked for."""
         self._start_ups.append(took_s)
+
+    def _ask(self, at_s: float, prompt_tokens: int) -> None:
+        """Arrivals stay in order: of two routers' news the later may tell of the earlier."""
+        self._asked.append((max(at_s, self._asked[-1][0]) if self._asked else at_s, prompt_tokens))
 
     # --- what is told
 

@@ -65,6 +65,17 @@ class Planner:
         self._began_s = float("inf")
         """When one was first seen."""
 
+    def adopt(self, policy: PlannerPolicy, kind: WorkerKind) -> None:
+        """Go on with other targets and limits, or other workers; what was learned of demand stays."""
+        self._policy, self._kind = policy, kind
+        self._capacity = Capacity(kind, policy.targets)
+        self._calibration.adopt(self._capacity)
+
+    def pace(self, arrivals: Arrivals, load: float) -> float:
+        """How many times as fast these must come for their busiest windows to be that load; 1 if there are none."""
+        pattern = _busiest(self._demand(arrivals), self._policy.window_s)
+        return load * span_s(pattern.jobs) / float(pattern.work.sum()) if len(pattern.work) and load > 0 else 1.0
+
     def step(self, seen: Seen) -> Decision:
         """Return what the fleet should be, why, and when to call again."""
         policy = self._policy

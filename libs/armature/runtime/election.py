@@ -22,16 +22,15 @@ _AGAIN_S = 1.0
 
 
 class Election:
-    """Campaigns for `key` as `candidate` while `run()` runs. `on_change` is told whenever leadership comes or goes."""
+    """Campaigns for `key` as `candidate` while `run()` runs."""
 
-    def __init__(
-        self, client: EtcdClient, session: Session, key: str, candidate: str, on_change: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, client: EtcdClient, session: Session, key: str, candidate: str) -> None:
+        self.on_change: Callable[[bool], None] = lambda leads: None
+        """Is told whenever leadership comes or goes."""
         self._client = client
         self._session = session
         self._key = key
         self._candidate = candidate
-        self._on_change = on_change
         self._watch = PrefixWatch(client, key)
         self._news = asyncio.Event()
         self._was_leader = False
@@ -80,4 +79,4 @@ class Election:
         if self.is_leader is not self._was_leader:
             self._was_leader = self.is_leader
             log.info("%s %s", "leading" if self._was_leader else "not leading any more", self._key)
-            self._on_change(self._was_leader)
+            self.on_change(self._was_leader)

@@ -61,10 +61,10 @@ class Presence:
     def client(self) -> EtcdClient:
         return self._client
 
-    def election(self, name: str, candidate: str, on_change: Callable[[bool], None]) -> Election:
+    def election(self, name: str, candidate: str) -> Election:
         """A seat that one process of the cell has at a time; its `run` is the caller's to start."""
         key = f"{OWN_PREFIX}{self._settings.namespace}/{name}/leader"
-        return Election(self._client, self._session, key, candidate, on_change)
+        return Election(self._client, self._session, key, candidate)
 
     async def connect(self) -> None:
         """Wait until etcd answers.

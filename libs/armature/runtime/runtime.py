@@ -108,9 +108,9 @@ class Runtime(Generic[S]):
         """
         return await self._presence.view(kinds, on_change)
 
-    def election(self, name: str, on_change: Callable[[bool], None]) -> Election:
+    def election(self, name: str) -> Election:
         """Campaign for a seat that one process of the cell has at a time; its `run` is the caller's to start."""
-        return self._presence.election(name, self.member_id, on_change)
+        return self._presence.election(name, self.member_id)
 
     async def update_worker(self, worker: WorkerInfo) -> None:
         """Tell the cell that this worker has changed, its role for example."""

@@ -23,6 +23,129 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class RequestsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_INTERVAL_S_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    min_interval_s: _builtins.float
+    model: _builtins.str
+    """Only requests of this model; empty: all."""
+    def __init__(
+        self,
+        *,
+        min_interval_s: _builtins.float = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_interval_s", b"min_interval_s", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestsRequest: _TypeAlias = RequestsRequest  # noqa: Y015
+
+@_typing.final
+class RequestNews(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESET_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    reset: _builtins.bool
+    """Set on the first message: forget what you have of this router's open requests."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestEvent]:
+        """In the order in which they happened."""
+
+    def __init__(
+        self,
+        *,
+        reset: _builtins.bool = ...,
+        events: _abc.Iterable[Global___RequestEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "reset", b"reset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestNews: _TypeAlias = RequestNews  # noqa: Y015
+
+@_typing.final
+class RequestEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RequestEvent._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: RequestEvent._Kind.ValueType  # 0
+        KIND_ARRIVED: RequestEvent._Kind.ValueType  # 1
+        """It came, `age_s` ago; told before anything else of it."""
+        KIND_FIRST_TOKEN: RequestEvent._Kind.ValueType  # 2
+        KIND_FINISHED: RequestEvent._Kind.ValueType  # 3
+        KIND_FAILED: RequestEvent._Kind.ValueType  # 4
+        """It was refused, or ended without a token."""
+        KIND_PAST: RequestEvent._Kind.ValueType  # 5
+        """It came and went before the reader did: all of it in one event, for the pattern."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: RequestEvent.Kind.ValueType  # 0
+    KIND_ARRIVED: RequestEvent.Kind.ValueType  # 1
+    """It came, `age_s` ago; told before anything else of it."""
+    KIND_FIRST_TOKEN: RequestEvent.Kind.ValueType  # 2
+    KIND_FINISHED: RequestEvent.Kind.ValueType  # 3
+    KIND_FAILED: RequestEvent.Kind.ValueType  # 4
+    """It was refused, or ended without a token."""
+    KIND_PAST: RequestEvent.Kind.ValueType  # 5
+    """It came and went before the reader did: all of it in one event, for the pattern."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    TTFT_S_FIELD_NUMBER: _builtins.int
+    QUEUE_S_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    kind: Global___RequestEvent.Kind.ValueType
+    number: _builtins.int
+    """Of the request, unique for the router."""
+    age_s: _builtins.float
+    prompt_tokens: _builtins.int
+    cached_tokens: _builtins.int
+    """From the first token on."""
+    ttft_s: _builtins.float
+    """From its coming to this router until its first token, and of that until it was placed."""
+    queue_s: _builtins.float
+    decode_s: _builtins.float
+    """At its end: how long after the first token, and how many there were."""
+    output_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: Global___RequestEvent.Kind.ValueType = ...,
+        number: _builtins.int = ...,
+        age_s: _builtins.float = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        ttft_s: _builtins.float = ...,
+        queue_s: _builtins.float = ...,
+        decode_s: _builtins.float = ...,
+        output_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "cached_tokens", b"cached_tokens", "decode_s", b"decode_s", "kind", b"kind", "number", b"number", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestEvent: _TypeAlias = RequestEvent  # noqa: Y015
+
+@_typing.final
 class RouteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

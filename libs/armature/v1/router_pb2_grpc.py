@@ -49,6 +49,11 @@ class RouterStub:
                 request_serializer=armature_dot_v1_dot_router__pb2.RouterStatsRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_router__pb2.RouterStats.FromString,
                 _registered_method=True)
+        self.Requests = channel.unary_stream(
+                '/armature.v1.Router/Requests',
+                request_serializer=armature_dot_v1_dot_router__pb2.RequestsRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_router__pb2.RequestNews.FromString,
+                _registered_method=True)
 
 
 class RouterServicer:
@@ -79,6 +84,15 @@ class RouterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Requests(self, request, context):
+        """What becomes of requests, for whoever sizes the fleet: first those of the last hour that are remembered (some
+        thousands) and those that have not ended, then what happens, in batches at most every `min_interval_s`. A reader that
+        is too slow misses nothing of requests that have not ended: it is told them anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +110,11 @@ def add_RouterServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=armature_dot_v1_dot_router__pb2.RouterStatsRequest.FromString,
                     response_serializer=armature_dot_v1_dot_router__pb2.RouterStats.SerializeToString,
+            ),
+            'Requests': grpc.unary_stream_rpc_method_handler(
+                    servicer.Requests,
+                    request_deserializer=armature_dot_v1_dot_router__pb2.RequestsRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_router__pb2.RequestNews.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +198,33 @@ class Router:
             '/armature.v1.Router/GetStats',
             armature_dot_v1_dot_router__pb2.RouterStatsRequest.SerializeToString,
             armature_dot_v1_dot_router__pb2.RouterStats.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Requests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/armature.v1.Router/Requests',
+            armature_dot_v1_dot_router__pb2.RequestsRequest.SerializeToString,
+            armature_dot_v1_dot_router__pb2.RequestNews.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,11 @@ class RouterStub:
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_router_pb2.RouterStatsRequest, _router_pb2.RouterStats]
     """What it has to do, and how far it believes what is said to be cached; for people and tools."""
+    Requests: _grpc.UnaryStreamMultiCallable[_router_pb2.RequestsRequest, _router_pb2.RequestNews]
+    """What becomes of requests, for whoever sizes the fleet: first those of the last hour that are remembered (some
+    thousands) and those that have not ended, then what happens, in batches at most every `min_interval_s`. A reader that
+    is too slow misses nothing of requests that have not ended: it is told them anew.
+    """
 
 @_typing.type_check_only
 class RouterAsyncStub(RouterStub):
@@ -59,6 +64,11 @@ class RouterAsyncStub(RouterStub):
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_router_pb2.RouterStatsRequest, _router_pb2.RouterStats]  # type: ignore[assignment]
     """What it has to do, and how far it believes what is said to be cached; for people and tools."""
+    Requests: _aio.UnaryStreamMultiCallable[_router_pb2.RequestsRequest, _router_pb2.RequestNews]  # type: ignore[assignment]
+    """What becomes of requests, for whoever sizes the fleet: first those of the last hour that are remembered (some
+    thousands) and those that have not ended, then what happens, in batches at most every `min_interval_s`. A reader that
+    is too slow misses nothing of requests that have not ended: it is told them anew.
+    """
 
 class RouterServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -90,5 +100,16 @@ class RouterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RouterStats, _abc.Awaitable[_router_pb2.RouterStats]]:
         """What it has to do, and how far it believes what is said to be cached; for people and tools."""
+
+    @_abc_1.abstractmethod
+    def Requests(
+        self,
+        request: _router_pb2.RequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_router_pb2.RequestNews], _abc.AsyncIterator[_router_pb2.RequestNews]]:
+        """What becomes of requests, for whoever sizes the fleet: first those of the last hour that are remembered (some
+        thousands) and those that have not ended, then what happens, in batches at most every `min_interval_s`. A reader that
+        is too slow misses nothing of requests that have not ended: it is told them anew.
+        """
 
 def add_RouterServicer_to_server(servicer: RouterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

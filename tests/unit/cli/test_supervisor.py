@@ -176,3 +176,28 @@ async def test_a_gateway_on_a_free_port_gets_the_same_one_back(bench: Bench) -> 
     second = await launch()
     await second.child.kill()
     assert first.ready.http == second.ready.http
+
+
+async def test_a_process_that_joins_later_is_kept_and_one_that_leaves_is_forgotten(bench: Bench) -> None:
+    async with a_cell() as cell:
+        first, second = bench.service("first"), bench.service("second")
+        group = [first]
+        await cell.start(group)
+        cell.add(second, group)
+        await bench.until(lambda: second.state is State.READY)
+        assert cell.processes == [first, second]
+        await cell.remove(first, group)
+        assert first.state is State.STOPPED and cell.processes == [second]
+        os.kill(pid_of(second), 9)
+        await bench.until(lambda: second.restarts == 1 and second.state is State.READY)
+
+
+async def test_one_that_fails_at_its_start_is_tried_again_until_it_leaves(bench: Bench) -> None:
+    async with a_cell() as cell:
+        group: list[Supervised] = []
+        await cell.start(group)
+        broken = bench.service("broken", "refuse")
+        cell.add(broken, group)
+        await bench.until(lambda: broken.restarts == 1)
+        await cell.remove(broken, group)
+        assert not cell.processes

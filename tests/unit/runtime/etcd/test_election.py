@@ -18,7 +18,8 @@ class Candidate:
     def __init__(self, client: EtcdClient, name: str) -> None:
         self.session = Session(client, ttl_s=TTL_S)
         self.changes: list[bool] = []
-        self.election = Election(client, self.session, KEY, name, self.changes.append)
+        self.election = Election(client, self.session, KEY, name)
+        self.election.on_change = self.changes.append
 
 
 @asynccontextmanager

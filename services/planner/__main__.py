@@ -1,0 +1,3 @@
+from services.planner.app import main
+
+raise SystemExit(main())
