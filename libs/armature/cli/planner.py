@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToJson
@@ -20,6 +20,9 @@ from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import StartError
 from armature.v1 import planner_pb2 as pb
 from armature.v1.planner_pb2_grpc import PlannerStub
+
+if TYPE_CHECKING:
+    from armature.v1.planner_pb2_grpc import PlannerAsyncStub
 
 TIMEOUT_S = 5.0
 REHEARSAL_TIMEOUT_S = 120.0
@@ -124,7 +127,7 @@ def _log(args: argparse.Namespace, console: Console) -> int:
 # --- asking
 
 
-def _ask(args: argparse.Namespace, call: Callable[[PlannerStub], Awaitable[Answer]]) -> Answer:
+def _ask(args: argparse.Namespace, call: Callable[["PlannerAsyncStub"], Awaitable[Answer]]) -> Answer:
     async def ask() -> Answer:
         async with _planner(find_cell(args.state_dir / args.namespace)) as stub:
             return await call(stub)
@@ -133,7 +136,7 @@ def _ask(args: argparse.Namespace, call: Callable[[PlannerStub], Awaitable[Answe
 
 
 @asynccontextmanager
-async def _planner(state: CellState) -> AsyncIterator[PlannerStub]:
+async def _planner(state: CellState) -> "AsyncGenerator[PlannerAsyncStub]":
     """Any of the cell's planners that answers: all of them know the same.
 
     Raises:

@@ -78,7 +78,8 @@ class RequestLog:
     # --- from the router
 
     def arrived(self, owner: str, query: Query) -> None:
-        """A request has come."""
+        """A request has come; what is open under its id has ended then."""
+        self._end(owner, query.request_id)
         now_s = self._now_s()
         request = _Request(next(self._numbers), query.model, now_s, query.prompt_tokens)
         self._open[owner, query.request_id] = request

@@ -20,7 +20,7 @@ from armature.routing.policy import Policy
 from armature.runtime.pulse import Pulse
 from armature.steering import metrics
 from armature.steering.book import Book
-from armature.steering.rehearsing import Rehearsed, Scene, latest, rehearse
+from armature.steering.rehearsing import HOUR_S, Rehearsed, Scene, latest, rehearse
 from armature.steering.telling import (
     fleet_to,
     judged,
@@ -133,10 +133,10 @@ class Steering:
         return targets_to(self.policy, is_paused=self.is_paused)
 
     async def rehearse(self, counts: Counts | None) -> Rehearsed | str:
-        """A fleet beside the present one, by default the one that is wanted; or why that can't be."""
+        """The last hour on a fleet, by default the one that is wanted, and on the present one; or why that can't be."""
         if self._seen is None or self._decision is None:
             return "no step has been taken yet"
-        rehearsed = await self._rehearse(counts or self._decision.counts, self._seen, self._decision)
+        rehearsed = await self._rehearse(counts or self._decision.counts, self._seen, self._decision, HOUR_S)
         return rehearsed or "there is nothing to compare: that is the fleet as it is, or nothing is rehearsed here"
 
     # --- the loop
@@ -212,7 +212,8 @@ class Steering:
         pair = seen.fleet.wanted, decision.counts
         if self._held.get(pair, 0.0) > seen.now_s:
             return None
-        rehearsed = await self._rehearse(decision.counts, seen, decision)
+        # By the traffic that it is made for: a plan for what has changed is not to be judged by what was before.
+        rehearsed = await self._rehearse(decision.counts, seen, decision, policy.pattern_s)
         if rehearsed is not None:
             entry.rehearsal.CopyFrom(rehearsal_to(rehearsed))
             text = f"{text}; {judged(rehearsed)}"
@@ -247,11 +248,11 @@ class Steering:
         self._noted[about] = what, now_s
         self._book.note(entry)
 
-    async def _rehearse(self, counts: Counts, seen: Seen, decision: Decision) -> Rehearsed | None:
+    async def _rehearse(self, counts: Counts, seen: Seen, decision: Decision, span_s: float) -> Rehearsed | None:
         kind, now, budget_s = self._board.kind, seen.fleet.wanted, self._options.rehearsal_budget_s
         if not budget_s or kind is None or self._planner is None or counts == now:
             return None
-        policy, arrivals = self.policy, latest(seen.arrivals, seen.now_s)
+        policy, arrivals = self.policy, latest(seen.arrivals, seen.now_s - span_s)
         pace = self._planner.pace(arrivals, decision.demand)
         scene = Scene(
             kind, self._board.block_size, policy.targets, policy.window_s, arrivals, max(pace, 1e-3), counts, now

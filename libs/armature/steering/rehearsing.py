@@ -11,8 +11,7 @@ from armature.planning.observer import Arrivals
 from armature.routing.policy import Policy
 from armature.sim.what_if import OutOfTime, Verdict, WhatIf
 
-SPAN_S = 3600.0
-"""Of the past that is replayed."""
+HOUR_S = 3600.0
 _MOST_REQUESTS = 1500
 """The latest of them: two replays of so many take some seconds."""
 
@@ -41,9 +40,9 @@ class Rehearsed:
     problem: str = ""
 
 
-def latest(arrivals: Arrivals, now_s: float) -> Arrivals:
-    """Those of the last hour, as many as are replayed."""
-    recent = arrivals.since(now_s - SPAN_S)
+def latest(arrivals: Arrivals, since_s: float) -> Arrivals:
+    """Those that came since, as many as are replayed."""
+    recent = arrivals.since(since_s)
     return Arrivals(*(column[-_MOST_REQUESTS:] for column in recent))
 
 
