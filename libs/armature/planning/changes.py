@@ -6,6 +6,9 @@ from armature.planning.decision import NO_FLIPS, Alternative, Flips, Reason
 from armature.planning.fleet import Counts, WorkerKind
 from armature.planning.policy import PlannerPolicy
 
+_CLEAR_GAIN = 1.2
+"""Times the strain on the role that lacks most: less is gained and lost again with every burst."""
+
 
 class Wish(NamedTuple):
     """A change, or none, with its reason."""
@@ -39,16 +42,22 @@ def balanced(now: Counts, least: Counts, settled: Counts, spare: Counts, hystere
     return Wish(now, Reason.STEADY, f"{least} are needed, and are there")
 
 
-def within(wish: Wish, policy: PlannerPolicy, kind: WorkerKind) -> Wish:
-    """The same, within the limits; too few is better than none, so each needed role keeps a worker."""
+def within(wish: Wish, now: Counts, policy: PlannerPolicy, kind: WorkerKind) -> Wish:
+    """The same, within the limits; too few is better than none, so each needed role keeps a worker.
+
+    Where all that is allowed is there already, roles change for a clear gain only, and nobody starts or leaves for it.
+    """
     limits = policy.limits
     low, high = limits.min_workers, limits.most(kind)
     counts = wish.counts
     if counts.total > high:
         kept = _scaled(counts, high)
-        why_not = Alternative(counts, f"limits allow {high} workers")
+        if now.total == high and _strain(counts, now) <= _CLEAR_GAIN * _strain(counts, kept):
+            kept = now
+        flips = _flips(now, kept, kept)
+        why_not = Alternative(counts, f"is beyond the {high} workers that limits allow")
         text = f"{wish.text}; the limits allow {high}"
-        return wish._replace(counts=kept, reason=Reason.LIMIT, text=text, rejected=(*wish.rejected, why_not))
+        return Wish(kept, Reason.LIMIT, text, flips, (*wish.rejected, why_not))
     if counts.total < low:
         role = 0 if policy.mode == "aggregated" else 2
         filled = [count + (low - counts.total if i == role else 0) for i, count in enumerate(counts)]
@@ -68,6 +77,11 @@ def _without(flips: Flips, now: Counts, least: Counts) -> tuple[Alternative, ...
     if not (flips.to_prefill or flips.to_decode):
         return ()
     return (Alternative(Counts(*map(max, now, least)), "starts workers while others have nothing to do"),)
+
+
+def _strain(needed: Counts, there: Counts) -> float:
+    """How many times as many would be needed, of the role that lacks most."""
+    return max(need / have if have else float("inf") for need, have in zip(needed, there, strict=True) if need)
 
 
 def _scaled(counts: Counts, total: int) -> Counts:

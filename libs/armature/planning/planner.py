@@ -162,13 +162,13 @@ class Planner:
         if not now.total and seen.in_flight:
             one = Counts(aggregated=1) if policy.mode == "aggregated" else Counts(0, 1, 1)
             wish = Wish(Counts(*map(max, least, one)), Reason.WAKE, "requests are held, and there is no worker")
-            return within(wish, policy, self._kind)
+            return within(wish, now, policy, self._kind)
         settled = self._most_since(seen.now_s - policy.down_after_s, now)
         spare = self._most_since(seen.now_s - policy.flip_after_s, now)
         wish = balanced(now, least, settled, spare, policy.hysteresis)
         if wish.reason is Reason.DEMAND and foreseen.backlog > foreseen.forecast.value * 0.1:
             wish = wish._replace(reason=Reason.BACKLOG, text=f"{wish.text}; much waits already")
-        return within(wish, policy, self._kind)
+        return within(wish, now, policy, self._kind)
 
     def _least(self, foreseen: _Foreseen) -> Counts:
         policy = self._policy

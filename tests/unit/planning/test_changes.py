@@ -2,9 +2,9 @@
 
 import pytest
 
-from armature.planning.changes import balanced, within
+from armature.planning.changes import Wish, balanced, within
 from armature.planning.decision import Flips, Reason
-from armature.planning.fleet import Counts
+from armature.planning.fleet import NOBODY, Counts
 from armature.planning.policy import planner_policy_of
 from tests.unit.planning.kinds import kind
 
@@ -60,7 +60,7 @@ def test_whichever_limit_is_the_tightest_holds(limits: dict[str, float], allowed
     policy = planner_policy_of({"targets": {"ttft_s": 1.0, "itl_s": 0.1}, "limits": limits})
     priced = kind(gpus=2, cost_per_hour=3.0, watts=1400.0)
     wish = balanced(Counts(2), Counts(20), Counts(2), Counts(2), 0.1)
-    held = within(wish, policy, priced)
+    held = within(wish, NOBODY, policy, priced)
     assert (held.counts, held.reason) == (Counts(allowed), Reason.LIMIT)
     assert held.rejected[-1].counts == Counts(20)
 
@@ -70,12 +70,21 @@ def test_limits_keep_the_proportion_of_roles() -> None:
         {"mode": "disaggregated", "targets": {"ttft_s": 1.0, "itl_s": 0.1}, "limits": {"max_workers": 8}}
     )
     wish = balanced(split(1, 1), split(12, 4), split(1, 1), split(1, 1), 0.1)
-    assert within(wish, policy, kind()).counts == split(6, 2)
+    assert within(wish, NOBODY, policy, kind()).counts == split(6, 2)
     wish = balanced(split(1, 1), split(30, 1), split(1, 1), split(1, 1), 0.1)
-    assert within(wish, policy, kind()).counts == split(7, 1)
+    assert within(wish, NOBODY, policy, kind()).counts == split(7, 1)
 
 
 def test_at_least_so_many_stay() -> None:
     policy = planner_policy_of({"targets": {"ttft_s": 1.0, "itl_s": 0.1}, "limits": {"min_workers": 3}})
     wish = balanced(Counts(5), Counts(0), Counts(1), Counts(1), 0.1)
-    assert within(wish, policy, kind()).counts == Counts(3)
+    assert within(wish, NOBODY, policy, kind()).counts == Counts(3)
+
+
+def test_at_the_limit_roles_change_for_a_clear_gain_and_nobody_starts_for_it() -> None:
+    policy = planner_policy_of({"targets": {"ttft_s": 1.0, "itl_s": 0.1}, "limits": {"max_workers": 4}})
+    wish = Wish(split(3, 2), Reason.DEMAND, "more")
+    turned = within(wish, split(3, 1), policy, kind())
+    assert (turned.counts, turned.flips) == (split(2, 2), Flips(to_decode=1))
+    stays = within(Wish(split(4, 2), Reason.DEMAND, "more"), split(2, 2), policy, kind())
+    assert (stays.counts, stays.flips, stays.reason) == (split(2, 2), Flips(), Reason.LIMIT)
