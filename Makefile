@@ -96,6 +96,9 @@ plan-claims: setup $(SILICON)/.installed ## Public claims on disaggregation, by 
 test-plan: setup $(SILICON)/.installed ## Run the tests that need the silicon tables
 	@$(SILICON)/bin/python -m pytest tests/unit/engines/test_silicon.py tests/unit/cli/test_deployment.py
 
+campaign-planner: setup ## Planners under load that comes, doubles, shifts and vanishes while leaders die; some ten minutes
+	@$(BIN)/python -m tests.campaigns.planner
+
 clean: ## Remove what make and the tests have made
 	@rm -rf $(VENV) $(LITELLM) $(SILICON) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -98,7 +98,10 @@ class Capacity:
 
     def aim(self, demand: "Demand", headroom: float, correction: Correction = EXACT) -> "Aim":
         """Targets times `headroom`; where no number of workers reaches that, a little above what can be reached."""
-        best, targets = self._predicted(alone(demand.jobs, self.kind), correction), self.targets
+        targets = self.targets
+        if not len(demand.jobs.arrival_s):
+            return Aim(targets.ttft_s * headroom, targets.itl_s * headroom)
+        best = self._predicted(alone(demand.jobs, self.kind), correction)
         return Aim(
             max(targets.ttft_s * headroom, best.ttft_s * _REACH), max(targets.itl_s * headroom, best.itl_s * _REACH)
         )  # fmt: skip

@@ -2,14 +2,16 @@
 
 import importlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from armature.cli.options import CellOptions
-from armature.cli.plan import CellPlan, ServicePlan, Surroundings, log_path, plan_cell, threads_per_worker
+from armature.cli.plan import CellPlan, ServicePlan, Surroundings, log_path, plan_cell, plan_worker, threads_per_worker
 from armature.engines.demo_model import DEMO_MODEL_PATH
 from armature.runtime.settings import load
+from armature.v1.common_pb2 import ROLE_AGGREGATED, ROLE_PREFILL
 
 AROUND = Surroundings(etcd="127.0.0.1:2379", cluster_secret="s3cret", cores=8, redis="redis://127.0.0.1:6379")
 
@@ -128,3 +130,27 @@ def test_services_run_from_any_folder() -> None:
 def test_logs_go_where_asked_else_into_the_cells_state(tmp_path: Path) -> None:
     assert log_path(CellOptions(namespace="blue"), "router") == Path(".armature/blue/logs/router.log")
     assert log_path(CellOptions(log_dir=tmp_path), "router") == tmp_path / "router.log"
+
+
+def test_planners_come_last_and_are_told_targets_and_where_workers_are_started() -> None:
+    around = replace(AROUND, control="unix:/tmp/c")
+    options = CellOptions(planner="local", planners=2, max_workers=6, ttft_s=0.5, planner_policy="patient")
+    plan = plan_cell(options, around)
+    assert [service.name for service in plan.groups[-1]] == ["gateway", "planner-0", "planner-1"]
+    flags = set(one(plan, "planner-1").command)
+    assert {
+        "--connector=local",
+        "--control=unix:/tmp/c",
+        "--max-workers=6",
+        "--ttft-s=0.5",
+        "--policy=patient",
+    } <= flags
+    assert not [flag for flag in flags if flag.startswith(("--min-workers", "--itl-s"))]
+    assert not [service for service in planned().services if service.kind == "planner"]
+
+
+def test_one_more_worker_is_like_those_of_its_role() -> None:
+    more = plan_worker(CellOptions(kv_cache_bytes=1 << 20), AROUND, ROLE_AGGREGATED, 7)
+    assert (more.name, more.kind, more.role) == ("decode-worker-7", "decode-worker", ROLE_AGGREGATED)
+    assert {"--role=aggregated", f"--kv-cache-bytes={1 << 20}"} <= set(more.command)
+    assert one(planned(), "prefill-worker-0").role == ROLE_PREFILL

@@ -167,3 +167,11 @@ def test_the_first_minute_is_not_held_against_later_forecasts() -> None:
     decisions = World(lambda _: 4.0, Counts(8)).run(400)
     assert max(one.counts.total for one in decisions) <= 11
     assert {one.forecast.forecaster for one in decisions[1:4] if one.forecast} == {"none"}
+
+
+def test_when_all_traffic_vanishes_the_fleet_shrinks_to_what_always_stays() -> None:
+    world = World(lambda now_s: 4.0 if now_s < 120 else 0.0)
+    # Longer patience than memory: for a while the pattern is empty, and too many are there.
+    decisions = world.run(600, pattern_s=60.0, down_after_s=200.0, limits={"min_workers": 1, "max_workers": 9})
+    assert max(one.counts.total for one in decisions) > 1
+    assert decisions[-1].counts.total == 1

@@ -1,0 +1,1 @@
+"""A planner in a live cell, under traffic that changes."""

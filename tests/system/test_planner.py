@@ -1,0 +1,43 @@
+"""The campaign of `make campaign-planner` in short: load comes, shifts and vanishes, and a leader dies in mid-scale."""
+
+from pathlib import Path
+
+from tests.campaigns.planner.run import CHANGE, LEADERSHIP, Shape, did, planned_cell, traffic_on
+
+POLICY = """
+targets: {ttft_s: 2.5, itl_s: 0.2, quantile: 0.9}
+interval_s: 0.5
+window_s: 3.0
+pattern_s: 6.0
+start_up_s: 4.0
+down_after_s: 8.0
+flip_after_s: 2.0
+forecast: {quantile: 0.7, forecasters: [{ewma: {alpha: 0.5}}]}
+limits: {max_workers: 5}
+"""
+LONG_PROMPTS, LONG_ANSWERS, NOTHING = Shape(2.0, 4000, 4), Shape(8.0, 60, 40), Shape(0.0, 1, 1)
+
+
+async def test_workers_start_turn_and_drain_with_the_load_and_no_request_notices(tmp_path: Path) -> None:
+    flags = ("--prefill=1", "--decode=1", "--set=router.disaggregation=always")
+    async with planned_cell(tmp_path, POLICY, *flags) as cell:
+        async with traffic_on(cell) as traffic:
+            traffic.shape = LONG_PROMPTS
+            grown = await cell.until(did("starts as prefill"), "prefill workers start")
+            killed = await cell.kill_leader()
+            assert killed == grown.planner
+            taken = await cell.until(
+                lambda entry: entry.kind == LEADERSHIP and entry.planner != killed, "the other leads", grown.number
+            )
+            traffic.shape = LONG_ANSWERS
+            turned = await cell.until(did("to decode"), "a prefill worker turns", taken.number)
+            assert turned.planner != killed
+            traffic.shape = NOTHING
+            await cell.until(did("drains"), "workers drain", turned.number)
+        assert traffic.answered == traffic.asked and not traffic.failures
+        log = await cell.log()
+    assert [entry.number for entry in log] == list(range(1, len(log) + 1))
+    for entry in log:
+        assert not entry.problems, entry
+        if entry.kind == CHANGE:
+            assert entry.plan.reason in entry.text and "instead of" in entry.text and entry.plan.text in entry.text
