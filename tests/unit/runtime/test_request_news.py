@@ -7,6 +7,7 @@ import pytest
 
 from armature.planning.fleet import Fleet
 from armature.planning.observer import Observer
+from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import CallerError
 from armature.runtime.request_news import RequestLog
 from armature.steering.requests import RequestFeed
@@ -22,7 +23,7 @@ class World:
         self.now_s = 100.0
         self.log = RequestLog(lambda: self.now_s)
         self.observer = Observer(100.0)
-        self.feed = RequestFeed(self.observer, "", lambda: self.now_s)
+        self.feed = RequestFeed(self.observer, "", ChannelPool(), lambda: self.now_s)
 
     def ask(self, request_id: str, prompt_tokens: int = 100, owner: str = "g", model: str = "m") -> None:
         self.log.arrived(owner, Query(request_id=request_id, model=model, prompt_tokens=prompt_tokens))
