@@ -1,7 +1,8 @@
 """Prompts that are placed and not computed yet, by tenant: who stands before whom at a worker.
 
 Workers serve tenants in turns. So what a tenant waits for there is not all that is to be computed, but what is its own,
-and of each other tenant's no more than as much again.
+and of each other tenant's no more than as much again. What a worker has to do besides is of unknown tenants and counts
+in full.
 """
 
 import numpy as np
@@ -17,6 +18,8 @@ class Unstarted:
         self._requests: dict[str, dict[str, int]] = {}
         """By tenant and worker; likewise seconds, by worker and tenant. Nobody is listed with nothing."""
         self._seconds: dict[str, dict[str, float]] = {}
+        self._sums: dict[str, float] = {}
+        """Of those, by worker."""
 
     def requests(self) -> dict[str, int]:
         """By tenant."""
@@ -32,26 +35,34 @@ class Unstarted:
         own[worker_id] = own.get(worker_id, 0) + 1
         there = self._seconds.setdefault(worker_id, {})
         there[tenant] = there.get(tenant, 0.0) + seconds
+        self._sums[worker_id] = self._sums.get(worker_id, 0.0) + seconds
 
     def remove(self, tenant: str, worker_id: str, seconds: float) -> None:
         """It is computed, or never will be."""
         own, there = self._requests[tenant], self._seconds[worker_id]
         own[worker_id] -= 1
         there[tenant] -= seconds
+        self._sums[worker_id] -= seconds
         if not own[worker_id]:
             del own[worker_id], there[tenant]
         if not own:
             del self._requests[tenant]
         if not there:
-            del self._seconds[worker_id]
+            del self._seconds[worker_id], self._sums[worker_id]
 
     def queue_s(self, tenant: str, roster: Roster, state: Floats, all_s: Floats) -> Floats:
         """What a tenant's next prompt has before it on each worker, of `all_s` that there are to be computed.
 
-        That is what is left of the step that is being computed, half of one in the mean, the tenant's own prompts, and
-        as much of each other tenant's.
+        That is what is left of the step that is being computed, half of one in the mean, the tenant's own prompts, as
+        much of each other tenant's, and what is nobody's.
         """
-        before_s = (state[at.MAX_BATCH_TOKENS] * state[at.TOKEN_S] + state[at.CHUNK_S]) / 2
+        known_s = np.zeros(len(all_s))
+        for worker_id, sum_s in self._sums.items():
+            slot = roster.slots.get(worker_id)
+            if slot is not None:
+                known_s[slot] = sum_s
+        step_s = state[at.MAX_BATCH_TOKENS] * state[at.TOKEN_S] + state[at.CHUNK_S]
+        before_s = step_s / 2 + np.maximum(all_s - known_s, 0.0)
         for worker_id in self._requests.get(tenant, ()):
             slot, there = roster.slots.get(worker_id), self._seconds[worker_id]
             if slot is not None:

@@ -151,7 +151,7 @@ def test_a_tenant_passes_until_it_has_enough_before_itself_everywhere_and_again_
     for number in range(2, 8):
         dispatcher.finish("gateway", f"quiet {number}")
     dispatcher.core.first_token("gateway", "quiet 0")
-    assert told(dispatcher.submit(ask("quiet 9", tokens=400, tenant="quiet"), 0.0)) == [("quiet 9", words[0])]
+    assert told(dispatcher.submit(ask("quiet 9", tokens=400, tenant="quiet"), 0.5)) == [("quiet 9", words[0])]
 
 
 def test_a_newcomer_does_not_slip_past_those_that_wait() -> None:

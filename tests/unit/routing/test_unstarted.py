@@ -35,8 +35,9 @@ def test_of_each_other_tenant_as_much_counts_as_of_its_own(placements: list[tupl
     for tenant in TENANTS:
         found = unstarted.queue_s(tenant, roster, state, np.full(len(WORKERS), 20.0))
         for name, got in zip(roster.worker_ids, found, strict=True):
-            own = has(tenant, name)
-            assert got == pytest.approx(min(20.0, 0.3 + sum(min(has(other, name), own) for other in TENANTS)))
+            own, known = has(tenant, name), sum(has(other, name) for other in TENANTS)
+            theirs = sum(min(has(other, name), own) for other in TENANTS)
+            assert got == pytest.approx(min(20.0, 0.3 + max(20.0 - known, 0.0) + theirs))
         assert unstarted.has_others(tenant) == any(other != tenant for other, _, _ in left)
     expected = {tenant: [one for one, _, _ in left].count(tenant) for tenant in TENANTS}
     assert unstarted.requests() == {tenant: count for tenant, count in expected.items() if count}
@@ -44,11 +45,19 @@ def test_of_each_other_tenant_as_much_counts_as_of_its_own(placements: list[tupl
 
 def test_a_tenant_goes_where_it_has_little_itself_whatever_others_have_there() -> None:
     core = cell("a1", "a2")
+    for tokens, elsewhere in ((6000, "a2"), (9000, "a1")):
+        core.place(query(elsewhere, tokens, hashes=(), tenant="loud", excluded=(elsewhere,)), 0.0)
+    asked = [query(f"quiet {n}", 500, hashes=(), tenant="quiet") for n in range(2)]
+    assert {placed(core.place(one, 1.0))[0] for one in asked} == {"a1", "a2"}, "though a1 has less to do by far"
+
+
+def test_what_is_nobodys_counts_in_full() -> None:
+    core = cell("a1", "a2")
     for name, tokens in (("a1", 6000), ("a2", 9000)):
         core.report(name, load(waiting_prefill_tokens=tokens), now_s=0.0)
     core.place(query("loud", 100, hashes=(), tenant="loud"), 1.0)
-    first, second = (placed(core.place(query(f"quiet {n}", 500, hashes=(), tenant="quiet"), 1.0))[0] for n in range(2))
-    assert {first, second} == {"a1", "a2"}, "one each, though a1 has three seconds less to do"
+    asked = [query(f"quiet {n}", 500, hashes=(), tenant="quiet") for n in range(3)]
+    assert {placed(core.place(one, 1.0))[0] for one in asked} == {"a1"}
 
 
 def test_with_one_tenant_all_that_is_to_be_computed_is_before_it() -> None:
