@@ -2,7 +2,8 @@
 
 A live cell of simulated workers that take a real model's time. Two tenants each send their share, together most of what
 the workers can do; then one of them sends ten times as much. No tenant has limits: what protects the other one is how
-requests wait. Both ways take turns within the run, so their ratio means something also on a busy machine.
+requests wait. Both ways take turns within the run, so their ratio means something also on a busy machine, unless that is
+so busy that requests are sent late. `fairness_simulated` has no such noise.
 
 A tail needs samples: it runs until each way has `--samples` of the quiet tenant, and tells between which ratios nine of
 ten repetitions would lie. Shares go with the speed of the engines, so that the load is the same: where workers are
@@ -122,6 +123,7 @@ async def measure(cell: Cell, keys: dict[str, str], options: argparse.Namespace)
     print(f"\r{options.samples} samples          ", file=sys.stderr, flush=True)
     fair, flooded = (np.array(seen[way][QUIET].ttft_s) for way in ("fair", "flooded"))
     return {
+        "compared": f"both tenants at their share against one of them at {options.times:g} times its share",
         "share_per_s": round(share, 3),
         "times": options.times,
         **{way: {name: one.figures() for name, one in by_tenant.items()} for way, by_tenant in seen.items()},
