@@ -1,9 +1,9 @@
 """One tenant at ten times its share: what that does to the time to first token of another that stays within its own.
 
-A live cell of simulated workers that take a real model's time. Two tenants each send their share, together most of what
-the workers can do; then one of them sends ten times as much. No tenant has limits: what protects the other one is how
-requests wait. Both ways take turns within the run, so their ratio means something also on a busy machine, unless that is
-so busy that requests are sent late. `fairness_simulated` has no such noise.
+A live cell of simulated workers that take a real model's time. Two tenants each send their share, together most of
+what the workers can do; then one of them sends ten times as much. No tenant has limits: what protects the other one is
+how requests wait. Both ways take turns within the run, so their ratio means something also on a busy machine, unless it
+is so busy that requests are sent late. `fairness_simulated` has no such noise.
 
 A tail needs samples: it runs until each way has `--samples` of the quiet tenant, and tells between which ratios nine of
 ten repetitions would lie. Shares go with the speed of the engines, so that the load is the same: where workers are

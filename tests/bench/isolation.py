@@ -1,8 +1,8 @@
 """Whether a tenant can tell that another one has sent the same prompt: cached tokens and times to first token, live.
 
 A cell with the demo model, computed by torch. Each prompt is sent for a first time by one tenant; then come, in random
-order, a new prompt, the same one by the same tenant, and the same one by another tenant. To the other one it must look
-new: no cached tokens, and times to first token like those of new prompts. Tested by ranks (Mann and Whitney 1947):
+order, the same one by the same tenant, and the same one and a new one by another tenant. To that one both must look
+new: no cached tokens, and times to first token that are alike. Tested by ranks (Mann and Whitney 1947):
 `probability` is how often times of one distribution differ at least as much by chance. One's own repeat, of which the
 same is told, shows that a hit would have been seen. Neighbours on the machine delay all three alike.
 """
@@ -89,7 +89,7 @@ async def _measure(
         rng.shuffle(order)
         for kind in order:
             asked = prompt() if kind == NEW else shared
-            seen[kind].append(await _ask(client, keys[OTHER if kind == FOREIGN else ONE], asked))
+            seen[kind].append(await _ask(client, keys[ONE if kind == AGAIN else OTHER], asked))
     print(f"\r{options.prompts} prompts          ", file=sys.stderr, flush=True)
     return seen
 

@@ -14,7 +14,7 @@ from armature.scheduling.plan import Slice, StepPlan
 from armature.scheduling.queues import Queues
 from armature.scheduling.reservations import Reservations
 from armature.scheduling.room import Room
-from armature.scheduling.shares import Shares
+from armature.scheduling.shares import FAR_OVER, OVER, Shares
 from armature.scheduling.staging import Staging
 
 CROWDED = 4
@@ -187,7 +187,9 @@ class Planner:
 
     def _allowed(self, job: Job, budget: int) -> int:
         """How much of the budget may go to a job: little to a tenant over its share, nothing beside others' prompts."""
-        if not self._shares.is_over(job.request.tenant):
+        # A prompt that is alone here is in nobody's way yet; only who sends very much makes it likely that one comes.
+        is_alone = len(self._queues.waiting) + len(self._queues.prefilling) <= 1
+        if not self._shares.is_over(job.request.tenant, FAR_OVER if is_alone else OVER):
             return budget
         return min(budget, max(self._crowded_tokens - self._chunk_tokens, 0))
 

@@ -6,6 +6,8 @@ long step of somebody who sends far more than others.
 
 OVER = 1.25
 """Times an equal share. With two tenants five eighths; chance alone brings nobody there who sends as much as others."""
+FAR_OVER = 1.6
+"""Likewise of who is alone with one prompt at the moment: with two tenants four fifths."""
 
 
 class Shares:
@@ -30,9 +32,9 @@ class Shares:
         if self._room <= 0:
             self._turn_over()
 
-    def is_over(self, tenant: str) -> bool:
-        """Whether it has had far more than its share; never if it is alone."""
-        return len(self._tokens) > 1 and self._tokens.get(tenant, 0) * len(self._tokens) > OVER * self._total
+    def is_over(self, tenant: str, times: float) -> bool:
+        """Whether it has had more than so many times an equal share; never if nobody else is about."""
+        return len(self._tokens) > 1 and self._tokens.get(tenant, 0) * len(self._tokens) > times * self._total
 
     def _turn_over(self) -> None:
         for tenant, tokens in self._before.items():

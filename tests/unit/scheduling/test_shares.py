@@ -25,7 +25,7 @@ def test_who_has_had_far_more_than_an_equal_part_of_the_window_is_over_its_share
         about, total = {name for name, _ in counted}, sum(count for _, count in counted)
         for name in "abc":
             own = sum(count for one, count in counted if one == name)
-            assert shares.is_over(name) == (len(about) > 1 and own * len(about) > OVER * total)
+            assert shares.is_over(name, OVER) == (len(about) > 1 and own * len(about) > OVER * total)
 
 
 def test_who_is_alone_is_never_over_its_share() -> None:
@@ -33,7 +33,7 @@ def test_who_is_alone_is_never_over_its_share() -> None:
     shares.note("other", 1)
     for _ in range(3):
         shares.note("only", 10)
-    assert not shares.is_over("only"), "the other one was here too long ago"
+    assert not shares.is_over("only", OVER), "the other one was here too long ago"
 
 
 def test_of_a_tenant_over_its_share_a_step_computes_little_while_others_are_about() -> None:
@@ -49,6 +49,19 @@ def test_of_a_tenant_over_its_share_a_step_computes_little_while_others_are_abou
         planned(w)
 
 
+def test_a_prompt_that_is_alone_gets_full_steps_unless_its_tenant_sends_very_much() -> None:
+    w = world(budget=32)
+    for tenant, tokens in (("one", 40), ("other", 20)):
+        served(w, tenant_asks(w, tenant, tokens))
+    tenant_asks(w, "one", 40)
+    assert planned(w)[-1][2] == 32, "it has had twice as much as the other one"
+    w = world(budget=32)
+    for tenant, tokens in (("one", 50), ("other", 4)):
+        served(w, tenant_asks(w, tenant, tokens))
+    tenant_asks(w, "one", 40)
+    assert planned(w)[-1][2] == 32 // CROWDED
+
+
 def test_tenants_that_have_had_as_much_share_full_steps() -> None:
     w = world(budget=32)
     for tenant in ("one", "other"):
@@ -60,3 +73,8 @@ def test_tenants_that_have_had_as_much_share_full_steps() -> None:
 def tenant_asks(w: World, tenant: str, tokens: int) -> Client:
     """Prompts that have nothing in common."""
     return generate(w, [10 + len(w.clients)] + [9] * (tokens - 1), max_tokens=2, tenant=tenant)
+
+
+def served(w: World, client: Client) -> None:
+    while client.end is None:
+        planned(w)
