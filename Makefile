@@ -79,13 +79,14 @@ bench-gateway: setup ## Gateway alone, against Dynamo's frontend with DYNAMO_PYT
 fuzz-gateway: setup ## Wrong requests, leaving clients and schemathesis against a gateway; SEED=1
 	@$(BIN)/python -m tests.campaigns.gateway $(if $(SEED),--seed $(SEED))
 
-# The tables take 0.6 GB, so they have an environment of their own, which sees ours.
+# The tables take 0.6 GB, so they have an environment of their own, which sees what is in ours.
 SILICON := .venv-silicon
 
 $(SILICON)/.installed: $(STAMP)
 	@test -x $(SILICON)/bin/python || $(BIN)/python -m venv $(SILICON)
 	@echo "installing the silicon tables" >&2
-	@$(SILICON)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[silicon]'
+	@$(SILICON)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[silicon]'
 	@$(SILICON)/bin/python -c "import site, sys; open(site.getsitepackages()[0] + '/beside.pth', 'w').write(sys.argv[1])" \
 		"$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
 	@touch $@

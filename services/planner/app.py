@@ -5,7 +5,7 @@ import time
 from armature.connectors.advice import AdviceConnector
 from armature.connectors.connector import Connector
 from armature.connectors.local import LocalConnector
-from armature.connectors.role import RoleConnector
+from armature.connectors.role import RoleConnector, Roles
 from armature.planning.observer import Observer
 from armature.runtime import service
 from armature.runtime.member_streams import MemberStreams
@@ -65,6 +65,11 @@ async def _follow_routers(runtime: Runtime[PlannerSettings], feed: RequestFeed) 
 def _connector(runtime: Runtime[PlannerSettings], board: WorkerBoard) -> Connector:
     if runtime.settings.connector == "local":
         return LocalConnector(runtime.settings.control, board, runtime.channels)
+    if runtime.settings.connector == "kubernetes":
+        # Loaded for those who have a cluster: its resource types take their time.
+        from armature.connectors.kubernetes import kubernetes_connector
+
+        return kubernetes_connector(runtime.settings.workloads, Roles(board, runtime.channels))
     if runtime.settings.connector == "role":
         return RoleConnector(board, runtime.channels)
     return AdviceConnector(board)

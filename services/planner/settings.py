@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from armature.connectors.workloads import USUAL_WORKLOADS, workloads_of
 from armature.planning.policy import PlannerPolicy
 from armature.runtime.policies import PLANNER_POLICIES, load_planner_policy
 from armature.runtime.settings import CommonSettings, option
@@ -19,8 +20,12 @@ class PlannerSettings(CommonSettings):
     mode: Literal["auto", "policy", "aggregated", "disaggregated"] = option(
         "auto", help="which workers there are to be; auto: of those kinds that are there, policy: as that says"
     )
-    connector: Literal["advice", "role", "local"] = option(
-        "advice", help="how plans are carried out: not at all, by changes of role, by processes of `armature up`"
+    connector: Literal["advice", "role", "local", "kubernetes"] = option(
+        "advice",
+        help="how plans are carried out: not at all, by changes of role, by processes of `armature up`, by replicas",
+    )
+    workloads: str = option(
+        USUAL_WORKLOADS, help="Deployments or StatefulSets that the kubernetes connector scales, one a role"
     )
     control: str = option("", help="where `armature up` lets the local connector in, which it tells by itself")
     model: str = option("", help="whose workers; needed where a cell serves several, else that of the first worker")
@@ -43,6 +48,7 @@ class PlannerSettings(CommonSettings):
             raise ValueError("worker_gpus must be at least 1")
         if self.connector == "local" and not self.control:
             raise ValueError("control is needed by the local connector: start the planner by `armature up --planner`")
+        workloads_of(self.workloads)
         self.load_policy()
 
     def load_policy(self) -> PlannerPolicy:

@@ -85,6 +85,11 @@ def test_a_simulated_worker_needs_neither_torch_nor_nixl(role: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_planners_extra_brings_what_its_kubernetes_connector_imports() -> None:
+    done = run_in_image("planner", "import armature.connectors.kubernetes\n")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("extra", "module"), [("gateway", "torch"), ("router", "tokenizers"), ("", "nixl_cu12")])
 def test_an_image_lacks_what_its_extra_does_not_name(extra: str, module: str) -> None:
     done = run_in_image(extra, f"import {module}\n")

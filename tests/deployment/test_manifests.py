@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from armature.connectors.workloads import workloads_of
 from tests.metrics_page import metrics
 from tests.support.containers import (
     COMPONENT,
@@ -168,3 +169,27 @@ def test_names_are_told_by_labels(overlay: str) -> None:
     for workload in workloads(overlay):
         assert labels(workload)["app.kubernetes.io/name"] == workload["metadata"]["name"]
         assert labels(workload)["app.kubernetes.io/part-of"] == "armature"
+
+
+def test_the_planner_may_scale_its_workloads_and_no_others(overlay: str) -> None:
+    (planner,) = [container for container in containers(overlay) if container.service == "planner"]
+    workloads_named = workloads_of(planner.settings().workloads).values()
+    existing = {(one["kind"].lower(), one["metadata"]["name"]) for one in workloads(overlay)}
+    assert set(workloads_named) <= existing
+    account = pod(planner)["serviceAccountName"]
+    (binding,) = of_kind(overlay, "RoleBinding")
+    assert [(one["kind"], one["name"]) for one in binding["subjects"]] == [("ServiceAccount", account)]
+    assert account in [one["metadata"]["name"] for one in of_kind(overlay, "ServiceAccount")]
+    (role,) = of_kind(overlay, "Role")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (scales,) = [rule for rule in role["rules"] if rule["apiGroups"] == ["apps"]]
+    assert scales["resourceNames"] == [one.name for one in workloads_named]
+    others = [pod(one).get("serviceAccountName") for one in containers(overlay) if one.service != "planner"]
+    assert set(others) == {None}
+
+
+def test_a_workload_is_scaled_by_one_only(overlay: str) -> None:
+    (planner,) = [container.settings() for container in containers(overlay) if container.service == "planner"]
+    planned = {one.name for one in workloads_of(planner.workloads).values()}
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(overlay, "HorizontalPodAutoscaler")}
+    assert (planner.connector == "kubernetes") == (not planned & scaled)

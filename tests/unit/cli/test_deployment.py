@@ -6,6 +6,7 @@ import json
 import shutil
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ from armature.cli.options import UsageError
 from armature.cli.report.png import png
 from armature.performance.linear import LinearModel
 from armature.planning.search.replica import Replica, Split
-from tests.support.containers import ROOT, built, check_manifest
+from tests.support.containers import ROOT, built, check_manifest, known_variables
 
 IS_INSTALLED = importlib.util.find_spec("aiconfigurator_core") is not None
 needs_tables = pytest.mark.skipif(not IS_INSTALLED, reason="the extra `silicon` (some 400 MB) is not installed")
@@ -128,9 +129,17 @@ def test_an_overlay_for_the_winner_is_valid_and_says_what_was_found(mode: str, t
     decode, prefill = (manifests["Deployment", f"{role}-worker"] for role in ("decode", "prefill"))
     assert decode["spec"]["replicas"] == counts.get("decode", counts.get("aggregated"))
     assert prefill["spec"]["replicas"] == counts.get("prefill", 0)
-    env = {one["name"]: one.get("value") for one in decode["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert env["ARMATURE_MAX_NUM_SEQS"] == str(found.winner.pools[-1].batch)
-    assert env.get("ARMATURE_ROLE") == ("aggregated" if mode == "aggregated" else None)
+    env = {service: env_of(manifests["Deployment", service]) for service in ("decode-worker", "planner", "router")}
+    assert env["decode-worker"]["ARMATURE_MAX_NUM_SEQS"] == str(found.winner.pools[-1].batch)
+    assert env["decode-worker"].get("ARMATURE_ROLE") == ("aggregated" if mode == "aggregated" else None)
+    assert (env["planner"]["ARMATURE_CONNECTOR"], env["planner"]["ARMATURE_MODE"]) == ("kubernetes", mode)
+    assert all(known_variables(service) >= variables.keys() for service, variables in env.items())
+    assert {name for kind, name in manifests if kind == "HorizontalPodAutoscaler"} == {"gateway"}
+
+
+def env_of(deployment: dict[str, Any]) -> dict[str, str | None]:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {one["name"]: one.get("value") for one in container["env"]}
 
 
 def test_replicas_of_several_gpus_get_no_manifests_that_could_not_work(tmp_path: Path) -> None:

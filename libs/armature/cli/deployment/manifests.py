@@ -1,11 +1,16 @@
-"""A kustomize overlay that runs a deployment: the overlay `gpu`, with other counts, sizes and places."""
+"""A kustomize overlay that runs a deployment: the overlay `gpu`, with other counts, sizes and places.
 
+The counts are where it begins: from there the planner keeps the targets, in the place of the overlay's autoscalers.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
 from armature.cli.deployment.pictures import about
 from armature.cli.deployment.request import Asked
 from armature.cli.options import UsageError
 from armature.planning.search.replica import Point, Pool
+from armature.planning.search.search import AGGREGATED
 
 # What NVIDIA's feature discovery calls them.
 _PRODUCTS = {
@@ -68,32 +73,38 @@ def overlay(asked: Asked, winner: Point) -> dict[str, str]:
         *(f"  - {{name: {workload}, count: {count}}}" for workload, count in counts.items()),
         "",
         "patches:",
-        *(f"  - path: {workload}.yaml" for workload in pools),
+        *(f"  - path: {workload}.yaml" for workload in (*pools, "planner", *(["router"] if is_split else []))),
+        "  - target: {kind: HorizontalPodAutoscaler, name: (prefill|decode)-worker}",
+        "    patch: |",
+        "      apiVersion: autoscaling/v2",
+        "      kind: HorizontalPodAutoscaler",
+        "      metadata: {name: any}",
+        "      $patch: delete",
     ]
-    if is_split:
-        lines.append("  - path: router.yaml")
     files = {"kustomization.yaml": "\n".join(lines) + "\n"}
     for workload, pool in pools.items():
-        files[f"{workload}.yaml"] = _patch(workload, pool, winner)
-    return files | ({"router.yaml": _ROUTER} if is_split else {})
+        files[f"{workload}.yaml"] = _worker(workload, pool, winner)
+    files["planner.yaml"] = _deployment("planner", _planner(asked, winner))
+    if is_split:
+        # Every prompt goes to a prefill worker, as the counts were reckoned.
+        files["router.yaml"] = _deployment("router", {"ARMATURE_DISAGGREGATION": "always"})
+    return files
 
 
-_ROUTER = """# Every prompt goes to a prefill worker, as the counts were reckoned.
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: router
-spec:
-  template:
-    spec:
-      containers:
-        - name: service
-          env:
-            - {name: ARMATURE_DISAGGREGATION, value: always}
-"""
+def _planner(asked: Asked, winner: Point) -> dict[str, object]:
+    env: dict[str, object] = {
+        "ARMATURE_CONNECTOR": "kubernetes",
+        "ARMATURE_MODE": winner.mode,
+        "ARMATURE_TTFT_S": asked.targets.ttft_s,
+        "ARMATURE_ITL_S": asked.targets.itl_s,
+        "ARMATURE_MAX_WORKERS": asked.bounds.gpus,
+    }
+    if winner.mode == AGGREGATED:
+        env["ARMATURE_WORKLOADS"] = "aggregated=deployment/decode-worker"
+    return env
 
 
-def _patch(workload: str, pool: Pool, winner: Point) -> str:
+def _worker(workload: str, pool: Pool, winner: Point) -> str:
     replica = pool.replica
     most = max(pool.batch, 1)
     tokens = pool.chunk_tokens + most if pool.chunk_tokens else replica.max_num_batched_tokens
@@ -102,22 +113,27 @@ def _patch(workload: str, pool: Pool, winner: Point) -> str:
         "ARMATURE_MAX_NUM_BATCHED_TOKENS": tokens,
         "ARMATURE_KV_CACHE_BYTES": replica.kv_tokens * replica.token_bytes,
     }
-    if pool.role == "aggregated":
+    if pool.role == AGGREGATED:
         env["ARMATURE_ROLE"] = "aggregated"
     product = _PRODUCTS.get(winner.gpu)
+    return _deployment(workload, env, f"nodeSelector: {{nvidia.com/gpu.product: {product}}}" if product else "")
+
+
+def _deployment(name: str, env: Mapping[str, object], place: str = "") -> str:
+    """A patch of its environment, and of where its pods go."""
     lines = [
         "apiVersion: apps/v1",
         "kind: Deployment",
         "metadata:",
-        f"  name: {workload}",
+        f"  name: {name}",
         "spec:",
         "  template:",
         "    spec:",
-        *([f"      nodeSelector: {{nvidia.com/gpu.product: {product}}}"] if product else []),
+        *([f"      {place}"] if place else []),
         "      containers:",
         "        - name: service",
         "          env:",
-        *(f'            - {{name: {name}, value: "{value}"}}' for name, value in env.items()),
+        *(f'            - {{name: {variable}, value: "{value}"}}' for variable, value in env.items()),
     ]
     return "\n".join(lines) + "\n"
 
