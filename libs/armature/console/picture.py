@@ -12,10 +12,11 @@ from armature.console.rates import Rates
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member, Role, Tier
 from armature.v1.kv_index_pb2 import IndexStats, WorkerChange
 from armature.v1.kv_offload_pb2 import StatsResponse, TierStats
+from armature.v1.planner_pb2 import PlannerStatus, WorkerCounts
 from armature.v1.router_pb2 import RouterStats
 from armature.v1.worker_pb2 import LoadReport, WorkerStats
 
-Stats = WorkerStats | RouterStats | IndexStats | StatsResponse
+Stats = WorkerStats | RouterStats | IndexStats | StatsResponse | PlannerStatus
 OffloadStats = StatsResponse
 
 WORKERS = ("prefill-worker", "decode-worker")
@@ -23,7 +24,7 @@ _CACHED, _PREFILL, _DECODE = "cached", "prefill", "decode"
 _READ, _OFFLOADED, _ONBOARDED = "read", "offloaded", "onboarded"
 _TIERS: tuple[shapes.Tier, ...] = ("G1", "G2", "G3", "G4")
 
-S = TypeVar("S", WorkerStats, RouterStats, IndexStats, StatsResponse)
+S = TypeVar("S", WorkerStats, RouterStats, IndexStats, StatsResponse, PlannerStatus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Picture:
             indexes={one.id: _index(one, known) for one in by_kind.get("kv-index", ())},
             workers=drawn,
             offloads=offloads,
-            planners={one.id: shapes.Member(**known.member(one)) for one in by_kind.get("planner", ())},
+            planners={one.id: _planner(one, known) for one in by_kind.get("planner", ())},
             tiers=_tiers(workers, drawn, offloads.values()),
             transfers=self._transfers(_told(workers, seen, WorkerStats)),
             cached_share=self._cached_share(one.id for one in workers),
@@ -263,6 +264,32 @@ def _tier(stats: TierStats) -> shapes.OffloadTier:
 def tier_name(tier: "Tier.ValueType") -> shapes.Tier:
     """As people call it."""
     return _TIERS[tier - Tier.TIER_G1]
+
+
+def _planner(member: Member, known: _Known) -> shapes.Planner:
+    stats = known.stats(member, PlannerStatus())
+    return shapes.Planner(
+        **known.member(member),
+        leader=stats.leader,
+        connector=stats.connector,
+        policy=stats.policy,
+        model=stats.model,
+        is_paused=stats.targets.is_paused,
+        ttft_target_s=stats.targets.ttft_s,
+        itl_target_s=stats.targets.itl_s,
+        target_quantile=stats.targets.quantile,
+        ready=_counts(stats.fleet.ready),
+        starting=_counts(stats.fleet.starting),
+        wanted=_counts(stats.fleet.wanted),
+        reason=stats.plan.reason,
+        text=stats.plan.text,
+        obstacles=[*stats.obstacles],
+        log=[shapes.PlanEntry(at=entry.at_s, text=entry.text) for entry in stats.log],
+    )
+
+
+def _counts(counts: WorkerCounts) -> shapes.Workers:
+    return shapes.Workers(aggregated=counts.aggregated, prefill=counts.prefill, decode=counts.decode)
 
 
 def _tiers(

@@ -102,6 +102,45 @@ class Offload(Member):
     index_trust: str
 
 
+class Workers(Shape):
+    """How many of each role."""
+
+    aggregated: int
+    prefill: int
+    decode: int
+
+
+class PlanEntry(Shape):
+    """What was decided or done, and why."""
+
+    at: float
+    """Unix time."""
+    text: str
+
+
+class Planner(Member):
+    leader: str
+    """Who carries plans out; empty: nobody at the moment."""
+    connector: str
+    policy: str
+    model: str
+    is_paused: bool
+    ttft_target_s: float
+    itl_target_s: float
+    target_quantile: float
+    ready: Workers
+    starting: Workers
+    wanted: Workers
+    reason: str
+    """Of the last plan, in a word."""
+    text: str
+    """The same for people; empty: there was none yet."""
+    obstacles: list[str]
+    """Why no plan is made or carried out."""
+    log: list[PlanEntry]
+    """Oldest first."""
+
+
 class Transfer(Shape):
     """KV blocks that workers read from each other, over one transport."""
 
@@ -163,7 +202,7 @@ class Cell(Shape):
     indexes: dict[str, Index]
     workers: dict[str, Worker]
     offloads: dict[str, Offload]
-    planners: dict[str, Member]
+    planners: dict[str, Planner]
     tiers: dict[Tier, TierSum]
     transfers: dict[str, Transfer]
     """By transport."""

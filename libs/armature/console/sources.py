@@ -14,6 +14,8 @@ from armature.v1.kv_index_pb2 import IndexStatsRequest
 from armature.v1.kv_index_pb2_grpc import KvIndexStub
 from armature.v1.kv_offload_pb2 import StatsRequest
 from armature.v1.kv_offload_pb2_grpc import KvOffloadStub
+from armature.v1.planner_pb2 import StatusRequest
+from armature.v1.planner_pb2_grpc import PlannerStub
 from armature.v1.router_pb2 import RouterStatsRequest
 from armature.v1.router_pb2_grpc import RouterStub
 from armature.v1.worker_pb2 import WorkerStatsRequest
@@ -30,6 +32,7 @@ _ASK: dict[str, Ask] = {
     "router": lambda channel: RouterStub(channel).GetStats(RouterStatsRequest(), timeout=TIMEOUT_S),
     "kv-index": lambda channel: KvIndexStub(channel).GetStats(IndexStatsRequest(), timeout=TIMEOUT_S),
     "kv-offload": lambda channel: KvOffloadStub(channel).GetStats(StatsRequest(), timeout=TIMEOUT_S),
+    "planner": lambda channel: PlannerStub(channel).GetStatus(StatusRequest(), timeout=TIMEOUT_S),
 }
 _PROBLEMS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {TIMEOUT_S:g} s",

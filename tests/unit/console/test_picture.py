@@ -17,6 +17,7 @@ from armature.v1.common_pb2 import (
 )
 from armature.v1.kv_index_pb2 import IndexStats, WorkerChange
 from armature.v1.kv_offload_pb2 import StatsResponse, TierStats
+from armature.v1.planner_pb2 import FleetState, LogEntry, Plan, PlannerStatus, PlannerTargets, WorkerCounts
 from armature.v1.router_pb2 import RouterStats
 from armature.v1.worker_pb2 import LoadReport, TierBytes, TransferStats, WorkerStats
 
@@ -116,6 +117,22 @@ def test_tiers_add_up_over_nodes() -> None:
     assert cell.tiers["G2"].size_bytes == 40_000
     assert set(cell.tiers) == {"G2"}, "a tier without room is no tier"
     assert set(cell.offloads["o0"].tiers) == {"G2"}
+
+
+def test_a_planner_tells_its_plan_and_why() -> None:
+    status = PlannerStatus(
+        leader="planner-1",
+        connector="local",
+        targets=PlannerTargets(ttft_s=1.0, itl_s=0.05, quantile=0.95),
+        fleet=FleetState(ready=WorkerCounts(decode=2), wanted=WorkerCounts(decode=3)),
+        plan=Plan(reason="demand", text="3 workers: 2 would be too slow"),
+        log=[LogEntry(at_s=5.0, text="one more was started")],
+    )
+    cell = drawn(picture(), [Member(id="planner-1", kind="planner")], {"planner-1": Heard(status, 1.0)})
+    told = cell.planners["planner-1"]
+    assert (told.leader, told.reason, told.text) == ("planner-1", "demand", "3 workers: 2 would be too slow")
+    assert (told.ready.decode, told.wanted.decode) == (2, 3)
+    assert [(entry.at, entry.text) for entry in told.log] == [(5.0, "one more was started")]
 
 
 def test_members_that_have_left_are_forgotten_with_their_rates() -> None:

@@ -1,7 +1,7 @@
 // The cell at a glance.
 
 import { h } from "./dom.js";
-import { NONE, bytes, count, perSecond, seconds, share, short } from "./format.js";
+import { NONE, ago, bytes, count, perSecond, plain, seconds, share, short } from "./format.js";
 import { plot, spark } from "./plot.js";
 
 const TIERS = { G1: "Device", G2: "Host memory", G3: "Disk", G4: "Remote" };
@@ -177,8 +177,26 @@ function plan(cell) {
     { class: "card" },
     h("h2", {}, "Plan"),
     planners.length
-      ? planners.map(([id, one]) => h("div", { class: "member" }, dot(one), h("b", {}, id), h("span", { class: "dim" }, one.problem || one.state)))
+      ? planners.map(([id, one]) => planned(id, one, cell.now))
       : h("p", { class: "empty" }, "No planner is registered: there are as many workers as were started."),
+  );
+}
+
+// Of those that stand by, there is only that they do.
+function planned(id, one, now) {
+  const leads = one.leader === id;
+  const head = h("div", { class: "member" }, dot(one), h("b", { title: id }, id), h("span", { class: "dim" }, one.problem || (leads ? `leads, by ${one.connector}` : one.leader ? "stands by" : "nobody leads")));
+  if (one.problem || !leads) return h("div", { "data-key": id }, head);
+  const counts = ["aggregated", "prefill", "decode"].filter((role) => one.wanted[role] || one.ready[role] || one.starting[role]);
+  return h(
+    "div",
+    { "data-key": id, class: "plan" },
+    head,
+    h("p", { class: "dim" }, `${share(one.target_quantile)} of requests: first token within ${plain(seconds(one.ttft_target_s))}, ${plain(seconds(one.itl_target_s))} between tokens${one.is_paused ? " · paused" : ""}`),
+    h("ul", { class: "counts" }, counts.map((role) => h("li", {}, h("span", { class: "role", "data-role": role }, role), h("b", {}, one.ready[role]), one.wanted[role] === one.ready[role] ? null : h("span", {}, " → ", h("b", {}, one.wanted[role])), one.starting[role] ? h("small", {}, ` ${one.starting[role]} starting`) : null))),
+    one.text ? h("p", {}, h("span", { class: "tag", "data-tone": "idle" }, one.reason), " ", one.text) : h("p", { class: "empty" }, "It has not made a plan yet."),
+    one.obstacles.map((why) => h("p", { class: "notice", "data-tone": "warn" }, why)),
+    one.log.length ? h("ol", { class: "log" }, one.log.slice(-6).reverse().map((entry) => h("li", {}, h("time", {}, ago(now - entry.at)), entry.text))) : null,
   );
 }
 
