@@ -29,7 +29,7 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     settings, policy = runtime.settings, runtime.settings.load_policy()
     core, changed = RoutingCore(policy, random.Random()), asyncio.Event()
     history = History(policy, settings.history_bytes)
-    cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_interval_s, changed)
+    cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_reports_per_s, changed)
     replica = Replica(core, runtime.channels)
     await runtime.view(*WORKER_KINDS, on_change=cell.on_change)
     await runtime.view("kv-index", on_change=replica.on_change)

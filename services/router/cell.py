@@ -18,20 +18,21 @@ from armature.v1.worker_pb2 import LoadRequest
 
 log = logging.getLogger(__name__)
 
+LEAST_INTERVAL_S = 0.05
+
 
 class Cell:
     """Follows the membership of workers, and each worker's load.
 
-    While a load stream is broken the last report counts on, corrected by what is placed and by time. `changed` is set
-    at every piece of news.
+    While a load stream is broken the last report counts on, corrected by placements and time. News sets `changed`.
     """
 
     def __init__(
-        self, core: RoutingCore, channels: ChannelPool, spawn: Spawn, interval_s: float, changed: asyncio.Event
+        self, core: RoutingCore, channels: ChannelPool, spawn: Spawn, reports_per_s: float, changed: asyncio.Event
     ) -> None:
         self._core = core
         self._channels = channels
-        self._interval_s = interval_s
+        self._reports_per_s = reports_per_s
         self._changed = changed
         self._streams = MemberStreams("load", channels, spawn, self._read)
         self.members: dict[str, Member] = {}
@@ -60,6 +61,7 @@ class Cell:
             has_read()
 
         # Hundreds of workers report many times a second: that is what a call without grpcio's threads is for.
-        request = LoadRequest(min_interval_s=self._interval_s).SerializeToString()
+        interval_s = max(LEAST_INTERVAL_S, len(self.members) / self._reports_per_s)
+        request = LoadRequest(min_interval_s=interval_s).SerializeToString()
         reason = await read_messages(self._channels.method(member.address, "/armature.v1.Worker/Load"), request, take)
         log.info("load of %s broke: %s", member.id, reason)
