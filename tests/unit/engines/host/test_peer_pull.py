@@ -74,5 +74,5 @@ async def test_a_worker_that_computes_no_prompts_for_others_says_so() -> None:
             call = PrefillStub(channel).Prefill(iter([PrefillRequest(start=start)]), timeout=5)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call.read()
-        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "cached_only" in str(refused.value.details())
