@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour schemas test test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway plan-claims test-plan clean
+.PHONY: help setup serve tour schemas test test-slow test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway plan-claims test-plan clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,8 +39,11 @@ tour: setup $(LITELLM)/.installed ## Try what runs under make serve with the cli
 	@$(BIN)/python -m tests.tour --litellm-python $(LITELLM)/bin/python $(TOUR)
 
 # Two at a time: whole-cell tests mostly wait for each other's processes. A module's tests stay together, with its cell.
-test: setup ## Run all tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: setup ## Run the tests, all but the slow ones
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+test-slow: setup ## Run the tests of whole cells that other tests or campaigns try too, in short or in part
+	@$(BIN)/python -m pytest --timeout 300 -m slow
 
 SCHEMAS ?= 200
 schemas: setup ## Have the demo model answer under SCHEMAS=200 random JSON schemas and validate every answer

@@ -9,6 +9,8 @@ from armature.runtime.processes import start_valkey
 from tests.support.cell import Cell, running_cell
 from tests.tour.steps import CLIENTS, Target, run_client
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 async def cell(etcd_address: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cell]:

@@ -118,7 +118,16 @@ async def assert_healed(cell: Cell, undisturbed: list[Answer]) -> None:
     await until_at_rest(cell)
 
 
-@pytest.mark.parametrize("victim", ["decode-worker-0", "decode-worker-1", "prefill-worker-0", "kv-index", "router"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "decode-worker-0",
+        pytest.param("decode-worker-1", marks=pytest.mark.slow),
+        "prefill-worker-0",
+        "kv-index",
+        "router",
+    ],
+)
 async def test_a_killed_service_costs_no_stream_a_token(victim: str, cell: Cell, undisturbed: list[Answer]) -> None:
     service = cell.services[victim]
     async with channel_to(cell) as channel:

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.campaigns.gateway.run import campaign, fuzzed_cell
+
+pytestmark = pytest.mark.slow
 
 MAX_UNREAD_MIB = 8.0
 """Of one answer that nobody reads: 4,096 tokens with 20 log probabilities each, and what is around them."""

@@ -45,7 +45,11 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("name", CELLS)
+SLOW = ("nixl over tcp", "grpc")
+"""Transports that tests of one pair of workers try, too."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow if one in SLOW else ()) for one in CELLS])
 async def test_greedy_tokens_equal_the_reference(
     name: str, prompts: list[list[int]], reference: list[list[int]], etcd_address: str, tmp_path: Path
 ) -> None:

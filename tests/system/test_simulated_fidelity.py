@@ -21,6 +21,7 @@ def short_answers(trace: Trace) -> Trace:
     return replace(trace, requests=shorter)
 
 
+@pytest.mark.slow
 async def test_a_live_cell_is_as_fast_as_the_simulator_says(tmp_path: Path) -> None:
     trace = short_answers(SETTING.load_trace())
     expected = figures(await asyncio.to_thread(simulate, SETTING, trace), SETTING.speed_up)
