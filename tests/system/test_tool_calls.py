@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.cell import running_cell
 
+pytestmark = pytest.mark.slow
+
 UNIT = {"type": "string", "enum": ["celsius", "fahrenheit"]}
 CITY = {"type": "string", "enum": ["Paris", "Rome"]}
 WEATHER: Any = {
