@@ -47,10 +47,12 @@ class LocalConnector:
     async def apply(self, order: Order) -> Outcome:
         """Flip, then start and drain what the difference is."""
         flipped = await self._roles.flip(order.flips)
+        done: list[str] = []
         try:
-            return joined(flipped, await self._scale(order))
+            await self._scale(order, done)
         except grpc.aio.AioRpcError as error:
-            return joined(flipped, Outcome(problems=(_away(error),)))
+            return joined(flipped, Outcome(tuple(done), (_away(error),)))
+        return joined(flipped, Outcome(tuple(done)))
 
     async def close(self) -> None:
         await self._channel.close()
@@ -58,9 +60,9 @@ class LocalConnector:
     async def _list(self) -> list[WorkerProcess]:
         return list((await self._control.ListWorkers(ListWorkersRequest(), timeout=_TIMEOUT_S)).workers)
 
-    async def _scale(self, order: Order) -> Outcome:
+    async def _scale(self, order: Order, done: list[str]) -> None:
+        """Put each thing into `done` once it is: what was done before the control went away is told, too."""
         processes = await self._list()
-        done: list[str] = []
         for role, want, have in zip(ROLES, order.counts, self._fleet(processes).wanted, strict=True):
             for _ in range(want - have):
                 started = await self._control.StartWorker(StartWorkerRequest(role=role), timeout=_TIMEOUT_S)
@@ -68,7 +70,6 @@ class LocalConnector:
             for name in self._to_stop(role, processes)[: max(have - want, 0)]:
                 await self._control.StopWorker(StopWorkerRequest(name=name), timeout=_TIMEOUT_S)
                 done.append(f"{name} drains, it was {name_of(role)}")
-        return Outcome(tuple(done))
 
     def _fleet(self, processes: Iterable[WorkerProcess]) -> Fleet:
         """Only workers of these processes count; one starts until it has registered, and is what it says from then on.

@@ -29,6 +29,7 @@ class FakeCell(CellControlServicer):
 
     workers: FakeWorkers = field(default_factory=FakeWorkers)
     processes: list[pb.WorkerProcess] = field(default_factory=list[pb.WorkerProcess])
+    most: int = 99
 
     def add(self, role: Any, state: Any = READY, **fields: Any) -> pb.WorkerProcess:
         name = f"w{len(self.processes)}"
@@ -43,6 +44,8 @@ class FakeCell(CellControlServicer):
         return pb.ListWorkersResponse(workers=self.processes)
 
     async def StartWorker(self, request: pb.StartWorkerRequest, context: Any) -> pb.StartWorkerResponse:
+        if len(self.processes) == self.most:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the cell stops")
         return pb.StartWorkerResponse(worker=self.add(request.role, STARTING))
 
     async def StopWorker(self, request: pb.StopWorkerRequest, context: Any) -> pb.StopWorkerResponse:
@@ -117,6 +120,13 @@ async def test_a_worker_that_does_not_start_is_told(world: World) -> None:
     world.cell.add(A, STARTING, restarts=3, last_error="w0 exited with status 1: no such model")
     (problem,) = (await world.connector.observe()).problems
     assert problem.kind is ProblemKind.FAILED and "no such model" in problem.text
+
+
+async def test_what_was_done_before_the_cell_went_away_is_told(world: World) -> None:
+    world.cell.most = 1
+    outcome = await world.connector.apply(Order(Counts(2)))
+    assert outcome.done == ("w0 starts as aggregated",)
+    assert [problem.kind for problem in outcome.problems] == [ProblemKind.AWAY]
 
 
 async def test_without_the_cell_nothing_is_known_and_nothing_raises(world: World) -> None:
