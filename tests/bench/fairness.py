@@ -69,7 +69,7 @@ class Tenant:
         """By how much this process sent later than it meant to."""
 
     async def send(self, per_s: float, seconds: float, seen: Seen) -> None:
-        """Send for so long, then wait for the answers."""
+        """Send for so long; answers may still be on their way afterwards."""
         ends_s = time.monotonic() + seconds
         due_s = time.monotonic()
         while (due_s := due_s + self._rng.expovariate(per_s)) < ends_s:
@@ -78,7 +78,16 @@ class Tenant:
             task = asyncio.create_task(self._request(seen))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+
+    async def finish(self) -> None:
+        """Wait for the answers."""
         await asyncio.gather(*self._running)
+
+    async def leave(self) -> None:
+        """Close all connections, whether answered or not."""
+        for task in (leaving := list(self._running)):
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
 
     async def _request(self, seen: Seen) -> None:
         tokens = self._rng.choices(range(300, 1000), k=self._rng.randint(*PROMPT_TOKENS))
@@ -112,14 +121,13 @@ async def measure(cell: Cell, keys: dict[str, str], options: argparse.Namespace)
     share = options.share * options.speed_up
     tenants = {name: Tenant(address, key, random.Random(rng.random())) for name, key in keys.items()}
     seen = {way: {name: Seen() for name in keys} for way in ("fair", "flooded")}
-    await asyncio.gather(*(tenant.send(share, 5.0, Seen()) for tenant in tenants.values()))
+    await _round(tenants, dict.fromkeys(keys, share), 5.0, {name: Seen() for name in keys})
     while (done := min(len(seen[way][QUIET].ttft_s) for way in seen)) < options.samples:
         print(f"\r{done} of {options.samples} samples", end="", file=sys.stderr, flush=True)
         seconds = min(ROUND_S, max(10.0, (options.samples - done) / share))
         for way, times in (("fair", 1.0), ("flooded", options.times)):
             rates = {QUIET: share, LOUD: share * times}
-            sending = [tenants[name].send(rates[name], seconds, seen[way][name]) for name in keys]
-            await asyncio.gather(*sending)
+            await _round(tenants, rates, seconds, seen[way])
     print(f"\r{options.samples} samples          ", file=sys.stderr, flush=True)
     fair, flooded = (np.array(seen[way][QUIET].ttft_s) for way in ("fair", "flooded"))
     return {
@@ -134,6 +142,13 @@ async def measure(cell: Cell, keys: dict[str, str], options: argparse.Namespace)
             float(np.quantile([late for one in tenants.values() for late in one.late_s], 0.99)), 4
         ),
     }
+
+
+async def _round(tenants: dict[str, Tenant], rates: dict[str, float], seconds: float, seen: dict[str, Seen]) -> None:
+    """Each sends for so long; when the quiet one has its answers, the loud one gives up what it still waits for."""
+    await asyncio.gather(*(tenant.send(rates[name], seconds, seen[name]) for name, tenant in tenants.items()))
+    await tenants[QUIET].finish()
+    await tenants[LOUD].leave()
 
 
 def interval(fair: np.ndarray, flooded: np.ndarray) -> list[float]:
