@@ -120,7 +120,7 @@ def _rows(results: Mapping[str, Sized]) -> dict[str, list[str]]:
 def _json(args: argparse.Namespace, policy: PlannerPolicy, results: Mapping[str, Sized]) -> bytes:
     told = {name: {**asdict(one.sizing), "attained": one.sizing.attained} for name, one in results.items()}
     traffic = args.trace.name if args.trace else args.synthetic
-    document = {"traffic": traffic, "targets": asdict(policy.targets), "results": told}
+    document = {"traffic": traffic, "copies": args.copies, "targets": asdict(policy.targets), "results": told}
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 
@@ -128,8 +128,9 @@ def _page(
     args: argparse.Namespace, policy: PlannerPolicy, rows: Mapping[str, list[str]], results: Mapping[str, Sized]
 ) -> str:
     targets = policy.targets
+    traffic = args.trace.name if args.trace else "made-up requests"
     about = (
-        f"{args.trace.name if args.trace else 'made-up requests'}; targets at the {targets.quantile:.0%} quantile: "
+        f"{traffic}, copies: {args.copies}; targets at the {targets.quantile:.0%} quantile: "
         f"TTFT {targets.ttft_s:g} s, ITL {targets.itl_s * 1000:g} ms, in windows of {policy.window_s:g} s; workers of "
         f"{args.preset} at {args.worker_speed:g} times its speed are ready after {args.start_up_s:g} s"
     )

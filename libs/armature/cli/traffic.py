@@ -8,6 +8,7 @@ from pathlib import Path
 
 from armature.cli.options import UsageError
 from armature.cli.trace_files import DEFAULT_BLOCK_SIZE, read_trace
+from armature.sim.superposition import superposed
 from armature.sim.synthetic import SyntheticRequests, TrafficShape
 from armature.sim.trace import Trace
 
@@ -24,6 +25,10 @@ def add_traffic(command: argparse.ArgumentParser) -> None:
     add("--synthetic", metavar="NAME=VALUE,...", help=text)
     text = "tokens of a block, for Azure traces and made-up requests; other traces have their own (default: 512)"
     add("--block-size", type=int, default=0, metavar="N", help=text)
+    text = "so many copies of the trace at once, each begun elsewhere in it: a service with more users (default: 1)"
+    add("--copies", type=int, default=1, metavar="N", help=text)
+    text = "copies are shifted by up to so much to either side; 0: all do the same at once (default: by anything)"
+    add("--copy-spread-s", type=float, default=float("inf"), metavar="SECONDS", help=text)
     add("--speed-up", type=float, default=1.0, metavar="X", help="rate of arrivals, times the trace's (default: 1)")
     text = "so many clients, each asking again when it is answered (default: requests come when the trace says)"
     add("--concurrency", type=int, default=0, metavar="N", help=text)
@@ -47,12 +52,15 @@ def traffic_of(args: argparse.Namespace) -> Trace:
     if args.synthetic is not None:
         return _synthetic(args)
     trace = read_trace(args.trace, block_size=args.block_size)
+    trace = superposed(trace, args.copies, random.Random(args.seed), args.copy_spread_s)
     return trace.cut_out(args.start_s, args.duration_s, args.requests).sped_up(args.speed_up)
 
 
 def _synthetic(args: argparse.Namespace) -> Trace:
     if args.start_s or args.duration_s < float("inf"):
         raise UsageError("--start-s and --duration-s cut traces; with --synthetic say --requests")
+    if args.copies != 1:
+        raise UsageError("--copies multiplies a trace; with --synthetic say a higher rate")
     if not 0 < args.speed_up < float("inf"):
         raise UsageError(f"the speed-up is {args.speed_up}; it must be above 0")
     shape = _shape(args.synthetic)

@@ -48,6 +48,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--against fastest: there are static, threshold" in failure(capsys, *TRAFFIC, "--against", "fastest")
     assert "there is no policy 'ususal'" in failure(capsys, *TRAFFIC, "--planner", "ususal")
     assert "ttft_s is -1" in failure(capsys, *TRAFFIC[:-4], "--ttft-s", "-1")
+    assert "--copies multiplies a trace" in failure(capsys, *TRAFFIC, "--copies", "2")
     split = tmp_path / "split.yaml"
     split.write_text("mode: disaggregated\ntargets: {ttft_s: 8.0, itl_s: 0.3}\n")
     assert "aggregated workers only" in failure(capsys, *TRAFFIC, "--planner", split)
