@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from armature.kv_store.disk_index import DiskIndex, runs
+from armature.kv_store.disk_index import DiskIndex, Entry, runs
 from armature.kv_store.lower_store import Block, Problem, checksum, is_block
+from armature.kv_store.tenant_names import TenantNames
+from armature.offload.copies import Found
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ _FULL_PAUSE_S = 5.0
 """A disk that was full is not asked again for so long."""
 _LOCK_TIMEOUT_S = 10.0
 """For a predecessor to be gone."""
-_INDEX, _BLOCKS = "index", "blocks"
+_INDEX, _BLOCKS, _TENANTS = "index", "blocks", "tenants"
 
 
 class DiskStore:
@@ -49,10 +51,12 @@ class DiskStore:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
         self._index_fd = os.open(directory / _INDEX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._fd = -1
+        self._tenants: TenantNames | None = None
         try:
             fcntl.flock(self._index_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._fd = os.open(directory / _BLOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._index = DiskIndex(self._index_fd, layout, block_bytes, num_slots)
+            self._tenants = TenantNames(directory / _TENANTS)
+            self._index = DiskIndex(self._index_fd, self._tenants, layout, block_bytes, num_slots)
             self._discard_tail(num_slots)
         except OSError:
             self._close()
@@ -67,7 +71,7 @@ class DiskStore:
         size_bytes = os.fstat(self._fd).st_size
         if size_bytes > num_slots * self._stride:
             os.ftruncate(self._fd, num_slots * self._stride)
-        lost = [slot for slot in self._index.slots() if slot * self._stride + self._block_bytes > size_bytes]
+        lost = [slot for slot in self._index.found() if slot * self._stride + self._block_bytes > size_bytes]
         self._index.clear(lost)
         self._index.discarded += len(lost)
 
@@ -100,8 +104,8 @@ class DiskStore:
         except OSError as error:
             log.warning("the disk's index can't be written: %s", error)
 
-    async def found(self) -> Mapping[int, bytes]:
-        return self._index.slots()
+    async def found(self) -> Mapping[int, Found]:
+        return self._index.found()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._executor.shutdown)
@@ -109,6 +113,8 @@ class DiskStore:
 
     def _close(self) -> None:
         self._executor.shutdown(wait=False)
+        if self._tenants is not None:
+            self._tenants.close()
         for fd in (self._fd, self._index_fd):
             if fd >= 0:
                 os.close(fd)
@@ -139,7 +145,7 @@ class DiskStore:
                 piece = [by_slot[slot] for slot in range(first, min(first + at_once, start + length))]
                 checksums |= {block.slot: checksum(block.data) for block in piece}
                 self._write_run([block.data for block in piece], first * self._stride)
-        self._index.set([(block.slot, block.digest, checksums[block.slot]) for block in blocks])
+        self._index.set([Entry(block.slot, block.digest, checksums[block.slot], block.tenant) for block in blocks])
 
     def _write_run(self, pieces: list[memoryview], at: int) -> None:
         while pieces:

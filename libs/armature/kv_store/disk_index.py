@@ -1,7 +1,8 @@
 """Which block lies in which slot of a disk store: a file of equal records that is right after a crash at any moment.
 
-A record is 48 bytes: the block's digest, a checksum of its bytes, a number that grows with every write, and a checksum
-of the record that also covers the slot. A record that does not check is no record. Whoever overwrites a slot takes its
+A record is 64 bytes: the block's digest, a checksum of its bytes, a number that grows with every write, the number of
+its tenant, and a checksum of the record that also covers the slot and the tenant's name. A record that does not check
+is no record. Whoever overwrites a slot takes its
 record away first and writes the new one last, so that a record never stands for bytes that were not written, unless
 the machine itself goes down: then the checksum of the bytes tells.
 """
@@ -11,29 +12,42 @@ import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from threading import Lock
+from typing import NamedTuple
 
 import xxhash
 
-from armature.blocks.hashing import DIGEST_BYTES
+from armature.kv_store.tenant_names import TenantNames
+from armature.offload.copies import Found
 
 _HEADER = struct.Struct("<8sIQ32s12x")
-_MAGIC, _VERSION = b"AXKVDISK", 1
-_RECORD = struct.Struct("<16s16sQQ")
+_MAGIC, _VERSION = b"AXKVDISK", 2
+_RECORD = struct.Struct("<16s16sQI12xQ")
 _BLANK = bytes(_RECORD.size)
 
 
+class Entry(NamedTuple):
+    """A block that lies in a slot."""
+
+    slot: int
+    digest: bytes
+    checksum: bytes
+    """Of its bytes."""
+    tenant: str
+
+
 class DiskIndex:
-    """The index in an open file, with a copy of what can be found in memory.
+    """The index in an open file, with a copy of what can be found in memory; `tenants` is what its numbers stand for.
 
     Raises:
         OSError: the file can't be read or written.
     """
 
-    def __init__(self, fd: int, layout: bytes, block_bytes: int, num_slots: int) -> None:
+    def __init__(self, fd: int, tenants: TenantNames, layout: bytes, block_bytes: int, num_slots: int) -> None:
         self._fd = fd
+        self._tenants = tenants
         self._header = _HEADER.pack(_MAGIC, _VERSION, block_bytes, layout[:32])
         self._slots: dict[bytes, int] = {}
-        self._checksums: dict[int, tuple[bytes, bytes]] = {}
+        self._entries: dict[int, Entry] = {}
         self._last_number = 0
         self._lock = Lock()  # the disk's threads come here, each with slots of its own
         self.discarded = 0
@@ -48,17 +62,18 @@ class DiskIndex:
         end = len(self._header) + num_slots * _RECORD.size
         if os.fstat(self._fd).st_size > end:
             os.ftruncate(self._fd, end)
-        found: list[tuple[int, int, bytes, bytes]] = []
+        found: list[tuple[int, Entry]] = []
         for slot, record in enumerate(self._records()):
             if record == _BLANK:
                 continue
-            digest, checksum, number, check = _RECORD.unpack(record)
-            if check == _check(slot, record):
-                found.append((number, slot, digest, checksum))
+            digest, checksum, number, tenant_number, check = _RECORD.unpack(record)
+            tenant = self._tenants.name(tenant_number)
+            if tenant is not None and check == _check(slot, record, tenant):
+                found.append((number, Entry(slot, digest, checksum, tenant)))
             else:
                 self.discarded += 1
-        for number, slot, digest, checksum in sorted(found):
-            self._remember(slot, digest, checksum)
+        for number, entry in sorted(found):
+            self._remember(entry)
             self._last_number = number
 
     def _records(self) -> Iterator[bytes]:
@@ -73,50 +88,50 @@ class DiskIndex:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def slots(self) -> dict[int, bytes]:
+    def found(self) -> dict[int, Found]:
         """The blocks that can be found, by slot, in the order in which they were written."""
-        return {slot: digest for digest, slot in self._slots.items()}
+        return {slot: Found(digest, self._entries[slot].tenant) for digest, slot in self._slots.items()}
 
     def slot(self, digest: bytes) -> int | None:
         return self._slots.get(digest)
 
     def checksum(self, slot: int, digest: bytes) -> bytes | None:
         """The checksum of a block's bytes; None if the slot has another block, or none."""
-        known = self._checksums.get(slot)
-        return known[1] if known is not None and known[0] == digest else None
+        known = self._entries.get(slot)
+        return known.checksum if known is not None and known.digest == digest else None
 
     def clear(self, slots: Sequence[int]) -> None:
         """Take the records of slots away."""
         with self._lock:
             for slot in slots:
-                known = self._checksums.pop(slot, None)
-                if known is not None and self._slots.get(known[0]) == slot:
-                    del self._slots[known[0]]
+                known = self._entries.pop(slot, None)
+                if known is not None and self._slots.get(known.digest) == slot:
+                    del self._slots[known.digest]
         for first, count in runs(slots):
             os.pwrite(self._fd, _BLANK * count, self._at(first))
 
-    def set(self, entries: Sequence[tuple[int, bytes, bytes]]) -> None:
-        """Enter (slot, digest, checksum); the bytes are in their slots, and the slots' old records gone."""
+    def set(self, entries: Sequence[Entry]) -> None:
+        """Enter blocks; the bytes are in their slots, and the slots' old records gone."""
         with self._lock:
             number = self._last_number
             self._last_number += len(entries)
         records: dict[int, bytes] = {}
-        for slot, digest, checksum in entries:
+        for slot, digest, checksum, tenant in entries:
             number += 1
-            record = _RECORD.pack(digest, checksum, number, 0)
-            records[slot] = record[:-8] + _check(slot, record).to_bytes(8, "little")
+            record = _RECORD.pack(digest, checksum, number, self._tenants.number(tenant), 0)
+            records[slot] = record[:-8] + _check(slot, record, tenant).to_bytes(8, "little")
         for first, count in runs(list(records)):
             os.pwrite(self._fd, b"".join([records[slot] for slot in range(first, first + count)]), self._at(first))
         with self._lock:
-            for slot, digest, checksum in entries:
-                self._remember(slot, digest, checksum)
+            for entry in entries:
+                self._remember(entry)
 
-    def _remember(self, slot: int, digest: bytes, checksum: bytes) -> None:
-        former = self._slots.pop(digest, None)
+    def _remember(self, entry: Entry) -> None:
+        former = self._slots.pop(entry.digest, None)
         if former is not None:
-            self._checksums.pop(former, None)
-        self._slots[digest] = slot
-        self._checksums[slot] = (digest, checksum)
+            self._entries.pop(former, None)
+        self._slots[entry.digest] = entry.slot
+        self._entries[entry.slot] = entry
 
     def _at(self, slot: int) -> int:
         return len(self._header) + slot * _RECORD.size
@@ -131,8 +146,5 @@ def runs(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
             yield ordered[start], end - start
 
 
-def _check(slot: int, record: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(record[:-8], slot)
-
-
-assert _RECORD.size == 2 * DIGEST_BYTES + 16
+def _check(slot: int, record: bytes, tenant: str) -> int:
+    return xxhash.xxh3_64_intdigest(record[:-8] + tenant.encode(), slot)

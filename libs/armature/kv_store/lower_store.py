@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import xxhash
 
 from armature.blocks.hashing import DIGEST_BYTES
+from armature.offload.copies import Found
 
 CHECKSUM_BYTES = 16
 
@@ -40,6 +41,8 @@ class Block(NamedTuple):
     """Its part of the tier that is below."""
     data: memoryview
     """Its bytes, or where they shall be; all of the block."""
+    tenant: str = ""
+    """Whose quota it counts against; of use to a store that can tell a later process."""
 
 
 class LowerStore(Protocol):
@@ -57,7 +60,7 @@ class LowerStore(Protocol):
         """Make sure that no later process finds these."""
         ...
 
-    async def found(self) -> Mapping[int, bytes]:
+    async def found(self) -> Mapping[int, Found]:
         """What an earlier process has left, by slot, oldest first; to be asked once, before anything else."""
         ...
 

@@ -81,7 +81,7 @@ class Mover:
         failed = [job for job, problem in zip(jobs, problems, strict=True) if problem is not None]
         self._finish(failed, source, [problem for problem in problems if problem is not None])
         good = [
-            (job, Block(job.digest, job.target.slot, data))
+            (job, Block(job.digest, job.target.slot, data, job.tenant))
             for job, data, problem in zip(jobs, buffers, problems, strict=True)
             if problem is None
         ]
@@ -129,4 +129,4 @@ class Mover:
                 self._tiers.evict([job.digest], source)
 
     def _block(self, job: CopyJob, slot: int, pool_slot: int) -> Block:
-        return Block(job.digest, slot, self._pool.view(pool_slot))
+        return Block(job.digest, slot, self._pool.view(pool_slot), job.tenant)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from armature.kv_store.lower_store import CHECKSUM_BYTES, Block, Problem, checksum, is_block
+from armature.offload.copies import Found
 from armature.runtime.redis_client import RedisClient, RedisUnavailableError
 
 _AT_ONCE = 8
@@ -38,8 +39,8 @@ class RedisStore:
             except RedisUnavailableError:
                 return
 
-    async def found(self) -> Mapping[int, bytes]:
-        """What is there of this layout, whoever has put it there; nothing if Redis does not answer."""
+    async def found(self) -> Mapping[int, Found]:
+        """What is there of this layout, whoever has put it there (so it is no tenant's); nothing if Redis is away."""
         found: dict[bytes, None] = {}
         cursor = b"0"
         pattern = b"".join([b"\\" + bytes([one]) if one in b"*?[]\\" else bytes([one]) for one in self._prefix]) + b"*"
@@ -53,7 +54,7 @@ class RedisStore:
                     break
         except RedisUnavailableError:
             pass
-        return dict(enumerate(list(found)[: self._num_blocks]))
+        return dict(enumerate(map(Found, list(found)[: self._num_blocks])))
 
     async def close(self) -> None:
         await self._client.close()

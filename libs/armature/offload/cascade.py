@@ -24,6 +24,8 @@ class CopyJob:
     digest: bytes
     source: Place
     target: Place
+    tenant: str
+    """Whose quota the copy counts against."""
 
 
 class Cascade:
@@ -112,7 +114,7 @@ class Cascade:
         source.readers += 1
         self._last_id += 1
         self._running[self._last_id] = (source, copy, space.tier, target.tier)
-        return CopyJob(self._last_id, copy.digest, space.place(source), target.place(copy))
+        return CopyJob(self._last_id, copy.digest, space.place(source), target.place(copy), copy.tenant)
 
     def finish(self, job_id: int) -> tuple[TierSpace, TierSpace, Copy] | None:
         """A copy has ended, well or not: from where, to where, and the copy. None: there is no such job."""

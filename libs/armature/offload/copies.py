@@ -14,6 +14,14 @@ class Place(NamedTuple):
     """Which of the tier's equal parts, from 0."""
 
 
+class Found(NamedTuple):
+    """A block that an earlier process has left."""
+
+    digest: bytes
+    tenant: str = ""
+    """Whose quota it counts against; nobody's where that isn't known."""
+
+
 class CopyState(Enum):
     WRITING = "writing"
     """Its bytes are on their way; nobody may read it."""

@@ -10,7 +10,7 @@ from itertools import repeat
 
 from armature.index.tiers import Tier
 from armature.offload.admission import All
-from armature.offload.copies import Copy, CopyState, Place
+from armature.offload.copies import Copy, CopyState, Found, Place
 from armature.offload.eviction import EvictionQueue, Lru
 from armature.offload.policy import TierPolicy, TierShape
 
@@ -140,7 +140,7 @@ class TierSpace:
         self._held[tenant] += 1
         return copy
 
-    def restore(self, found: Mapping[int, bytes]) -> None:
+    def restore(self, found: Mapping[int, Found]) -> None:
         """Give blocks the slots that they have already, by slot.
 
         Raises:
@@ -149,12 +149,14 @@ class TierSpace:
         num_blocks = self.shape.num_blocks
         if self._copies or self._doomed:
             raise ValueError(f"{self.tier.name} is in use: nothing can be restored")
-        if len(set(found.values())) < len(found) or not all(0 <= slot < num_blocks for slot in found):
+        if len({block.digest for block in found.values()}) < len(found) or not all(
+            0 <= slot < num_blocks for slot in found
+        ):
             raise ValueError(f"{len(found)} blocks do not lie in {num_blocks} slots, each once")
         self._free = [slot for slot in range(num_blocks - 1, -1, -1) if slot not in found]
-        for slot, digest in found.items():
-            self._copies[digest] = Copy(digest, slot, "")
-            self._held[""] += 1
+        for slot, (digest, tenant) in found.items():
+            self._copies[digest] = Copy(digest, slot, tenant)
+            self._held[tenant] += 1
 
     def add_all(self, digests: Sequence[bytes], tenant: str) -> list[Copy]:
         """Give different blocks slots; so many are free for the tenant."""

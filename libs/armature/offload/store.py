@@ -16,7 +16,7 @@ from typing import NamedTuple
 from armature.blocks.leases import LeaseTable
 from armature.index.tiers import Tier
 from armature.offload.cascade import CopyJob
-from armature.offload.copies import Copy, CopyState, Place
+from armature.offload.copies import Copy, CopyState, Found, Place
 from armature.offload.ledger import NO_FACTS, Facts
 from armature.offload.policy import OffloadPolicy, TierShape
 from armature.offload.readers import Readers
@@ -104,7 +104,7 @@ class TierStore:
 
     # --- what was here before
 
-    def restore(self, tier: Tier, found: Mapping[int, bytes], now_s: float) -> None:
+    def restore(self, tier: Tier, found: Mapping[int, Found], now_s: float) -> None:
         """Blocks that an earlier process left in a tier, by slot, oldest first; before the tier takes anything else.
 
         Raises:
@@ -112,8 +112,8 @@ class TierStore:
         """
         space = self.spaces[tier]
         space.restore(found)
-        for digest in found.values():
-            copy = space.get(digest)
+        for block in found.values():
+            copy = space.get(block.digest)
             assert copy is not None
             self._tiers.put(space, copy, now_s)
 

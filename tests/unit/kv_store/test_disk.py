@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from armature.kv_store.disk import DiskStore, open_disk, slots_in
 from armature.kv_store.lower_store import Block, Problem
+from armature.offload.copies import Found
 
 T = TypeVar("T")
 
@@ -34,8 +35,8 @@ def content(number: int, block_bytes: int = BLOCK_BYTES) -> bytes:
     return body + digest(number)
 
 
-def block(number: int, slot: int, block_bytes: int = BLOCK_BYTES) -> Block:
-    return Block(digest(number), slot, memoryview(bytearray(content(number, block_bytes))))
+def block(number: int, slot: int, block_bytes: int = BLOCK_BYTES, tenant: str = "") -> Block:
+    return Block(digest(number), slot, memoryview(bytearray(content(number, block_bytes))), tenant)
 
 
 def empty(number: int, slot: int, block_bytes: int = BLOCK_BYTES) -> Block:
@@ -59,7 +60,7 @@ async def read_found(store: DiskStore) -> dict[int, Problem | None]:
     """Reads all that the store says it has; asserts that what it gives back is right. The outcomes, by slot."""
     outcomes: dict[int, Problem | None] = {}
     for slot, found in (await store.found()).items():
-        number = int.from_bytes(found[:8], "little")
+        number = int.from_bytes(found.digest[:8], "little")
         wanted = empty(number, slot)
         (outcomes[slot],) = await store.read([wanted])
         assert outcomes[slot] is not None or bytes(wanted.data) == content(number), "wrong bytes"
@@ -72,9 +73,43 @@ async def test_blocks_are_found_again_oldest_first(tmp_path: Path) -> None:
     assert await store.write([block(10, 5)]) == [None]
     await store.close()
     store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
-    assert list((await store.found()).items()) == [(4, digest(7)), (0, digest(9)), (5, digest(10))]
+    assert list((await store.found()).items()) == [
+        (4, Found(digest(7))),
+        (0, Found(digest(9))),
+        (5, Found(digest(10))),
+    ]
     assert await read_found(store) == {4: None, 0: None, 5: None}
     assert await store.read([empty(8, 5)]) == [Problem.MISSING]
+    await store.close()
+
+
+async def test_blocks_are_found_again_with_their_tenants(tmp_path: Path) -> None:
+    tenants = ["", "a", 'one with "marks"\n', "a", "Ünal"]
+    for _ in range(2):
+        store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
+        await store.write([block(slot, slot, tenant=tenant) for slot, tenant in enumerate(tenants)])
+        await store.close()
+        store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
+        assert [found.tenant for found in (await store.found()).values()] == tenants
+        await store.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b'"b"\n"a"\n', b'"a"\n"'], ids=["all", "swapped", "half a line"])
+async def test_a_block_whose_tenant_is_not_known_any_more_is_nobodys_and_not_found(
+    tmp_path: Path, damage: bytes
+) -> None:
+    store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
+    await store.write([block(1, 1, tenant="a"), block(2, 2, tenant="b"), block(3, 3)])
+    await store.close()
+    (tmp_path / LAYOUT.hex() / "tenants").write_bytes(damage)
+    store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
+    left = {Found(digest(3)), Found(digest(1), "a")} if damage.startswith(b'"a"') else {Found(digest(3))}
+    assert set((await store.found()).values()) == left
+    assert store.discarded == 3 - len(left)
+    await store.write([block(4, 4, tenant="c")])
+    await store.close()
+    store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
+    assert set((await store.found()).values()) == {*left, Found(digest(4), "c")}
     await store.close()
 
 
@@ -84,7 +119,7 @@ async def test_what_is_forgotten_is_not_found_again(tmp_path: Path) -> None:
     await store.forget([digest(1), digest(99)])
     await store.close()
     store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
-    assert list((await store.found()).values()) == [digest(2)]
+    assert list((await store.found()).values()) == [Found(digest(2))]
     await store.close()
 
 
@@ -94,7 +129,7 @@ async def test_a_block_that_was_stored_twice_is_found_once(tmp_path: Path) -> No
     await store.write([block(1, 3)])
     await store.close()
     store = await open_disk(tmp_path, LAYOUT, BLOCK_BYTES, NUM_SLOTS)
-    assert dict(await store.found()) == {3: digest(1)}
+    assert dict(await store.found()) == {3: Found(digest(1))}
     await store.close()
 
 

@@ -10,6 +10,7 @@ from armature.engines.host_memory import HostBlockMemory
 from armature.index.tiers import Tier
 from armature.kv_store.lower_store import Block, LowerStore, Problem
 from armature.kv_store.mover import Mover
+from armature.offload.copies import Found
 from armature.offload.policy import TierShape, offload_policy_of
 from armature.offload.store import TierStore
 from tests.support.eventually import eventually
@@ -40,7 +41,7 @@ class MemoryStore:
         for one in digests:
             self.held.pop(one, None)
 
-    async def found(self) -> Mapping[int, bytes]:
+    async def found(self) -> Mapping[int, Found]:
         return {}
 
     async def close(self) -> None: ...

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from armature.index.tiers import Tier
-from armature.offload.copies import Place
+from armature.offload.copies import Found, Place
 from armature.offload.ledger import NO_FACTS, Facts
 from armature.offload.policy import TierShape, offload_policy_of
 from armature.offload.store import Answer, StoreLimits, TierStore
@@ -257,7 +257,7 @@ def test_a_block_that_comes_up_for_a_lease_stays_though_room_is_needed_at_once()
 
 def test_what_an_earlier_process_left_is_found_where_it_was_and_goes_oldest_first() -> None:
     store = store_of({}, 2, 3)
-    store.restore(Tier.G3, {2: digest(1), 0: digest(2)}, 0.0)
+    store.restore(Tier.G3, {2: Found(digest(1)), 0: Found(digest(2))}, 0.0)
     assert store.find([digest(2), digest(1)]) == [Tier.G3, Tier.G3]
     assert [(change.tier, change.is_stored, list(change.digests)) for change in store.take_changes()] == [
         (Tier.G3, True, [digest(1), digest(2)])
@@ -271,19 +271,25 @@ def test_what_an_earlier_process_left_is_found_where_it_was_and_goes_oldest_firs
     store.check()
 
 
-@pytest.mark.parametrize(
-    "found", [{3: digest(1)}, {-1: digest(1)}, {0: digest(1), 1: digest(1)}], ids=["outside", "negative", "twice"]
-)
-def test_what_does_not_fit_a_tier_is_not_restored(found: dict[int, bytes]) -> None:
+@pytest.mark.parametrize("slots", [{3: 1}, {-1: 1}, {0: 1, 1: 1}], ids=["outside", "negative", "twice"])
+def test_what_does_not_fit_a_tier_is_not_restored(slots: dict[int, int]) -> None:
     with pytest.raises(ValueError, match="slots"):
-        store_of({}, 2, 3).restore(Tier.G3, found, 0.0)
+        store_of({}, 2, 3).restore(Tier.G3, {slot: Found(digest(number)) for slot, number in slots.items()}, 0.0)
 
 
 def test_nothing_is_restored_into_a_tier_in_use() -> None:
     store = store_of({}, 2, 3)
     put(store, 1)
     with pytest.raises(ValueError, match="in use"):
-        store.restore(Tier.G2, {0: digest(2)}, 0.0)
+        store.restore(Tier.G2, {0: Found(digest(2))}, 0.0)
+
+
+def test_blocks_that_were_restored_count_against_their_tenants() -> None:
+    store = store_of({"g2": {"tenants": {"a": 0.5}}}, 4)
+    store.restore(Tier.G2, {0: Found(digest(1), "b"), 1: Found(digest(2), "a"), 2: Found(digest(3), "a")}, 0.0)
+    put(store, 4, facts=Facts(tenant="a"))
+    assert held(store, Tier.G2) == [1, 3, 4]
+    store.check()
 
 
 # --- pins, leases, quotas
