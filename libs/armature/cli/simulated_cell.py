@@ -24,7 +24,7 @@ def add_cell(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("between them").add_argument
     text = "of each worker, in and out, for KV blocks (default: %(default)g)"
     add("--link-bytes-per-s", type=float, default=40e9, metavar="N", help=text)
-    text = "read prefixes from other workers where the policy says so"
+    text = "read prefixes from other workers and from what other nodes keep, where that is quicker"
     add("--pull", action="store_true", help=text)
     text = "requests go to so many routers in turn (default: %(default)s)"
     add("--routers", type=int, default=1, metavar="N", help=text)

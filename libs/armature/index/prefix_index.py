@@ -51,8 +51,8 @@ class Reach(NamedTuple):
     device: dict[str, int]
     """Held in G1, by worker; nobody with none."""
     lower: dict[Tier, dict[str, int]]
-    """Held in this tier or one above it: those who come further with it than without. What is behind the device's is
-    to be onboarded, in order."""
+    """Held in this tier or one above it: those who come further with it than without, shared sources among them. What
+    is behind the device's is to be onboarded, in order."""
 
 
 class ReachMasks(NamedTuple):

@@ -28,7 +28,7 @@ class SharedSources:
         self._readers = _Readers(self._readers_of)
 
     def attach(self, source_id: str, worker_ids: Collection[str]) -> None:
-        """What the source holds counts for these workers and for nobody else, itself included."""
+        """What the source holds counts for these workers, and for nobody else but itself."""
         self._worker_ids[source_id] = tuple(worker_ids)
         self._readers.clear()
 
@@ -84,16 +84,14 @@ class SharedSources:
     def _readers_of(self, holders: int) -> int:
         found = 0
         for source_id, worker_ids in self._worker_ids.items():
-            bit = self._bit_of(source_id)
-            if holders & bit:
-                holders ^= bit
+            if holders & self._bit_of(source_id):
                 for worker_id in worker_ids:
                     found |= self._bit_of(worker_id)
         return holders | found
 
 
 class _Readers(dict[int, int]):
-    """Who can read from the holders of a mask, workers from themselves; made when it is asked for."""
+    """Who can read from the holders of a mask, everybody from himself; made when it is asked for."""
 
     def __init__(self, make: Callable[[int], int]) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ CAPACITY: Final = 2
 """Blocks of the largest prompt that it takes: all of them, none while it drains."""
 MAX_BATCH_TOKENS: Final = 3
 BLOCK_PULL_S: Final = 4
-"""Reading a block from another worker's memory; 0: it can't."""
+"""Reading a block from another worker's memory, or that of another node; 0: it can't."""
 BLOCK_ONBOARD_S: Final = 5
 """Onboarding a block from host memory (G2); 0: there is none, or that is not measured. Then G3 and G4."""
 ONBOARD_LATENCY_S: Final = 8
@@ -90,6 +90,8 @@ class Roster(NamedTuple):
     """Decode workers that have prefill workers to help them, and those."""
     peers: tuple[tuple[int, int], ...]
     """Ranges of columns of decode workers with one fingerprint, which could read from each other."""
+    kinds: dict[bytes, tuple[int, int]]
+    """By fingerprint, the range of columns of all decode workers that have it."""
     slots: dict[str, int]
     """Column by worker id."""
 
@@ -100,17 +102,18 @@ def roster_of(workers: Sequence[Worker]) -> Roster:
     decoders = [worker for worker in ordered if worker.role is not Role.PREFILL]
     fingerprints = dict.fromkeys(worker.fingerprint for worker in ordered)
     groups: list[Group] = []
-    peers: list[tuple[int, int]] = []
+    kinds: dict[bytes, tuple[int, int]] = {}
     for fingerprint in fingerprints:
         of = {role: _range(ordered, role, fingerprint) for role in Role}
         if of[Role.DECODE] and of[Role.PREFILL]:
             groups.append(Group(*of[Role.DECODE], *of[Role.PREFILL]))
         both = [edge for role in (Role.AGGREGATED, Role.DECODE) for edge in of[role]]
-        if both and max(both) - min(both) > 1:
-            peers.append((min(both), max(both)))
+        if both:
+            kinds[fingerprint] = min(both), max(both)
     worker_ids = tuple(worker.worker_id for worker in ordered)
     slots = {worker_id: slot for slot, worker_id in enumerate(worker_ids)}
-    return Roster(worker_ids, len(decoders), tuple(groups), tuple(peers), slots)
+    peers = tuple([(first, end) for first, end in kinds.values() if end - first > 1])
+    return Roster(worker_ids, len(decoders), tuple(groups), peers, kinds, slots)
 
 
 def _place(worker: Worker) -> tuple[bool, bytes, Role, str]:

@@ -54,7 +54,8 @@ class Candidate(NamedTuple):
     prefill_id: str
     """Empty: the prompt is computed on the decode worker."""
     pull_id: str
-    """Whose blocks the decode worker reads before it computes the rest; empty: nobody's."""
+    """Whose blocks the decode worker reads before it computes the rest, a peer's or those of another node's kv-offload;
+    empty: nobody's."""
     cost: float
     """What is compared, in the policy's unit."""
     ttft_s: float

@@ -2,8 +2,8 @@
 
 A way is a worker that decodes and, if the prompt is not computed there, a prefill worker whose blocks it reads. All
 times are predictions from each worker's own measurements. Nothing is decided here but where a part of a prompt comes
-from that the worker does not hold: from its own lower tiers or from a peer, if that is predicted to be faster than
-computing it.
+from that the worker does not hold: from its own node's lower tiers, from a peer or from another node's kv-offload, if
+that is predicted to be faster than computing it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 
 from armature.routing import columns as at
 from armature.routing.checks import check_numbers
-from armature.routing.columns import Flags, Floats, Group, Slots
+from armature.routing.columns import Floats, Group, Slots
 from armature.routing.snapshot import Snapshot
 
 
@@ -30,7 +30,7 @@ class Forecast:
     remote_overhead_s: float = 0.01
     """What having a prompt computed elsewhere costs besides bytes: two more messages and a lease."""
     pull_latency_s: float = 0.01
-    """What reading a prefix from a peer costs besides bytes."""
+    """What reading a prefix from a peer, or from another node's kv-offload, costs besides bytes."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -66,7 +66,7 @@ class Ways:
         """Columns of the workers that compute; -1: the one that decodes. None: all like that."""
         self.prefill_overlap: Floats | None = None
         self.pull_slot: Slots | None = None
-        """Columns of the workers that a prefix is read from; -1: none."""
+        """Whom a prefix is read from, by position in `Snapshot.source_ids`; -1: nobody."""
         self.queue_s: Floats | None = None
         """Behind prompts that came before."""
         self.room_s: Floats | None = None
@@ -121,44 +121,76 @@ def local_ways(snapshot: Snapshot, slots: Slots, forecast: Forecast) -> Ways:
 
 
 def _fetch(snapshot: Snapshot, ways: Ways, forecast: Forecast) -> None:
-    """Have a part of the prompt read instead of computed, wherever that is faster."""
-    rows = ways.rows
+    """Have a part of the prompt read instead of computed, wherever that is faster.
+
+    A worker reads from the tiers of its own node, or from one other source.
+    """
     for i, depths in enumerate(snapshot.lower_depths):
         if depths is not None:
-            speed = rows[at.BLOCK_ONBOARD_S + i], rows[at.ONBOARD_LATENCY_S + i]
-            before = ways.tokens
-            read_s, taken = _read(snapshot, ways, depths[ways.decode], *speed)
-            if taken is not None:
-                setattr(ways, ONBOARDED[i], (before - ways.tokens) / rows[at.BLOCK_SIZE])
-                ways.onboard_s = read_s if ways.onboard_s is None else ways.onboard_s + read_s
-    for first, end in snapshot.roster.peers if rows[at.BLOCK_PULL_S].any() else ():
+            _onboard(snapshot, ways, i, depths[ways.decode])
+    block_s = ways.rows[at.BLOCK_PULL_S]
+    if not block_s.any():
+        return
+    for first, end in snapshot.roster.peers:
         source = first + int(snapshot.overlap[first:end].argmax())
-        depth = snapshot.overlap[source]
-        reach = np.where((ways.decode >= first) & (ways.decode < end), depth, 0.0)
-        read_s, taken = _read(snapshot, ways, reach, rows[at.BLOCK_PULL_S], forecast.pull_latency_s)
-        if taken is not None:
-            slots = np.where(taken, source, -1)
-            ways.pull_slot = slots if ways.pull_slot is None else np.maximum(ways.pull_slot, slots)
-            ways.pull_s = read_s if ways.pull_s is None else ways.pull_s + read_s
+        reach = np.where((ways.decode >= first) & (ways.decode < end), snapshot.overlap[source], 0.0)
+        reach = _usable(snapshot, ways, reach)
+        _pull(snapshot, ways, source, reach, (reach - ways.overlap) * block_s + forecast.pull_latency_s)
+    for source, kept in enumerate(snapshot.kept, len(snapshot.roster.worker_ids)):
+        first, end = kept.readers
+        is_reader = (ways.decode >= first) & (ways.decode < end) & ~np.isin(ways.decode, kept.at_home)
+        reached: Floats = ways.overlap
+        read_s = np.full(len(ways), forecast.pull_latency_s)
+        for depth, (lift_s, latency_s) in zip(kept.depths, kept.lifts, strict=True):
+            reach = np.maximum(_usable(snapshot, ways, np.where(is_reader, depth, 0.0)), reached)
+            # While a run travels, the next one comes up: the slower of the two counts.
+            read_s = read_s + (reach - reached) * np.maximum(block_s, lift_s) + (reach > reached) * latency_s
+            reached = reach
+            _pull(snapshot, ways, source, reached, read_s)
 
 
-def _read(
-    snapshot: Snapshot, ways: Ways, depths: Floats, block_s: Floats, latency_s: Floats | float
-) -> tuple[Floats, Flags | None]:
-    """Read blocks up to `depths` where that pays; how long it takes and where, None if nowhere."""
+def _onboard(snapshot: Snapshot, ways: Ways, tier: int, depths: Floats) -> None:
+    """Read blocks up to these depths from a tier of the worker's own node where that pays."""
     assert ways.prefill_s is not None
-    prompt_tokens, block_size = snapshot.query.prompt_tokens, ways.rows[at.BLOCK_SIZE]
-    held = prompt_tokens - ways.tokens
-    usable = np.minimum(depths, (prompt_tokens - 1) // block_size) * block_size
-    reached = np.maximum(held, usable)
-    read_s = (reached - held) / block_size * block_s + latency_s
-    shorter_s = compute_s(ways.rows, prompt_tokens - reached, reached)
-    taken = (block_s > 0) & (reached > held) & (read_s + shorter_s < ways.prefill_s)
+    rows, prompt_tokens, block_size = ways.rows, snapshot.query.prompt_tokens, ways.rows[at.BLOCK_SIZE]
+    block_s, before = rows[at.BLOCK_ONBOARD_S + tier], ways.tokens
+    reached = np.maximum(prompt_tokens - before, _usable(snapshot, ways, depths) * block_size)
+    blocks = (reached - (prompt_tokens - before)) / block_size
+    read_s = blocks * block_s + rows[at.ONBOARD_LATENCY_S + tier]
+    shorter_s = compute_s(rows, prompt_tokens - reached, reached)
+    taken = (block_s > 0) & (blocks > 0) & (read_s + shorter_s < ways.prefill_s)
     if not taken.any():
-        return read_s, None
+        return
+    ways.tokens = np.where(taken, prompt_tokens - reached, before)
+    ways.prefill_s = np.where(taken, shorter_s, ways.prefill_s)
+    setattr(ways, ONBOARDED[tier], np.where(taken, blocks, 0.0))
+    read_s = np.where(taken, read_s, 0.0)
+    ways.onboard_s = read_s if ways.onboard_s is None else ways.onboard_s + read_s
+
+
+def _pull(snapshot: Snapshot, ways: Ways, source: int, reach: Floats, read_s: Floats) -> None:
+    """Read a prompt's blocks up to `reach` from a source where that beats what is read so far."""
+    assert ways.prefill_s is not None
+    rows, prompt_tokens = ways.rows, snapshot.query.prompt_tokens
+    reached = reach * rows[at.BLOCK_SIZE]
+    shorter_s = compute_s(rows, prompt_tokens - reached, reached)
+    so_far_s = sum([part for part in (ways.onboard_s, ways.pull_s) if part is not None], ways.prefill_s)
+    taken = (rows[at.BLOCK_PULL_S] > 0) & (reach > ways.overlap) & (read_s + shorter_s < so_far_s)
+    if not taken.any():
+        return
     ways.tokens = np.where(taken, prompt_tokens - reached, ways.tokens)
     ways.prefill_s = np.where(taken, shorter_s, ways.prefill_s)
-    return np.where(taken, read_s, 0.0), taken
+    ways.pull_slot = np.where(taken, source, -1 if ways.pull_slot is None else ways.pull_slot)
+    ways.pull_s = np.where(taken, read_s, 0.0 if ways.pull_s is None else ways.pull_s)
+    for name in ("onboard_s", *ONBOARDED):
+        onboarded: Floats | None = getattr(ways, name)
+        if onboarded is not None:
+            setattr(ways, name, np.where(taken, 0.0, onboarded))
+
+
+def _usable(snapshot: Snapshot, ways: Ways, depths: Floats) -> Floats:
+    """Of a prompt's first blocks, those that need not be computed if they are there."""
+    return np.minimum(depths, (snapshot.query.prompt_tokens - 1) // ways.rows[at.BLOCK_SIZE])
 
 
 class Helpers:

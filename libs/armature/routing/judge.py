@@ -49,7 +49,7 @@ class Judgement(NamedTuple):
         return Candidate(
             decode_id=worker_ids[int(ways.decode[way])],
             prefill_id=worker_ids[helper] if helper >= 0 else "",
-            pull_id=worker_ids[source] if source >= 0 else "",
+            pull_id=self.snapshot.source_ids[source] if source >= 0 else "",
             cost=self.costs.item(way),
             ttft_s=ttft_s,
             terms={name: values.item(way) for name, values in self.terms.items()},

@@ -24,7 +24,8 @@ from armature.routing.ledger import Entry, Ledger
 from armature.routing.policy import Policy
 from armature.routing.seats import Seats
 from armature.routing.sessions import Sessions
-from armature.routing.snapshot import Rng, Snapshot
+from armature.routing.snapshot import Kept, Rng, Snapshot
+from armature.routing.stores import Stores
 from armature.routing.unstarted import Unstarted
 from armature.routing.worker import Load, Speeds, Worker
 
@@ -64,6 +65,8 @@ class RoutingCore:
         self.index = index or PrefixIndex()
         self.trust = Trust()
         self._rng = rng
+        self.stores = Stores()
+        """Is to be told of kv-offloads; what they keep counts for workers of other nodes only then."""
         self._accounts: dict[str, Account] = {}
         self._pools: dict[str, _Pool] = {}
         # What many joining or reporting at once would have done again and again waits for whoever asks.
@@ -173,7 +176,12 @@ class RoutingCore:
         queue_s = np.maximum(state[at.BUSY_UNTIL_S] - now_s, 0.0)
         if self.policy.queue.tenants and self.unstarted.has_others(query.tenant):
             queue_s = self.unstarted.queue_s(query.tenant, roster, state, queue_s)
-        return Snapshot(query, now_s, roster, state, queue_s, depths, overlap, lower, active, session, lots, indexed)
+        kept: Sequence[Kept] = ()
+        if below and len(self.stores) and state[at.BLOCK_PULL_S].any():
+            kept = self.stores.keeping(self.index, below, roster, state)
+        return Snapshot(
+            query, now_s, roster, state, queue_s, depths, overlap, lower, active, session, lots, indexed, kept
+        )  # fmt: skip
 
     def _lower_depths(self, pool: _Pool, below: Mapping[Tier, Ends], device: Floats) -> tuple[Floats | None, ...]:
         """How far workers get with each lower tier and those above it; None where that is no further for anybody."""

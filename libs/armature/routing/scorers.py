@@ -66,7 +66,7 @@ class Onboard(_Phase):
 
 
 class PeerPull(_Phase):
-    """Reading a prefix from a peer."""
+    """Reading a prefix from a peer, or from another node's kv-offload."""
 
     phase = "pull_s"
 

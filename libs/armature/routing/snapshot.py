@@ -23,6 +23,21 @@ class Session(NamedTuple):
     at_s: float
 
 
+class Kept(NamedTuple):
+    """What one kv-offload keeps of a prompt, for workers of other nodes."""
+
+    store_id: str
+    readers: tuple[int, int]
+    """Columns of those decode workers whose blocks are like its own."""
+    at_home: Sequence[int]
+    """Columns of its own node's workers, who onboard instead."""
+    depths: Sequence[float]
+    """Blocks from the prompt's first that are in its host memory, without a hole; likewise down to further tiers."""
+    lifts: Sequence[tuple[float, float]]
+    """What a block of each of these tiers takes at least, and what reading from there costs besides, as far as the
+    workers of its node have measured it."""
+
+
 class Snapshot(NamedTuple):
     """A query, and the cell as it was."""
 
@@ -47,6 +62,13 @@ class Snapshot(NamedTuple):
     """Two random numbers from 0 to 1, for policies that draw lots."""
     indexed: Floats
     """Those of `depths` that the index says; the others were placed a moment ago."""
+    kept: Sequence[Kept] = ()
+    """What kv-offloads keep of the prompt: those with the longest runs."""
+
+    @property
+    def source_ids(self) -> Sequence[str]:
+        """Whom blocks can be read from: the workers, and behind them those of `kept`."""
+        return (*self.roster.worker_ids, *[kept.store_id for kept in self.kept])
 
     @property
     def needed_blocks(self) -> Floats:

@@ -51,6 +51,15 @@ class Worker:
                 raise ValueError(f"worker {self.worker_id}: {name} is {getattr(self, name)}; it must be at least 1")
 
 
+class Store(NamedTuple):
+    """A kv-offload. What it keeps for the workers of its node, those of others can read, too."""
+
+    store_id: str
+    """As in the index."""
+    fingerprint: bytes = b""
+    """Of its blocks, as of workers."""
+
+
 class Speeds(NamedTuple):
     """What a worker has measured of itself; 0 where it has measured nothing yet."""
 
@@ -66,7 +75,7 @@ class Reading(NamedTuple):
     """How quickly blocks come that are kept elsewhere, as measured by the worker."""
 
     pull_bytes_per_s: float = 0.0
-    """From another worker's memory; 0: it can't."""
+    """From another worker's memory, or that of another node; 0: it can't."""
     tiers: Mapping[Tier, TierSpeed] = MappingProxyType({})
     """From the tiers below the device that it reaches."""
 

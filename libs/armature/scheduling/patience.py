@@ -25,20 +25,23 @@ class Patience:
         self._first_block = first_block
         self._num_blocks = num_blocks
         self._unknown_s = unknown_s
-        self._ends_s: float | None = None
+        self._began_s: float | None = None
 
     def deadline_s(self, landed_blocks: int, now_s: float) -> float:
         """Until when to wait for the next block, now that so many have come. The clock starts with the first call."""
-        rest_s = self._compute_s(landed_blocks)
-        if self._ends_s is None:
-            self._ends_s = now_s + rest_s
-        return min(self._ends_s, now_s + rest_s)
+        if self._began_s is None:
+            self._began_s = now_s
+        return min(self._began_s + self._compute_s(0), now_s + self._compute_s(landed_blocks))
+
+    def promised(self, num_blocks: int) -> None:
+        """The source has no more than the first so many: only for these it is worth waiting."""
+        self._num_blocks = min(self._num_blocks, num_blocks)
 
     def _compute_s(self, landed_blocks: int) -> float:
         """Computing what has not come, as one more part of the step that computes the rest of the prompt anyway."""
         if self._costs is None:
             return self._unknown_s
-        tokens = (self._num_blocks - landed_blocks) * self._block_size
+        tokens = max(self._num_blocks - landed_blocks, 0) * self._block_size
         before = (self._first_block + landed_blocks) * self._block_size
         return self._costs.fixed_s + tokens * (
             self._costs.prefill_token_s + self._costs.prefill_pair_s * (before + tokens / 2)

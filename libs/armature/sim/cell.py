@@ -66,7 +66,7 @@ class CellShape:
     offload_policy: OffloadPolicy = field(default_factory=OffloadPolicy)
     """What they keep."""
     can_pull: bool = False
-    """Whether workers may read a prefix from a peer's device, if the policy says so."""
+    """Whether workers may read a prefix from a peer's device or from another node, if the policy says so."""
     max_fetches: int = 32
     """Prompts that a worker reads at the same time from prefill workers; further ones wait."""
     lease_s: float = 30.0

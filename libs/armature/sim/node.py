@@ -34,6 +34,8 @@ UNKNOWN_S = 2.0
 
 PATIENCE_S = 0.5
 """How long an offer waits for room, as in live nodes."""
+Ended = Callable[[Sequence[Tier]], None]
+"""Is told where the blocks were that have come."""
 LEASE_S = 60.0
 """How long blocks are kept for a reader at most; patience ends long before."""
 Told = Callable[["Node", Sequence[TierChange]], None]
@@ -49,6 +51,10 @@ class _Onboarding:
     tiers: Sequence[Tier]
     """Where its blocks were when they were asked for; as many as there were."""
     patience: Patience
+    links: Links
+    source_id: str
+    """Whose link they take to the worker."""
+    ended: Ended
     deadline_s: float = 0.0
     landed: int = 0
     is_reading: bool = False
@@ -74,7 +80,7 @@ class Node:
         self.node_id = node_id
         self.store = TierStore(cell.offload_policy, cell.tier_shapes)
         self.onboarded_blocks = dict.fromkeys(self.store.spaces, 0)
-        """By the tier in which they were when they were asked for."""
+        """By workers of this node; by the tier in which they were when they were asked for."""
         self._cell = cell
         self._clock = clock
         self._changed = changed
@@ -121,18 +127,32 @@ class Node:
             self._offload(offer, now_s)
 
     def on_reserved(self, site: Site, reserved: Reserved, now_s: float) -> None:
-        """A worker has room for blocks that are here."""
+        """A worker of this node has room for blocks that are here."""
+
+        def ended(tiers: Sequence[Tier]) -> None:
+            for tier in tiers:
+                self.onboarded_blocks[tier] += 1
+
+        self._onboard(site, reserved, (self._up, site.worker_id), ended, now_s)
+
+    def on_pull(self, site: Site, reserved: Reserved, links: Links, ended: Ended, now_s: float) -> None:
+        """A worker of another node has room for blocks that are here, and reads them over the network."""
+        self._onboard(site, reserved, (links, self.node_id), ended, now_s)
+
+    def _onboard(
+        self, site: Site, reserved: Reserved, road: tuple[Links, str], ended: Ended, now_s: float
+    ) -> None:  # fmt: skip
         self.store.step(now_s)
         lease = self.store.readers.lease(reserved.digests, now_s, LEASE_S)
+        tiers = [place.tier for place in lease.places]
         patience = Patience(
             site.engine.step_costs,
             block_size=self._cell.worker.block_size,
             first_block=reserved.first_block,
-            num_blocks=len(reserved.block_ids),
+            num_blocks=len(tiers),
             unknown_s=UNKNOWN_S,
         )
-        tiers = [place.tier for place in lease.places]
-        onboarding = _Onboarding(site, reserved, lease, tiers, patience)
+        onboarding = _Onboarding(site, reserved, lease, tiers, patience, *road, ended)
         self._onboardings[onboarding] = None
         self._wait(onboarding, now_s)
         self._copy(now_s)
@@ -209,8 +229,12 @@ class Node:
         count = next((i for i, place in enumerate(coming) if place.tier is not Tier.G2), len(coming))
         if count:
             onboarding.is_reading = True
-            worker_id, size_bytes = onboarding.site.worker_id, count * self._cell.block_bytes
-            self._up.start(worker_id, worker_id, size_bytes, lambda at_s: self._land(onboarding, count, at_s), now_s)
+            size_bytes = count * self._cell.block_bytes
+
+            def done(at_s: float) -> None:
+                self._land(onboarding, count, at_s)
+
+            onboarding.links.start(onboarding.source_id, onboarding.site.worker_id, size_bytes, done, now_s)
 
     def _land(self, onboarding: _Onboarding, count: int, now_s: float) -> None:
         onboarding.is_reading = False
@@ -228,8 +252,7 @@ class Node:
         """The worker goes on with what it has."""
         self._close(onboarding)
         site, reserved, landed = onboarding.site, onboarding.reserved, onboarding.landed
-        for tier in onboarding.tiers[:landed]:
-            self.onboarded_blocks[tier] += 1
+        onboarding.ended(onboarding.tiers[:landed])
         self.store.onboarded(reserved.digests[:landed])
         site.engine.finish_remote(reserved.request_id, landed)
         site.poke()

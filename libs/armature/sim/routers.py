@@ -8,7 +8,7 @@ from armature.index.packing import unpack_hashes
 from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import Tier
 from armature.routing.router import RoutingCore
-from armature.routing.worker import NO_READING, Load, Worker
+from armature.routing.worker import NO_READING, Load, Store, Worker
 from armature.scheduling.lower_tiers import TierChange
 from armature.sim.cell import CellShape
 from armature.sim.clock import Clock
@@ -88,6 +88,7 @@ class Routers:
     def put_node(self, node_id: str, worker_ids: Sequence[str]) -> None:
         """Workers share what lies below their devices."""
         for core in self._cores:
+            core.stores.put(Store(node_id))
             core.index.attach(node_id, worker_ids)
 
     def on_node(self, node_id: str, changes: Sequence[TierChange]) -> None:

@@ -52,7 +52,7 @@ class Run:
     tiers: Mapping[Tier, TierUse]
     """Of all nodes together."""
     pulled_blocks: int
-    """Read from other workers' devices."""
+    """Read from other workers' devices, and from what other nodes keep."""
     failed_fetches: int
     """Prompts of which not all blocks came from the prefill worker."""
     timeline: Timeline
@@ -128,6 +128,7 @@ class Simulation:
         for node_id, worker_ids in cell.nodes().items() if cell.tier_shapes else ():
             node = Node(node_id, cell, self._clock, self._on_cache, self._on_node)
             self._routers.put_node(node_id, worker_ids)
+            self._pulls.nodes[node_id] = node
             for worker_id in worker_ids:
                 nodes[worker_id] = node
                 node.join(self._sites[worker_id])
@@ -221,10 +222,10 @@ class Simulation:
 
     def _tell_node(self, site: Site) -> None:
         """A worker has lost its engine; the next one will know what its node keeps."""
-        node = self._nodes.get(site.worker_id)
-        if node is not None:
+        for node in self.nodes:
             node.on_death(site)
-            node.join(site)
+        if site.worker_id in self._nodes:
+            self._nodes[site.worker_id].join(site)
 
     # --- deaths
 

@@ -32,7 +32,7 @@ class Summary:
     migrations: int
     errors: int
     onboarded_blocks: int
-    """Read from the tiers below devices; likewise `pulled_blocks` from other workers."""
+    """Read from the tiers below devices; likewise `pulled_blocks` from other workers and nodes."""
     pulled_blocks: int
     failed_fetches: int
     """Prompts of which not all blocks came from the prefill worker."""

@@ -12,7 +12,9 @@ from tests.services.kv_index.harness import Copy, registry
 from tests.support.eventually import eventually
 from tests.support.scripted_worker import ScriptedWorker, scripted_workers
 
-BELOW = Reach({"w1": 4}, {Tier.G2: {"w1": 8, "w2": 8}, Tier.G3: {"w1": 12, "w2": 12}})
+BELOW = Reach({"w1": 4}, {tier: {"w1": n, "w2": n, "o1": n} for tier, n in ((Tier.G2, 8), (Tier.G3, 12))})
+
+ALONE = {Tier.G2: {"o1": 8}, Tier.G3: {"o1": 12}}
 
 
 def keep(worker: ScriptedWorker, offload: ScriptedWorker) -> None:
@@ -38,7 +40,7 @@ async def test_workers_of_a_node_reach_what_its_kv_offload_keeps_and_followers_k
             await eventually(lambda copy=copy: copy.index is not None and copy.index.reach(range(20)) == BELOW)
         offload.remove([8])
         kv.leave(two)
-        expected = Reach({"w1": 4}, {Tier.G2: {"w1": 8}})
+        expected = Reach({"w1": 4}, {Tier.G2: {"w1": 8, "o1": 8}})
         for copy in (early, late):
             await eventually(lambda copy=copy: copy.index.reach(range(20)) == expected)
         kv.leave(offload)
@@ -58,12 +60,12 @@ async def test_a_kv_offload_without_a_layout_or_with_another_counts_for_nobody_u
         kv.join(worker)
         kv.tell(MemberChange("joined", member))
         await eventually(lambda: kv.agrees(offload) and kv.agrees(worker))
-        assert kv.index.reach(range(20)).lower == {}
+        assert kv.index.reach(range(20)).lower == ALONE
         member.offload.layout.CopyFrom(KvLayout(kv_fingerprint=b"other"))
         kv.tell(MemberChange("updated", member))
-        assert kv.index.reach(range(20)).lower == {}
+        assert kv.index.reach(range(20)).lower == ALONE
         kv.tell(MemberChange("updated", offload.member))
-        assert kv.index.reach(range(20)).lower == {Tier.G2: {"w1": 8}, Tier.G3: {"w1": 12}}
+        assert kv.index.reach(range(20)).lower == {Tier.G2: {"w1": 8, "o1": 8}, Tier.G3: {"w1": 12, "o1": 12}}
 
 
 async def test_a_kv_offload_is_repaired_like_a_worker_and_learned_anew_when_it_starts_again() -> None:
@@ -79,4 +81,4 @@ async def test_a_kv_offload_is_repaired_like_a_worker_and_learned_anew_when_it_s
         await offload.restart()
         offload.store(range(6), tier=TIER_G2)
         await eventually(lambda: kv.agrees(offload))
-        assert kv.index.reach(range(20)).lower == {Tier.G2: {"w1": 6}}
+        assert kv.index.reach(range(20)).lower == {Tier.G2: {"w1": 6, "o1": 6}}

@@ -126,7 +126,7 @@ class AgainstOracle(RuleBasedStateMachine):
         for worker_id, tiers in self.held.items():
             usable = set(tiers[Tier.G1])
             readable = [source_id for source_id, readers in self.attached.items() if worker_id in readers]
-            for source_id in readable if worker_id in self.attached else [*readable, worker_id]:
+            for source_id in [*readable, worker_id]:
                 usable.update(*(self.held[source_id][tier] for tier in Tier if Tier.G1 < tier <= lowest))
             depths[worker_id] = naive_depth(usable, prompt)
         return depths

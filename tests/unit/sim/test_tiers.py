@@ -146,3 +146,20 @@ def test_a_prefix_is_read_from_a_peer_where_the_policy_says_so() -> None:
     check_conservation(done, trace)
     assert apart.pulled_blocks == 0
     assert pulling.pulled_blocks > 0
+
+
+def test_a_prefix_that_another_node_keeps_is_read_over_the_network() -> None:
+    """Its own worker is dead by the time that the prompt returns."""
+    asked = [TraceRequest(at_s, 150 * BLOCK_SIZE + 1, 5, [*range(150), 5000 + int(at_s)]) for at_s in (0.0, 30.0)]
+    trace, more = Trace(asked, BLOCK_SIZE), {"num_workers": 2, "workers_per_node": 1, "tier_shapes": tiers(1000)}
+    dead = [(Failure(name, 20.0),) for name in ("w0", "w1")]
+    computing = [run(trace, "seconds", failures=failures, **more) for failures in dead]
+    pulling = [run(trace, "seconds", failures=failures, can_pull=True, **more) for failures in dead]
+    assert [one.pulled_blocks for one in computing] == [0, 0]
+    # Where the other one dies there is nothing to pull.
+    assert sorted(one.pulled_blocks for one in pulling) == [0, 150]
+    pulled, alone = max(zip(pulling, computing, strict=True), key=lambda pair: pair[0].pulled_blocks)
+    assert pulled.reuse > alone.reuse + 0.4
+    assert pulled.ttft_s.p50 < alone.ttft_s.p50 / 2
+    slow = run(trace, "seconds", failures=dead[0], can_pull=True, link_bytes_per_s=1e7, **more)
+    assert slow.pulled_blocks == 0

@@ -1,0 +1,84 @@
+"""Which kv-offloads keep the most of a prompt, so that workers of other nodes may read it there."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from armature.index.descent import Ends
+from armature.index.prefix_index import PrefixIndex
+from armature.index.tiers import LOWER_TIERS, Tier
+from armature.routing import columns as at
+from armature.routing.columns import Floats, Roster
+from armature.routing.snapshot import Kept
+from armature.routing.worker import Store
+
+_HOST = (0.0, 0.0)
+"""What host memory adds to reading over the network: nothing."""
+
+
+class Stores:
+    """All kv-offloads that there are."""
+
+    def __init__(self) -> None:
+        self._stores: dict[str, Store] = {}
+
+    def __len__(self) -> int:
+        return len(self._stores)
+
+    def put(self, store: Store) -> None:
+        """One has come, or keeps other blocks now."""
+        self._stores[store.store_id] = store
+
+    def remove(self, store_id: str) -> None:
+        """One is gone; unknown ones are ignored."""
+        self._stores.pop(store_id, None)
+
+    def keeping(self, index: PrefixIndex, below: Mapping[Tier, Ends], roster: Roster, state: Floats) -> list[Kept]:
+        """For each kind of blocks, who keeps the longest run in host memory, and who with each further tier."""
+        slots, bits = index.slots, dict[bytes, int]()
+        for slot, worker_id in enumerate(slots):
+            store = self._stores.get(worker_id)
+            if store is not None:
+                bits[store.fingerprint] = bits.get(store.fingerprint, 0) | 1 << slot
+        kept: list[Kept] = []
+        for fingerprint, mask in bits.items():
+            readers = roster.kinds.get(fingerprint)
+            deepest = {_deepest(below.get(tier, ()), mask) for tier in LOWER_TIERS if readers} - {-1}
+            for slot in sorted(deepest):
+                assert readers is not None
+                at_home = [roster.slots[one] for one in index.attached.get(slots[slot], ()) if one in roster.slots]
+                lifts = _lifts(state, at_home)
+                depths = _depths(below, 1 << slot, len(lifts))
+                if depths[-1]:
+                    kept.append(Kept(slots[slot], readers, at_home, depths, lifts))
+        return kept
+
+
+def _deepest(ends: Ends | tuple[()], mask: int) -> int:
+    """The first slot of those of a mask that come furthest; -1: none of them comes anywhere."""
+    for _, reached in reversed(ends):
+        if reached & mask:
+            found = reached & mask
+            return (found & -found).bit_length() - 1
+    return -1
+
+
+def _depths(below: Mapping[Tier, Ends], bit: int, num_tiers: int) -> list[float]:
+    depths, depth = list[float](), 0
+    for tier in LOWER_TIERS[:num_tiers]:
+        depth = max([depth, *[end for end, mask in below.get(tier, ()) if mask & bit]])
+        depths.append(float(depth))
+    return depths
+
+
+def _lifts(state: Floats, at_home: Sequence[int]) -> list[tuple[float, float]]:
+    """What tiers add to the network, the fastest first; of those behind one that nobody has measured, nothing."""
+    lifts = [_HOST]
+    for i in range(1, len(LOWER_TIERS)):
+        block_s, latency_s = state[at.BLOCK_ONBOARD_S + i, at_home], state[at.ONBOARD_LATENCY_S + i, at_home]
+        measured = np.flatnonzero(block_s)
+        if not len(measured):
+            break
+        best = measured[block_s[measured].argmin()]
+        lifts.append((float(block_s[best]), float(latency_s[best])))
+    return lifts
