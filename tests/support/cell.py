@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from armature.runtime.children import tethered
+
 READY_TIMEOUT_S = 90.0
 SCRAPE_TIMEOUT_S = 10.0
 
@@ -33,7 +35,7 @@ class Service:
     async def spawn(self) -> None:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"{self.package}.{self.module}", *self.flags,
+                *tethered([sys.executable, "-m", f"{self.package}.{self.module}", *self.flags]),
                 env={**os.environ, **self.env}, stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         assert self.process.stdout is not None

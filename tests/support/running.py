@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from armature.runtime.children import tethered
+
 READY_TIMEOUT_S = 30.0
 
 
@@ -50,7 +52,7 @@ async def running(module: str, *flags: str, stderr: Path, ready: bool = True) ->
     """Start `python -m module flags`, wait for its READY line (if `ready`), and kill what is left of it at the end."""
     with stderr.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, *flags,
+            *tethered([sys.executable, "-m", module, *flags]),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=file, start_new_session=True,
         )  # fmt: skip
     child = Running(process, stderr)

@@ -20,6 +20,7 @@ from armature.engines.host.tiers.offloader import OffloadLimits
 from armature.engines.local import LocalEngine
 from armature.engines.simulated import SimulatedModel, SimulatedRunner
 from armature.runtime.channels import ChannelPool
+from armature.runtime.children import tethered
 from armature.runtime.server import RpcServer
 from armature.scheduling.offloading import OffloadTiming
 from armature.transfer.transports import open_transports
@@ -197,7 +198,7 @@ class Child:
 async def child_worker(setup: Setup, env: dict[str, str] | None = None) -> AsyncIterator[Child]:
     """A worker in a child process, killed at the end."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.workers", json.dumps(setup.__dict__), start_new_session=True,
+        *tethered([sys.executable, "-m", "tests.support.workers", json.dumps(setup.__dict__)]), start_new_session=True,
         env={**os.environ, **(env or {})}, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
