@@ -6,7 +6,7 @@ following the workers costs is measured first, without queries; the rest is the 
 gateway does: what waits when the stream is free goes out in one message.
 
     python -m tests.bench router
-    python -m tests.bench.router --workers 64 --rate 1000 --seconds 20
+    python -m tests.bench router --workers 64 --rate 1000 --seconds 20
 """
 
 import argparse
@@ -223,27 +223,22 @@ async def measure(num_workers: int, rate: float, seconds: float, prompts_per_s: 
     }
 
 
-def run(
-    workers: tuple[int, ...] = (64, 512), rate: float = 1000.0, seconds: float = 20.0, prompts_per_s: float = 0.0
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"rate": rate, "stored_prompts_per_s": prompts_per_s}
+def run(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="router", description=__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--rate", type=float, default=1000.0, help="decisions asked for per second")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--prompts-per-s", type=float, default=0.0, help="prompts that workers compute and tell of")
+    options = parser.parse_args(arguments or [])
+    found: dict[str, Any] = {"rate": options.rate, "stored_prompts_per_s": options.prompts_per_s}
     with tempfile.TemporaryDirectory() as folder:
-        for number in workers:
+        for number in options.workers:
             print(f"router with {number} workers", file=sys.stderr, flush=True)
             place = Path(folder) / str(number)
-            found[f"{number}_workers"] = uvloop.run(measure(number, rate, seconds, prompts_per_s, place))
+            measuring = measure(number, options.rate, options.seconds, options.prompts_per_s, place)
+            found[f"{number}_workers"] = uvloop.run(measuring)
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--workers", type=int, nargs="+", default=[64, 512])
-    parser.add_argument("--rate", type=float, default=1000.0)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--prompts-per-s", type=float, default=0.0, help="prompts that workers compute and tell of")
-    args = parser.parse_args()
-    print(json.dumps(run(tuple(args.workers), args.rate, args.seconds, args.prompts_per_s), indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(run(sys.argv[1:]), indent=2))

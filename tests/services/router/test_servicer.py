@@ -37,10 +37,11 @@ async def test_a_placement_says_all_that_a_gateway_and_a_decode_worker_need() ->
         call.cancel()
 
 
-async def test_queries_of_a_message_are_answered_in_one_message() -> None:
+@pytest.mark.parametrize("is_lean", [True, False], ids=["own port", "port of all services"])
+async def test_queries_of_a_message_are_answered_in_one_message(is_lean: bool) -> None:
     async with scripted_workers("d1", "d2") as workers, routing() as router:
         router.join(*workers)
-        call = router.gateway()
+        call = router.gateway(is_lean=is_lean)
         placements = await ask(call, *[query(n, sequence_hashes=pack_hashes([n])) for n in range(1, 9)])
         assert [placement.query_id for placement in placements] == list(range(1, 9))
         chosen = [placement.assigned.worker_id for placement in placements]
