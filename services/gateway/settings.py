@@ -45,7 +45,9 @@ class GatewaySettings(RedisSettings):
     route_timeout_s: float = option(2.0, help="time for a router to answer before this gateway decides itself")
     router_retry_s: float = option(1.0, help="pause before a router that failed is asked again")
     migration_limit: int = option(3, help="how often a request may move to another worker; 0: never")
-    max_buffered_tokens: int = option(4096, help="tokens that may wait for a slow client before it is given up")
+    max_buffered_bytes: int = option(
+        256 * 1024, help="what may wait for a slow client before it is given up; raise it for many log probabilities"
+    )
     model_memory_s: float = option(300.0, help="how long a model whose workers are gone is 503 instead of 404")
     request_log: Path | None = option(None, help="write a JSON line for every request, for `armature simulate`")
     request_log_max_bytes: int = option(256 * 1024 * 1024, help="size at which the log starts anew; twice that is kept")

@@ -141,7 +141,7 @@ def is_connected(server_port: int, client_port: int) -> bool:
 @pytest.mark.parametrize("fields", [{}, {"stream": False, "max_tokens": 3000, "n": 3}], ids=["streamed", "whole"])
 async def test_a_client_that_does_not_read_is_given_up_with_its_connection(fields: dict[str, Any]) -> None:
     worker = worker_with_endless_answer(batch=50)
-    options = ServingOptions(write_timeout_s=0.3, max_buffered_tokens=100_000)
+    options = ServingOptions(write_timeout_s=0.3, max_buffered_bytes=100_000_000)
     async with (
         running_gateway(worker, options=options) as gateway,
         unread_answer(gateway, **fields) as client_port,
@@ -155,7 +155,7 @@ async def test_a_client_that_does_not_read_is_given_up_with_its_connection(field
 
 async def test_tokens_beyond_the_buffer_of_a_slow_client_cancel_its_request_only() -> None:
     worker = worker_with_endless_answer(batch=500)
-    options = ServingOptions(write_timeout_s=30.0, max_buffered_tokens=2000)
+    options = ServingOptions(write_timeout_s=30.0, max_buffered_bytes=100_000)
     async with running_gateway(worker, options=options) as gateway:
         async with unread_answer(gateway):
             await eventually(lambda: worker.cancelled, what="its work is cancelled though the connection lives")

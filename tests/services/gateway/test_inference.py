@@ -262,7 +262,7 @@ async def test_texts_become_tokens_and_tokens_texts() -> None:
 async def test_a_client_that_does_not_read_is_given_up() -> None:
     worker = make_worker(answer=(*(answer()[:-1] * 400), EOS), batch=50, card=card(context_length=1_000_000))
     router = FakeRouter([worker])
-    options = ServingOptions(write_timeout_s=0.3, max_buffered_tokens=100_000)
+    options = ServingOptions(write_timeout_s=0.3, max_buffered_bytes=100_000_000)
     asked = GenerateRequest(model=MODEL, prompt="x", sampling=SamplingParams(logprobs=True, top_logprobs=20))
     async with inference(worker, router=router, options=options) as stub:
         call = stub.Generate(asked)  # without a deadline

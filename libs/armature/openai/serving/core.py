@@ -17,6 +17,7 @@ from armature.openai.forced_calls import calls_or_answer, forced_calls, strict_c
 from armature.openai.parsers.families import Reading
 from armature.openai.prompt_scores import check_scores
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
+from armature.openai.serving.backlog import Backlog
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
 from armature.openai.serving.choices import Choices
 from armature.openai.serving.embedder import Embedder
@@ -222,10 +223,16 @@ class ServingCore:
 
     def choices(self, *jobs: Job) -> Choices:
         """All answers that the jobs ask for."""
-        return Choices([self.generation(job.for_answer(index)) for job in jobs for index in range(job.num_answers)])
+        backlog = Backlog(self.options.max_buffered_bytes)
+        return Choices(
+            [self.generation(job.for_answer(index), backlog) for job in jobs for index in range(job.num_answers)]
+        )
 
-    def generation(self, job: Job) -> Generation:
-        return Generation(job, self._router, self._workers, self.options, self._ended)
+    def generation(self, job: Job, backlog: Backlog | None = None) -> Generation:
+        """One answer; with the `backlog` of those that go to the same client."""
+        if backlog is None:
+            backlog = Backlog(self.options.max_buffered_bytes)
+        return Generation(job, self._router, self._workers, self.options, self._ended, backlog)
 
     def _ended(self, generation: Generation) -> None:
         if generation.job.admission is not None:

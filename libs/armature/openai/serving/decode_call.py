@@ -1,13 +1,14 @@
 """One request on a worker's stream: a bounded queue between the stream's reader and the request's own task.
 
 A task that is woken for a token costs more than the token. So what has arrived is offered to `on_deltas` first, where
-there is one; only what that does not take waits for the task.
+there is one; only what that does not take waits for the task: a few tokens as they came, more of them packed.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from armature.openai.serving.backlog import PART_TOKENS, SCORED_PART_TOKENS, Backlog, PackedDeltas
 from armature.v1.worker_pb2 import TokenDelta
 
 
@@ -24,7 +25,7 @@ class DeadlinePassedError(Exception):
 
 
 class ClientTooSlowError(Exception):
-    """More tokens are waiting for this client than are kept."""
+    """More is waiting for this client than is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,14 @@ class Limits:
     """When the answer's first token is due; infinity if it came from another worker."""
     due_s: float
     """When the whole answer is due."""
-    max_buffered_tokens: int
+    backlog: Backlog
+    """In which it counts what waits for its client."""
 
 
-AT_ONCE_TOKENS = 64
-"""Given to a reader who was late, before the others have their turn: with log probabilities a token can cost 0.1 ms."""
+AT_ONCE_TOKENS = PART_TOKENS
+"""Given to a reader who was late, before the others have their turn."""
+LOOSE_TOKENS = 16
+"""May wait for a late reader as they came."""
 
 
 class DecodeCall:
@@ -57,6 +61,7 @@ class DecodeCall:
         "_is_behind",
         "_last_s",
         "_limits",
+        "_packed",
         "_tokens",
         "_waiter",
         "on_deltas",
@@ -72,7 +77,9 @@ class DecodeCall:
         self._end = end
         self._is_begun = False
         self._is_behind = False
+        self._packed = PackedDeltas(limits.backlog)
         self._deltas: list[TokenDelta] = []
+        """What came after those that are packed."""
         self._tokens = 0
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -85,7 +92,7 @@ class DecodeCall:
         """
         if self._is_behind:
             await asyncio.sleep(0)
-        while not self._deltas:
+        while not (self._deltas or self._packed):
             if self._failure is not None:
                 raise self._failure
             self._waiter = asyncio.get_running_loop().create_future()
@@ -93,6 +100,10 @@ class DecodeCall:
                 await self._waiter
             finally:
                 self._waiter = None
+        if self._packed:
+            deltas = self._packed.take()
+            self._is_behind = bool(self._packed or self._deltas)
+            return deltas
         if self._tokens > AT_ONCE_TOKENS:
             return self._some()
         deltas, self._deltas, self._tokens, self._is_behind = self._deltas, [], 0, False
@@ -112,6 +123,8 @@ class DecodeCall:
 
     def close(self) -> None:
         """Nobody reads any more; the worker is told unless it has finished."""
+        self._deltas, self._tokens = [], 0
+        self._packed.clear()
         self._end(self)
 
     def push(self, delta: TokenDelta, now_s: float) -> None:
@@ -120,14 +133,13 @@ class DecodeCall:
         self._is_begun = True
         self._deltas.append(delta)
         self._tokens += len(delta.token_ids)
-        if self._tokens > self._limits.max_buffered_tokens:
-            self.fail(ClientTooSlowError())
-            self._end(self)
 
     def deliver(self) -> None:
         """Hand on what has arrived."""
-        if self._waiter is None or self._waiter.done():
-            return  # the reader is not done with what came before
+        if self._waiter is None or self._waiter.done():  # the reader is not done with what came before
+            if self._tokens >= LOOSE_TOKENS:
+                self._pack()
+            return
         if self.on_deltas is not None and self._failure is None and self._tokens <= AT_ONCE_TOKENS:
             try:
                 if self.on_deltas(self._deltas):
@@ -136,7 +148,17 @@ class DecodeCall:
             except Exception as error:  # the others on the stream have no part in it
                 self._deltas, self._tokens = [], 0
                 self.fail(error)
+        if self._tokens > SCORED_PART_TOKENS and self._deltas[0].logprobs:
+            self._pack()
         self._wake()
+
+    def _pack(self) -> None:
+        is_full = self._packed.is_full
+        self._packed.add(self._deltas)
+        self._deltas, self._tokens = [], 0
+        if is_full:
+            self.fail(ClientTooSlowError())
+            self._end(self)
 
     def fail(self, failure: Exception) -> None:
         """There will be no more; what has arrived can still be read."""

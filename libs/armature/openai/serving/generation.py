@@ -15,6 +15,7 @@ from armature.openai.assembler import LENGTH, STOP, Assembler, Piece, TopTokens
 from armature.openai.errors import ApiError, deadline_exceeded, no_workers, overloaded
 from armature.openai.parsers.events import AnswerEvent
 from armature.openai.prompt_scores import is_complete
+from armature.openai.serving.backlog import Backlog
 from armature.openai.serving.decode_call import (
     ClientTooSlowError,
     DeadlinePassedError,
@@ -70,8 +71,10 @@ class Generation:
         workers: WorkerStreams,
         options: ServingOptions,
         on_end: "Callable[[Generation], None]",
+        backlog: Backlog,
     ) -> None:
         self.job = job
+        self._backlog = backlog
         self.finish_reason = CANCELLED
         """Once it has ended: why."""
         self.info = ServingInfo()
@@ -210,7 +213,7 @@ class Generation:
             stall_s=options.stall_timeout_s,
             first_token_due_s=first_due_s,
             due_s=job.due_s,
-            max_buffered_tokens=options.max_buffered_tokens,
+            backlog=self._backlog,
         )
         self.info.decode_worker = assignment.worker_id
         self.info.reason = assignment.reason

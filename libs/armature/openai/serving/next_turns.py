@@ -19,6 +19,7 @@ from armature.openai.answer_reader import TOOL_CALLS, AnswerMessage
 from armature.openai.assembler import LENGTH, STOP
 from armature.openai.errors import ApiError
 from armature.openai.parsers.events import AnswerEvent
+from armature.openai.serving.backlog import Backlog
 from armature.openai.serving.decode_call import DeadlinePassedError, DecodeCall, Limits, WorkerFailedError
 from armature.openai.serving.generation import Generation
 from armature.openai.serving.job import Job
@@ -115,7 +116,7 @@ class NextTurns:
             stall_s=self._options.stall_timeout_s,
             first_token_due_s=job.due_s,
             due_s=job.due_s,
-            max_buffered_tokens=self._options.max_buffered_tokens,
+            backlog=Backlog(self._options.max_buffered_bytes),
         )
         return self._workers.open(assignment.worker_id, assignment.address, request, limits)
 

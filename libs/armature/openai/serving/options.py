@@ -25,8 +25,8 @@ class ServingOptions:
     router_retry_s: float = 1.0
     """Pause before a router that failed is asked again."""
     migration_limit: int = 3
-    max_buffered_tokens: int = 4096
-    """Tokens that a request may have waiting for a slow client."""
+    max_buffered_bytes: int = 256 * 1024
+    """What a request may have waiting for a slow client; a token takes 15 bytes, with 20 log probabilities 240."""
     model_memory_s: float = 300.0
     """How long a model without workers is still known: 503 with Retry-After instead of 404."""
     max_speculative_prefills: int = 8
