@@ -37,7 +37,10 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         tokenizers=settings.tokenizers,
     )
     redis = RedisClient(settings.redis, timeout_s=settings.redis_timeout_s) if settings.redis else None
-    admin = await open_tenancy(core, runtime, redis, keys=settings.keys, admin_key=settings.admin_key)
+    admin = await open_tenancy(
+        core, runtime, redis,
+        keys=settings.keys, admin_key=settings.admin_key, limits_timeout_s=settings.limits_timeout_s,
+    )  # fmt: skip
     if settings.request_log is not None:
         requests = open_request_log(settings.request_log, settings.request_log_max_bytes)
         core.on_end.append(requests.ended)

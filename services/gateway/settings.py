@@ -43,6 +43,9 @@ class GatewaySettings(RedisSettings):
     body_timeout_s: float = option(30.0, help="time for a client to send its request")
     write_timeout_s: float = option(30.0, help="time for a client to take its answer before it counts as gone")
     route_timeout_s: float = option(2.0, help="time for a router to answer before this gateway decides itself")
+    limits_timeout_s: float = option(
+        0.05, help="time for Redis to tell whether a tenant is within its limits before this gateway decides itself"
+    )
     router_retry_s: float = option(1.0, help="pause before a router that failed is asked again")
     migration_limit: int = option(3, help="how often a request may move to another worker; 0: never")
     max_buffered_bytes: int = option(

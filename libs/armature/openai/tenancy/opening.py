@@ -20,7 +20,13 @@ IN_ETCD = "etcd"
 
 
 async def open_tenancy(
-    core: ServingCore, runtime: Runtime[S], redis: RedisClient | None, *, keys: str, admin_key: str
+    core: ServingCore,
+    runtime: Runtime[S],
+    redis: RedisClient | None,
+    *,
+    keys: str,
+    admin_key: str,
+    limits_timeout_s: float,
 ) -> Admin:
     """Keys, limits and usage of a gateway's callers, and the endpoints that administer them.
 
@@ -39,7 +45,7 @@ async def open_tenancy(
         tasks.create_task(store.follow(doorkeeper), name="API keys")
     doorkeeper.admin_digest = digest_of(admin_key) if admin_key else ""
     prefix = f"armature:{settings.namespace}"
-    core.quotas = Quotas(runtime.member_id, f"{prefix}:quota:", redis)
+    core.quotas = Quotas(runtime.member_id, f"{prefix}:quota:", redis, timeout_s=limits_timeout_s)
     tasks.create_task(core.quotas.run(), name="quotas")
     meter = UsageMeter(runtime.member_id, f"{prefix}:usage:", redis)
     core.on_end.append(meter.ended)
