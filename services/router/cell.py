@@ -1,4 +1,4 @@
-"""Tells the core which workers there are and what they have to do."""
+"""Tells the core which workers and kv-offloads there are, and what workers have to do."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from armature.runtime.errors import PeerError
 from armature.runtime.lean_call import read_messages
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
-from armature.runtime.placement import load_from, worker_of
+from armature.runtime.placement import OFFLOAD_KIND, load_from, store_of, worker_of
 from armature.runtime.tasks import Spawn
 from armature.v1.common_pb2 import Member
 from armature.v1.worker_pb2 import LoadRequest
@@ -22,7 +22,7 @@ LEAST_INTERVAL_S = 0.05
 
 
 class Cell:
-    """Follows the membership of workers, and each worker's load.
+    """Follows the membership of workers and kv-offloads, and each worker's load.
 
     While a load stream is broken the last report counts on, corrected by placements and time. News sets `changed`.
     """
@@ -36,10 +36,25 @@ class Cell:
         self._changed = changed
         self._streams = MemberStreams("load", channels, spawn, self._read)
         self.members: dict[str, Member] = {}
-        """The workers that requests may be placed on."""
+        """The workers that requests may be placed on, and the kv-offloads that those may read from."""
 
     def on_change(self, change: MemberChange) -> None:
-        """A worker has come, changed or left."""
+        """A worker or kv-offload has come, changed or left."""
+        if change.member.kind == OFFLOAD_KIND:
+            self._on_offload(change.member, is_there=change.kind != "left")
+        else:
+            self._on_worker(change)
+
+    def _on_offload(self, member: Member, *, is_there: bool) -> None:
+        store = store_of(member) if is_there else None
+        if store is None:
+            self.members.pop(member.id, None)
+            self._core.stores.remove(member.id)
+        else:
+            self.members[member.id] = member
+            self._core.stores.put(store)
+
+    def _on_worker(self, change: MemberChange) -> None:
         member = change.member
         if change.kind == "left":
             self.members.pop(member.id, None)

@@ -9,12 +9,12 @@ from armature.index.tiers import Tier
 from armature.performance.linear import LinearModel
 from armature.routing.decision import Candidate, Placed, Query, Rejected, RejectionCode
 from armature.routing.queueing.outcome import Queued
-from armature.routing.worker import NO_READING, Load, Reading, Role, Speeds, Worker
+from armature.routing.worker import NO_READING, Load, Reading, Role, Speeds, Store, Worker
 from armature.runtime.errors import CallerError, PeerError
 from armature.runtime.hints import hints_of
 from armature.scheduling.lower_tiers import TierSpeed
 from armature.v1 import router_pb2
-from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
+from armature.v1.common_pb2 import HANDOFF_PULL, MEMBER_STATE_DRAINING, Member
 from armature.v1.worker_pb2 import LoadReport, PrefillTarget, StepCosts
 
 WORKER_KINDS = ("prefill-worker", "decode-worker")
@@ -50,6 +50,13 @@ def worker_of(member: Member) -> Worker:
         )
     except ValueError as error:
         raise PeerError(f"the record of {member.id} is of no use: {error}") from error
+
+
+def store_of(member: Member) -> Store | None:
+    """What placement knows of a kv-offload; None: it does not know yet what its blocks are like, or goes away."""
+    if not member.offload.HasField("layout") or member.state == MEMBER_STATE_DRAINING:
+        return None
+    return Store(member.id, member.offload.layout.kv_fingerprint)
 
 
 def load_of(report: LoadReport) -> Load:
@@ -148,14 +155,24 @@ def rejection_of(outcome: Rejected) -> router_pb2.Rejection:
 
 
 def _target_of(chosen: Candidate, members: Mapping[str, Member]) -> PrefillTarget | None:
-    """Whom the decode worker is to read from; a peer that has gone since can't be."""
+    """Whom the decode worker is to read from; a peer or kv-offload that has gone since can't be."""
     if chosen.prefill_id:
         return target_of(members[chosen.prefill_id])
-    if chosen.pull_id in members:
-        target = target_of(members[chosen.pull_id])
-        target.cached_only = True
-        return target
-    return None
+    source = members.get(chosen.pull_id)
+    if source is None:
+        return None
+    if source.kind == OFFLOAD_KIND:
+        return PrefillTarget(
+            worker_id=source.id,
+            address=source.address,
+            handoff=HANDOFF_PULL,
+            kv_fingerprint=source.offload.layout.kv_fingerprint,
+            cached_only=True,
+            is_offload=True,
+        )
+    target = target_of(source)
+    target.cached_only = True
+    return target
 
 
 def target_of(member: Member) -> PrefillTarget:

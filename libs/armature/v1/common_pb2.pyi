@@ -722,11 +722,11 @@ class ServingInfo(_message.Message):
     onboard_s: _builtins.float
     """From asking for these to the last of them."""
     pull_worker: _builtins.str
-    """Who gave `transferred_tokens` out of its cache; empty: nobody."""
+    """The worker, or another node's kv-offload, that gave `transferred_tokens` out of its cache; empty: nobody."""
     @_builtins.property
     def onboarded(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierTokens]:
-        """Of `cached_tokens` (on the prefill worker, of `prefill_cached_tokens`), those that were read from tiers below the
-        device.
+        """Of `cached_tokens` (on the prefill worker or from a `pull_worker`, of `prefill_cached_tokens`), those that were read
+        from tiers below the device.
         """
 
     def __init__(

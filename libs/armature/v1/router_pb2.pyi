@@ -628,7 +628,7 @@ class Candidate(_message.Message):
     prefill_worker: _builtins.str
     """Empty: the prompt is computed on the decode worker."""
     pull_worker: _builtins.str
-    """Whose blocks the decode worker reads first; empty: nobody's."""
+    """Whose blocks the decode worker reads first, a worker's or another node's kv-offload's; empty: nobody's."""
     cost: _builtins.float
     """The terms add up to the cost."""
     predicted_ttft_s: _builtins.float

@@ -178,7 +178,7 @@ Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
 
 @_typing.final
 class PrefillTarget(_message.Message):
-    """A worker chosen by the router whose KV of the prompt is read."""
+    """A worker chosen by the router whose KV of the prompt is read, or another node's kv-offload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,6 +188,7 @@ class PrefillTarget(_message.Message):
     RENDEZVOUS_FIELD_NUMBER: _builtins.int
     KV_FINGERPRINT_FIELD_NUMBER: _builtins.int
     CACHED_ONLY_FIELD_NUMBER: _builtins.int
+    IS_OFFLOAD_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     address: _builtins.str
     handoff: _common_pb2.Handoff.ValueType
@@ -195,6 +196,8 @@ class PrefillTarget(_message.Message):
     """The prefill worker's fingerprint; the decode worker computes the prompt itself if it differs from its own."""
     cached_only: _builtins.bool
     """Not to compute the prompt, only to give what it has cached of it: a peer of any role."""
+    is_offload: _builtins.bool
+    """With `cached_only`: it is a kv-offload, which serves KvOffload and not Prefill."""
     @_builtins.property
     def rendezvous(self) -> Global___Rendezvous:
         """For HANDOFF_RENDEZVOUS: given to both sides alike."""
@@ -208,10 +211,11 @@ class PrefillTarget(_message.Message):
         rendezvous: Global___Rendezvous | None = ...,
         kv_fingerprint: _builtins.bytes = ...,
         cached_only: _builtins.bool = ...,
+        is_offload: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rendezvous", b"rendezvous"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cached_only", b"cached_only", "handoff", b"handoff", "kv_fingerprint", b"kv_fingerprint", "rendezvous", b"rendezvous", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cached_only", b"cached_only", "handoff", b"handoff", "is_offload", b"is_offload", "kv_fingerprint", b"kv_fingerprint", "rendezvous", b"rendezvous", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

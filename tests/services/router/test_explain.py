@@ -5,9 +5,11 @@ import time
 import grpc
 import pytest
 
+from armature.index.packing import pack_hashes
 from armature.index.tiers import Tier
 from armature.index.trust import TrustState
 from armature.routing import columns as at
+from armature.runtime.membership import MemberChange
 from armature.runtime.policies import shipped_policies
 from armature.v1.common_pb2 import TIER_G2, TIER_G3
 from armature.v1.router_pb2 import ExplainRequest, Progress, RouteRequest, RouterStatsRequest
@@ -66,6 +68,37 @@ async def test_what_is_read_from_lower_tiers_is_told_by_tier() -> None:
         }
         assert parts == {"d1": [(TIER_G2, 100), (TIER_G3, 100)], "d2": []}
         assert "d1 alone with 10 of G2 and 10 of G3" in decision.reason
+        call.cancel()
+
+
+async def test_a_worker_that_had_better_read_from_another_nodes_kv_offload_is_told_where_and_it_is_explained() -> None:
+    async with scripted_workers("d1", "d2", "o1") as (one, two, offload), routing() as router:
+        one.report(waiting_prefill_tokens=50_000, pull_bytes_per_s=1e10)
+        two.report(pull_bytes_per_s=1e10)
+        router.join(one, two, offload)
+
+        def reports() -> bool:
+            state = router.core.state("m")
+            return bool(state[at.BLOCK_PULL_S].all() and state[at.BUSY_UNTIL_S].any())
+
+        await eventually(reports)
+        index = router.core.index
+        index.add("d1")
+        index.store("o1", range(40), Tier.G2)
+        index.attach("o1", ["d1"])
+        call = router.gateway()
+        (placement,) = await ask(call, query(1, 500))
+        assigned, source = placement.assigned, placement.assigned.prefill
+        assert (assigned.worker_id, source.worker_id, source.address) == ("d2", "o1", offload.address)
+        assert (source.is_offload, source.cached_only, source.kv_fingerprint) == (True, True, b"same")
+        (decision,) = await explain(router, request_id="r1")
+        (chosen,) = [candidate for candidate in decision.candidates if candidate.is_chosen]
+        assert chosen.pull_worker == "o1" and chosen.terms["peer_pull"] > 0
+        assert "d2 alone after reading from o1" in decision.reason
+        # One that leaves, or keeps other blocks now, is read from no more.
+        router.cell.on_change(MemberChange("left", offload.member))
+        (placement,) = await ask(call, query(2, 500, sequence_hashes=pack_hashes([*range(40), *range(90, 100)])))
+        assert not placement.assigned.HasField("prefill")
         call.cancel()
 
 

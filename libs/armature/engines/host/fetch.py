@@ -6,7 +6,6 @@ time only: what has landed is used, and the engine computes the rest.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from opentelemetry.trace import Span
 from armature.blocks.hashing import DIGEST_BYTES
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
+from armature.engines.host.avoided import Avoided
 from armature.engines.host.landing import Landing, LandingReport, explain, reason_of
 from armature.engines.host.prefill_call import PrefillCall
 from armature.performance.linear import LinearModel
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 UNMEASURED_BYTES_PER_S = 1e9
 """Expected of the first reads from peers: such that they are tried where prompts take long."""
-AVOID_S = 5.0
-"""After a sign of death nobody waits for that worker again for so long; then membership tells routers as well."""
 _SIGNS_OF_DEATH = frozenset({"timeout", "unavailable", "deadline_exceeded", "disconnected"})
 
 
@@ -87,6 +85,7 @@ class Fetcher:
         spawn: Spawn,
         limits: FetchLimits,
         costs: Callable[[], LinearModel | None],
+        avoided: Avoided,
     ) -> None:
         self.engine = engine
         self.transports = transports
@@ -95,8 +94,8 @@ class Fetcher:
         self.limits = limits
         self.costs = costs
         """Of the engine's steps by now."""
+        self.avoided = avoided
         self._slots = asyncio.Semaphore(limits.max_fetches)
-        self._avoided: dict[str, float] = {}
         self.bytes_per_s = 0.0
         """Of recent reads; 0 until there was one."""
 
@@ -114,22 +113,13 @@ class Fetcher:
         except (ReadError, PeerError, TimeoutError, grpc.aio.AioRpcError) as error:
             report.failure = reason_of(error)
             if report.failure in _SIGNS_OF_DEATH:
-                self._avoid(order.address)
+                self.avoided.add(order.address)
             log.warning("fetching %s from %s: %s", order.start.request_id, order.address, explain(error))
         except asyncio.CancelledError:
             report.failure = "cancelled"
             raise
         finally:
             await pull.finish()
-
-    def is_avoided(self, address: str) -> bool:
-        """Whether a fetch from there has just failed in a way that the next one would, too."""
-        return self._avoided.get(address, 0.0) > time.monotonic()
-
-    def _avoid(self, address: str) -> None:
-        now_s = time.monotonic()
-        self._avoided = {known: until_s for known, until_s in self._avoided.items() if until_s > now_s}
-        self._avoided[address] = now_s + AVOID_S
 
     def measured(self, size_bytes: int, seconds: float) -> None:
         """Let one read count for `bytes_per_s`."""
@@ -217,7 +207,7 @@ class _Pull:
                 self._call.close_soon(self._fetcher.spawn)
 
 
-def count(report: FetchReport) -> None:
+def count(report: LandingReport) -> None:
     """Add an ended fetch to the metrics."""
     if report.failure:
         metrics.fetch_failures.labels(report.failure).inc()

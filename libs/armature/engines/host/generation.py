@@ -28,8 +28,8 @@ from armature.engines.host.conversion import (
     unpack_tokens,
 )
 from armature.engines.host.duty import Duty
-from armature.engines.host.fetch import Fetcher, FetchOrder, FetchReport
-from armature.engines.host.tiers.onboarder import Onboarder, OnboardReport
+from armature.engines.host.fetch import Fetcher, FetchOrder, FetchReport, count
+from armature.engines.host.tiers.onboarder import Keeper, Onboarder, OnboardReport
 from armature.engines.host.token_stream import TokenStream
 from armature.runtime import telemetry
 from armature.runtime.errors import ArmatureError, CallerError, UnavailableError
@@ -66,7 +66,7 @@ class Generation:
     span: Span
     timer: asyncio.TimerHandle | None = None
     fetching: asyncio.Task[None] | None = None
-    report: FetchReport | None = None
+    report: FetchReport | OnboardReport | None = None
     onboarding: OnboardReport | None = None
     cached_tokens: int = -1
     """-1 until the first token."""
@@ -85,7 +85,7 @@ class Generations:
         engine: Engine,
         hasher: BlockHasher,
         fetcher: Fetcher,
-        onboarder: Onboarder | None = None,
+        onboarder: Onboarder,
         *,
         duty: Duty,
         member_id: str,
@@ -180,6 +180,9 @@ class Generations:
             self._engine.finish_remote(reserved.request_id, 0)
             return
         request = generation.request
+        if request.prefill.is_offload:
+            generation.report = self._onboarder.begin(reserved, self._keeper(request.prefill), self._fetcher.costs())
+            return
         start = PrefillStart(
             request_id=request.request_id,
             model=request.model,
@@ -194,8 +197,19 @@ class Generations:
             keep_s=request.keep_s,
         )
         order = FetchOrder(request.prefill.address, start, reserved, telemetry.traceparent_of(generation.span))
-        generation.report = FetchReport()
-        self._spawn(self._fetch(generation, order, generation.report))
+        generation.report = report = FetchReport()
+        self._spawn(self._fetch(generation, order, report))
+
+    def _keeper(self, target: PrefillTarget) -> Keeper:
+        """Another node's kv-offload; reading from there is like reading from a peer."""
+        return Keeper(
+            target.worker_id,
+            target.address,
+            read=self._fetcher.measured,
+            answered=lambda _: None,
+            ended=count,
+            is_asked_for_all=True,
+        )
 
     async def _fetch(self, generation: Generation, order: FetchOrder, report: FetchReport) -> None:
         if generation.has_ended:
@@ -284,7 +298,7 @@ class Generations:
         if target.kv_fingerprint != info.kv_fingerprint:
             metrics.fetch_failures.labels("fingerprint").inc()
             return False
-        if self._fetcher.is_avoided(target.address):
+        if target.address in self._fetcher.avoided:
             metrics.fetch_failures.labels("avoided").inc()
             return False
         return True
@@ -328,11 +342,15 @@ class Generations:
             generation.onboarding.describe(info, self._engine.info.block_size)
         metrics.cached_tokens.inc(cached_tokens)
 
-    def _describe_source(self, target: PrefillTarget, report: FetchReport, info: common.ServingInfo) -> None:
+    def _describe_source(
+        self, target: PrefillTarget, report: FetchReport | OnboardReport, info: common.ServingInfo
+    ) -> None:
         if target.cached_only:
             info.pull_worker = target.worker_id
             info.prefill_cached_tokens = info.cached_tokens + report.blocks * self._engine.info.block_size
-        else:
+        if isinstance(report, OnboardReport):
+            report.describe(info, self._engine.info.block_size)
+        elif not target.cached_only:
             info.prefill_worker = target.worker_id
             info.prefill_cached_tokens = report.prefill_cached_tokens
             info.onboarded.extend(report.onboarded)
@@ -361,8 +379,7 @@ class Generations:
             generation.fetching.cancel()  # and then aborted, see `_fetch`
         else:
             self._engine.abort(generation.engine_id)
-            if self._onboarder is not None:
-                self._onboarder.cancel(generation.engine_id)
+            self._onboarder.cancel(generation.engine_id)
 
     def _detach(self, generation: Generation) -> None:
         if generation.stream is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from armature.blocks.hashing import BlockHasher
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
+from armature.engines.host.avoided import Avoided
 from armature.engines.host.decode_servicer import DecodeServicer
 from armature.engines.host.duty import Duty
 from armature.engines.host.embedding import Embeddings
@@ -83,14 +84,16 @@ class WorkerHost:
         self._server: RpcServer | None = None
         self.tiers: NodeTiers | None = None
         """Is to be told of kv-offloads; None: blocks are kept on the device only."""
-        self.onboarder: Onboarder | None = None
         self.offloader: Offloader | None = None
         """Is to be run."""
         if limits.offload is not None:
             self.tiers = NodeTiers(engine, identity.node, channels, spawn)
-            self.onboarder = Onboarder(engine, transports, self.tiers, spawn)
             self.offloader = Offloader(engine, transports, self.tiers, self._address, limits.offload)
-        self.fetcher = Fetcher(engine, transports, channels, spawn, limits.fetch, lambda: self.board.load.step_costs)
+        avoided = Avoided()
+        self.onboarder = Onboarder(engine, transports, channels, spawn, avoided)
+        self.fetcher = Fetcher(
+            engine, transports, channels, spawn, limits.fetch, lambda: self.board.load.step_costs, avoided
+        )
         self.stagings = Stagings(
             engine,
             transports,
@@ -134,8 +137,8 @@ class WorkerHost:
             self.failed.set()
 
     def _onboard(self, reserved: Reserved, load: EngineLoad) -> None:
-        assert self.onboarder is not None, "an engine without tiers below has reserved room for their blocks"
-        report = self.onboarder.begin(reserved, load.step_costs)
+        assert self.tiers is not None, "an engine without tiers below has reserved room for their blocks"
+        report = self.onboarder.begin(reserved, self.tiers.keeper, load.step_costs)
         self.generations.on_onboarding(reserved.request_id, report)
         self.stagings.on_onboarding(reserved.request_id, report)
 

@@ -60,7 +60,8 @@ class WorkerSettings(CommonSettings):
     )
     offload_bytes_per_s: float = option(0.0, help="most KV copied there in a second; 0: no limit")
     peer_pull: bool = option(
-        False, help="read cached prompts out of other workers' memory where that is quicker; yes on a quick network"
+        False,
+        help="read cached prompts from other workers and nodes' kv-offloads where quicker; yes on a quick network",
     )
     lease_s: float = option(30.0, help="how long staged KV outlives its reader's call; longer than any read takes")
     max_stagings: int = option(256, help="prompts staged for readers at a time; further ones are refused")

@@ -53,7 +53,7 @@ class Stagings:
         *,
         lease_s: float,
         max_stagings: int,
-        onboarder: Onboarder | None = None,
+        onboarder: Onboarder,
     ) -> None:
         self._engine = engine
         self._transports = transports
@@ -151,8 +151,7 @@ class Stagings:
         if prompt.released:
             return
         self._engine.stop_prefill(prompt.staging_id)
-        if self._onboarder is not None:
-            self._onboarder.cancel(prompt.staging_id)
+        self._onboarder.cancel(prompt.staging_id)
         self._leases.grant(prompt.staging_id, self._now_s() + self.lease_s)
         self._set_timer()
 

@@ -10,6 +10,7 @@ from typing import Any
 from armature.blocks.events import KvEventKind
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
+from armature.engines.host.tiers.onboarder import Keeper, OnboardReport, layout_of
 from armature.engines.host.tiers.speeds import TierSpeeds
 from armature.index.tiers import Tier
 from armature.index.tracker import BatchHeader, SourceTracker, Verdict
@@ -19,7 +20,7 @@ from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
 from armature.runtime.tasks import Spawn
 from armature.scheduling.lower_tiers import TierChange, TierSpeed
-from armature.v1.common_pb2 import KvLayout, Member
+from armature.v1.common_pb2 import Member
 from armature.v1.kv_offload_pb2_grpc import KvOffloadStub
 from armature.v1.worker_pb2 import KvEvent, KvEventBatch, KvEventsRequest
 
@@ -39,8 +40,7 @@ class NodeTiers:
         self._engine = engine
         self._node = node
         self._channels = channels
-        info = engine.info
-        self.layout = KvLayout(kv_fingerprint=info.kv_fingerprint, block_bytes=info.block_bytes)
+        self.layout = layout_of(engine)
         self._streams = MemberStreams("KV events", channels, spawn, self._read)
         self._speeds = TierSpeeds()
         self._heard: Member | None = None
@@ -49,6 +49,14 @@ class NodeTiers:
     def member(self) -> Member | None:
         """Whom to ask; None: nobody."""
         return self._heard
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """From whom to onboard; None: nobody."""
+        member = self._heard
+        if member is None:
+            return None
+        return Keeper(member.id, member.address, self._read_so_much, self._speeds.answered, self._count)
 
     @property
     def speeds(self) -> dict[Tier, TierSpeed]:
@@ -66,19 +74,26 @@ class NodeTiers:
         if change.kind == "left" and self._heard is not None and self._heard.id == member.id:
             self._lose()
 
-    def read(self, size_bytes: int, seconds: float) -> None:
-        """Blocks have been read out of host memory."""
-        self._speeds.read(size_bytes, seconds)
-        self._tell_speeds()
-
-    def answered(self, seconds: float) -> None:
-        """It has begun to answer a worker that onboards."""
-        self._speeds.answered(seconds)
-
     def lifts(self, speeds: dict[Tier, TierSpeed]) -> None:
         """It has told how quickly blocks come up to host memory."""
         self._speeds.lifts = speeds
         self._tell_speeds()
+
+    def _read_so_much(self, size_bytes: int, seconds: float) -> None:
+        self._speeds.read(size_bytes, seconds)
+        self._tell_speeds()
+
+    def _count(self, report: OnboardReport) -> None:
+        info = self._engine.info
+        if report.failure:
+            metrics.onboard_failures.labels(report.failure).inc()
+        for tier, tokens in report.tokens_by_tier(info.block_size).items():
+            name, blocks = tier.name.lower(), tokens // info.block_size
+            metrics.onboarded_tokens.labels(name).inc(tokens)
+            metrics.onboarded_blocks.labels(name).inc(blocks)
+            metrics.onboarded_bytes.labels(name).inc(blocks * info.block_bytes)
+        if report.blocks:
+            metrics.onboard_s.observe(report.seconds)
 
     def _tell_speeds(self) -> None:
         for tier, speed in self._speeds.to_device.items():

@@ -1,24 +1,25 @@
-"""Reads blocks of prompts back from the node's kv-offload, into room that the scheduler has reserved for them.
+"""Reads blocks of prompts from a kv-offload, into room that the scheduler has reserved for them.
 
-The scheduler has decided that reading is quicker; here it is done, and given up as soon as computing would be. Requests
-that are read for wait, all others are computed meanwhile.
+The scheduler has decided that reading from the own node is quicker, the router that it is from another; here it is
+done, and given up as soon as computing would be. Requests that are read for wait, all others are computed meanwhile.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
+from armature.engines.host.avoided import Avoided
 from armature.engines.host.landing import Landing, LandingReport, explain, reason_of
-from armature.engines.host.tiers.node_tiers import NodeTiers
 from armature.index.tiers import Tier
 from armature.performance.linear import LinearModel
+from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import PeerError
 from armature.runtime.tasks import Spawn
 from armature.scheduling.patience import Patience
@@ -26,15 +27,14 @@ from armature.scheduling.request import Reserved
 from armature.transfer.region import ReadError
 from armature.transfer.source import Source
 from armature.transfer.transports import Transports
-from armature.v1.common_pb2 import Member, ServingInfo
+from armature.v1.common_pb2 import KvLayout, ServingInfo
 from armature.v1.common_pb2 import Tier as WireTier
 from armature.v1.kv_offload_pb2 import OnboardDone, OnboardRequest, OnboardUpdate, ReadyBlocks
+from armature.v1.kv_offload_pb2_grpc import KvOffloadStub
 from armature.v1.worker_pb2 import StagedBlocks
 
 log = logging.getLogger(__name__)
 
-AVOID_S = 5.0
-"""So long nobody waits for a kv-offload that has not answered in time."""
 UNKNOWN_S = 2.0
 """How long to wait for blocks while nobody knows what computing them takes."""
 CALL_TIMEOUT_S = 60.0
@@ -66,9 +66,25 @@ class OnboardReport(LandingReport):
         info.onboard_s = self.seconds
 
 
+class Keeper(NamedTuple):
+    """A kv-offload to read from, and who learns how that goes."""
+
+    name: str
+    address: str
+    read: Callable[[int, float], None]
+    """Of the bytes and seconds of every read."""
+    answered: Callable[[float], None]
+    """Of the seconds until blocks were promised."""
+    ended: Callable[[OnboardReport], None]
+    """Of everything, once it is over."""
+    is_asked_for_all: bool = False
+    """Whether it is asked for the whole prompt: that it has only the beginning is no failure then."""
+
+
 @dataclass(slots=True, eq=False)
 class _Onboarding:
     reserved: Reserved
+    keeper: Keeper
     report: OnboardReport = field(default_factory=OnboardReport)
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
@@ -77,28 +93,31 @@ class _Onboarding:
 class Onboarder:
     """Onboards for one engine; as many prompts at a time as the scheduler reserves room for."""
 
-    def __init__(self, engine: Engine, transports: Transports, node: NodeTiers, spawn: Spawn) -> None:
+    def __init__(
+        self, engine: Engine, transports: Transports, channels: ChannelPool, spawn: Spawn, avoided: Avoided
+    ) -> None:
         self._engine = engine
         self._transports = transports
-        self._node = node
+        self._channels = channels
         self._spawn = spawn
+        self._avoided = avoided
         self._all: dict[str, _Onboarding] = {}
-        self._avoid_until_s = 0.0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def begin(self, reserved: Reserved, costs: LinearModel | None) -> OnboardReport:
-        """Read what was reserved for; the report that comes back is complete by the request's first token."""
-        onboarding = _Onboarding(reserved)
-        member = self._node.member
-        if member is None or _now_s() < self._avoid_until_s:
-            onboarding.report.failure = "away" if member is None else "avoided"
-            metrics.onboard_failures.labels(onboarding.report.failure).inc()
+    def begin(self, reserved: Reserved, keeper: Keeper | None, costs: LinearModel | None) -> OnboardReport:
+        """Read what was reserved for; the report that comes back is complete by the request's first token.
+
+        There may be no `keeper`: the node's kv-offload has gone after it was told what it has.
+        """
+        if keeper is None or keeper.address in self._avoided:
+            report = OnboardReport(failure="away" if keeper is None else "avoided")
+            metrics.onboard_failures.labels(report.failure).inc()
             self._engine.finish_remote(reserved.request_id, 0)
-        else:
-            self._all[reserved.request_id] = onboarding
-            self._spawn(self._run(onboarding, member, costs))
+            return report
+        onboarding = self._all[reserved.request_id] = _Onboarding(reserved, keeper)
+        self._spawn(self._run(onboarding, costs))
         return onboarding.report
 
     def cancel(self, request_id: str) -> None:
@@ -110,19 +129,19 @@ class Onboarder:
             if onboarding.task is not None:
                 onboarding.task.cancel()
 
-    async def _run(self, onboarding: _Onboarding, member: Member, costs: LinearModel | None) -> None:
-        reserved, report = onboarding.reserved, onboarding.report
-        landing = Landing(self._engine, reserved, report, self._node.read)
+    async def _run(self, onboarding: _Onboarding, costs: LinearModel | None) -> None:
+        reserved, keeper, report = onboarding.reserved, onboarding.keeper, onboarding.report
+        landing = Landing(self._engine, reserved, report, keeper.read)
         onboarding.task = asyncio.current_task()
         began_s = _now_s()
         try:
             if not onboarding.is_cancelled:
-                await self._read(landing, onboarding, member, self._patience(reserved, costs))
+                await self._read(landing, onboarding, self._patience(reserved, costs))
         except (ReadError, PeerError, TimeoutError, grpc.aio.AioRpcError) as error:
             report.failure = reason_of(error)
             if not report.tiers:  # it has not even answered
-                self._avoid_until_s = _now_s() + AVOID_S
-            log.info("onboarding %d blocks from %s: %s", len(reserved.block_ids), member.id, explain(error))
+                self._avoided.add(keeper.address)
+            log.info("onboarding %d blocks from %s: %s", len(reserved.block_ids), keeper.name, explain(error))
         except asyncio.CancelledError:
             report.failure = "cancelled"
             if not onboarding.is_cancelled:
@@ -130,7 +149,7 @@ class Onboarder:
         finally:
             report.seconds = _now_s() - began_s
             del self._all[reserved.request_id]
-            _count(report, self._engine.info.block_size, self._engine.info.block_bytes)
+            keeper.ended(report)
             await landing.finish()
 
     def _patience(self, reserved: Reserved, costs: LinearModel | None) -> Patience:
@@ -142,20 +161,23 @@ class Onboarder:
             unknown_s=UNKNOWN_S,
         )
 
-    async def _read(self, landing: Landing, onboarding: _Onboarding, member: Member, patience: Patience) -> None:
-        reserved, report = onboarding.reserved, onboarding.report
+    async def _read(self, landing: Landing, onboarding: _Onboarding, patience: Patience) -> None:
+        reserved, keeper, report = onboarding.reserved, onboarding.keeper, onboarding.report
         digests = b"".join(reserved.digests)
-        request = OnboardRequest(layout=self._node.layout, digests=digests, tenant=reserved.tenant)
-        call: Any = self._node.stub(member).Onboard(request, timeout=CALL_TIMEOUT_S)
+        request = OnboardRequest(layout=layout_of(self._engine), digests=digests, tenant=reserved.tenant)
+        stub: Any = KvOffloadStub(self._channels.get(keeper.address))
+        call = stub.Onboard(request, timeout=CALL_TIMEOUT_S)
         try:
             began_s = _now_s()
             deadline_s = patience.deadline_s(0, began_s)
             start = await _next(call, deadline_s)
             if start.WhichOneof("step") != "start":
                 raise PeerError("kv-offload did not begin with where the blocks are")
-            self._node.answered(_now_s() - began_s)
-            source = Source.of(member.address, start.start.source)
+            keeper.answered(_now_s() - began_s)
+            source = Source.of(keeper.address, start.start.source)
             report.tiers = [Tier(tier) for tier in start.start.tiers]
+            patience.promised(len(report.tiers))
+            deadline_s = patience.deadline_s(0, _now_s())
             transport = self._transports.choose(source)
             ready = ReadyBlocks(block_ids=start.start.block_ids)
             while landing.missing_blocks:
@@ -169,7 +191,8 @@ class Onboarder:
                         return
                 update = await _next(call, deadline_s)
                 if update.WhichOneof("step") != "ready":
-                    report.failure = _ENDS.get(update.done.reason, "protocol")
+                    if not (keeper.is_asked_for_all and _has_given_all(update, report)):
+                        report.failure = _ENDS.get(update.done.reason, "protocol")
                     return
                 ready = update.ready
         finally:
@@ -184,16 +207,13 @@ async def _next(call: Any, deadline_s: float) -> OnboardUpdate:
     return message
 
 
-def _count(report: OnboardReport, block_size: int, block_bytes: int) -> None:
-    if report.failure:
-        metrics.onboard_failures.labels(report.failure).inc()
-    for tier, tokens in report.tokens_by_tier(block_size).items():
-        name = tier.name.lower()
-        metrics.onboarded_tokens.labels(name).inc(tokens)
-        metrics.onboarded_blocks.labels(name).inc(tokens // block_size)
-        metrics.onboarded_bytes.labels(name).inc(tokens // block_size * block_bytes)
-    if report.blocks:
-        metrics.onboard_s.observe(report.seconds)
+def _has_given_all(update: OnboardUpdate, report: OnboardReport) -> bool:
+    return update.done.reason == OnboardDone.REASON_COMPLETE and report.blocks > 0
+
+
+def layout_of(engine: Engine) -> KvLayout:
+    """What tells blocks of this engine from foreign ones."""
+    return KvLayout(kv_fingerprint=engine.info.kv_fingerprint, block_bytes=engine.info.block_bytes)
 
 
 def _now_s() -> float:
