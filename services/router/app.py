@@ -11,6 +11,7 @@ from armature.routing.queueing.dispatcher import Dispatcher
 from armature.routing.router import RoutingCore
 from armature.runtime import service
 from armature.runtime.assumptions import Assumptions
+from armature.runtime.cell import Cell
 from armature.runtime.index_replica import Replica
 from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import OFFLOAD_KIND, WORKER_KINDS
@@ -18,7 +19,6 @@ from armature.runtime.redis_client import RedisClient
 from armature.runtime.runtime import Runtime
 from armature.v1 import router_pb2_grpc
 from armature.v1.router_pb2 import RouteRequest
-from services.router.cell import Cell
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
 

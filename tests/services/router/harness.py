@@ -14,13 +14,13 @@ from armature.routing.history import History
 from armature.routing.policy import Assumed, Policy
 from armature.routing.queueing.dispatcher import Dispatcher
 from armature.routing.router import RoutingCore
+from armature.runtime.cell import Cell
 from armature.runtime.channels import ChannelPool
 from armature.runtime.policies import load_policy
 from armature.runtime.roster import MemberChange
 from armature.runtime.server import RpcServer
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
 from armature.v1.router_pb2_grpc import RouterStub, add_RouterServicer_to_server
-from services.router.cell import Cell
 from services.router.servicer import RouterServicer
 from tests.support.scripted_worker import ScriptedWorker
 
