@@ -30,8 +30,10 @@ class ModelTokenizer:
         self.seconds_per_character = seconds_per_character(self.encoder)
         """Of making tokens of text: at first of text that is hard on purpose, then of what comes."""
         self.cut = cut_pattern(tokenizer)
-        self.vocab_size = 1 + max(tokenizer.get_vocab().values(), default=-1)
+        ids = tokenizer.get_vocab()
+        self.vocab_size = 1 + max(ids.values(), default=-1)
         """Above every id that encoding gives, added tokens included."""
+        self.vocabulary.learn(ids)
         self._template = template
         self._bytes_per_token = max_bytes_per_token(tokenizer, definition)
 

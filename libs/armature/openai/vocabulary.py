@@ -6,7 +6,7 @@ decoders (WordPiece, CTC) look at neighbours: `is_concatenative` is false and th
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,13 +26,15 @@ class Vocabulary:
         self.tokenizer = tokenizer
         decoder = msgspec.json.decode(definition, type=_DecoderOnly).decoder
         added = tokenizer.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._special_contents = frozenset(token.content for token in added.values() if token.special)
         self._to_bytes = _bytes_of_token(decoder)
         self._bytes = _Known(self._bytes_of)
         self._names = _Known(lambda token_id: self._bytes[token_id].decode("utf-8", "replace"))
         self._showing: dict[frozenset[str], Callable[[int], bytes]] = {}
-        self.visible: Callable[[int], bytes] = _Known(self._visible_bytes).__getitem__
+        self._visible = _Known(self._visible_bytes)
+        self.visible: Callable[[int], bytes] = self._visible.__getitem__
         """What a token adds to an answer: nothing if it is special or unknown. Only if `is_concatenative`."""
 
     @property
@@ -51,6 +53,14 @@ class Vocabulary:
         """The tokens with these names, as far as there are any."""
         ids = (self.tokenizer.token_to_id(name) for name in names)
         return frozenset(token_id for token_id in ids if token_id is not None)
+
+    def learn(self, vocabulary: Mapping[str, int]) -> None:
+        """Look these names' tokens up now, so that no answer has to: one met for the first time costs twenty known."""
+        to_bytes, visible = self._to_bytes, self._visible
+        if to_bytes is not None:
+            visible.update({token_id: to_bytes(name) for name, token_id in vocabulary.items()})
+            for token_id in self._added_ids:  # may be hidden, and may have the id of another token
+                visible.pop(token_id, None)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The token by itself, special ones by their name; empty if there is no such token."""
@@ -116,7 +126,7 @@ class _ByteLevel(_ToBytes):
 
     def __call__(self, token: str) -> bytes:
         try:
-            return bytes([self._byte_of[character] for character in token])
+            return bytes(map(self._byte_of.__getitem__, token))
         except KeyError:  # an added token is written as it is
             return token.encode()
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armature.openai.detokenizer import detokenizer
+from armature.openai.vocabulary import Vocabulary
 from tests.unit.openai.vocabularies import CORPUS, FAMILIES, vocabulary
 
 TEXTS = st.one_of(
@@ -108,3 +109,13 @@ def test_decoders_that_look_at_neighbours_show_them_too() -> None:
     inner = words.tokenizer.encode("quick", add_special_tokens=False).ids
     stream = detokenizer(words, shown=frozenset([name]))
     assert stream.feed([special, *inner]) + stream.finish() == f"{name} quick"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_learnt_ahead_are_what_they_would_be_when_met(family: str) -> None:
+    met, tokenizer = vocabulary(family), vocabulary(family).tokenizer
+    learnt = Vocabulary(tokenizer, tokenizer.to_str().encode())
+    learnt.learn(tokenizer.get_vocab())
+    if met.is_concatenative:
+        ids = range(tokenizer.get_vocab_size() + 2)
+        assert [learnt.visible(token_id) for token_id in ids] == [met.visible(token_id) for token_id in ids]
