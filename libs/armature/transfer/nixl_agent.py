@@ -91,7 +91,7 @@ class NixlAgent:
             failed.set_exception(ReadError("invalid", str(error)))
             return failed
         count = len(local_ids)
-        num_parts = min(len(self._threads), count * remote.block_bytes // _PART_BYTES) or 1
+        num_parts = min(len(self._threads), count, count * remote.block_bytes // _PART_BYTES) or 1
         cuts = pairwise([count * part // num_parts for part in range(num_parts + 1)])
         return _together(
             [

@@ -52,6 +52,17 @@ async def test_blocks_arrive_where_they_were_asked_for(reader: Reader, env: dict
         assert not reader.memory[untouched].any()
 
 
+async def test_one_large_block_arrives_although_there_are_two_readers() -> None:
+    (memory, region), (far_memory, far_region) = pool(2, 4 << 20), pool(2, 4 << 20)
+    far_memory[1] = 7
+    reader, far = await NixlAgent.start(region), await NixlAgent.start(far_region)
+    with far.attending():
+        await asyncio.wait_for(reader.read(far.metadata, far_region, [0], [1]), 10)
+    assert (memory[0] == 7).all() and not memory[1].any()
+    await reader.close()
+    await far.close()
+
+
 async def test_many_reads_at_once_all_end(reader: Reader, env: dict[str, str]) -> None:
     async with nixl_peer(NUM_BLOCKS, BLOCK_BYTES, **env) as peer:
         reads = [reader.agent.read(peer.metadata, peer.region, [i], [NUM_BLOCKS - 1 - i]) for i in range(NUM_BLOCKS)]
