@@ -21,6 +21,7 @@ class HostBlockMemory:
         flat = np.zeros(num_blocks * block_bytes, dtype=np.uint8)  # numpy asks for huge pages: transports read faster
         self._flat = flat.data
         self._bytes = flat.reshape(num_blocks, block_bytes)
+        self._digests = self._bytes[:, -DIGEST_BYTES:].view(f"V{DIGEST_BYTES}")[:, 0]
 
     @property
     def base_address(self) -> int:
@@ -33,8 +34,7 @@ class HostBlockMemory:
         self._bytes[list(block_ids)] = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.block_bytes)
 
     def digests(self, block_ids: Sequence[int]) -> list[BlockDigest]:
-        found = self._bytes[list(block_ids), -DIGEST_BYTES:].tobytes()
-        return [BlockDigest(found[start : start + DIGEST_BYTES]) for start in range(0, len(found), DIGEST_BYTES)]
+        return self._digests[list(block_ids)].tolist()
 
     def view(self, block_id: int) -> memoryview:
         """The block's own bytes."""

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from operator import not_
-from typing import NamedTuple
+from operator import eq, not_
+from typing import NamedTuple, cast
 
 from armature.blocks.events import KvEvent, KvEventKind
 from armature.blocks.hashing import BlockDigest
@@ -36,8 +36,9 @@ from armature.transfer.transports import Transport, Transports
 log = logging.getLogger(__name__)
 
 _STEP_INTERVAL_S = 0.25
-_PIECE_BYTES = 32 * 1024 * 1024
-"""Of one read: milliseconds over NIXL, so that offers of several workers take turns."""
+_PIECE_BYTES = 64 * 1024 * 1024
+"""Of one read: milliseconds over NIXL, so that offers of several workers take turns. Smaller ones take turns with our
+own work for them, too: every end of one costs NIXL's threads and the event loop some tenths of a millisecond."""
 _PATIENCE_S = 0.5
 """How long an offer waits for tiers below that are slow; then blocks go that did not get there."""
 _WAITING_FOR_EACH = 16
@@ -133,7 +134,7 @@ class NodeStore:
         for change in self.tiers.take_changes():
             kind = KvEventKind.STORED if change.is_stored else KvEventKind.REMOVED
             for first in range(0, len(change.digests), HASHES_PER_MESSAGE):
-                digests = tuple(BlockDigest(one) for one in change.digests[first : first + HASHES_PER_MESSAGE])
+                digests = tuple(cast(list[BlockDigest], change.digests[first : first + HASHES_PER_MESSAGE]))
                 events.append(KvEvent(self.log.next_seq + len(events), kind, digests, change.tier))
         self.log.append(events)
         self.news.fire()
@@ -202,8 +203,8 @@ class NodeStore:
         answers[indices.start : indices.stop] = made.answers
         if not made.reservation_id:
             return None
-        wanted = [i for i, place in zip(indices, made.places, strict=True) if place is not None]
-        slots = [place.slot for place in made.places if place is not None]
+        wanted = [i for i, slot in zip(indices, made.slots, strict=True) if slot is not None]
+        slots = [slot for slot in made.slots if slot is not None]
         done = transport.read(offer.source, slots, [offer.block_ids[i] for i in wanted])
         return _Piece(made.reservation_id, wanted, slots, done, time.monotonic())
 
@@ -212,8 +213,8 @@ class NodeStore:
         goods = [False] * len(piece.slots)
         try:
             await piece.done
-            found = self.pool.digests(piece.slots)
-            goods = [one == offer.digests[i] for i, one in zip(piece.wanted, found, strict=True)]
+            expected = [offer.digests[i] for i in piece.wanted]
+            goods = list(map(eq, self.pool.digests(piece.slots), expected))
             now_s, size_bytes = time.monotonic(), len(goods) * self.pool.block_bytes
             taken_s = now_s - max(piece.started_s, self._read_until_s)
             self._read_until_s = now_s

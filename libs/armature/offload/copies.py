@@ -30,6 +30,11 @@ class CopyState(Enum):
     """Nobody finds it any more; its room is free when the last reader has gone."""
 
 
+# Looked up once, for there are many copies.
+_WRITING, _READY = CopyState.WRITING, CopyState.READY
+_NEVER_S = float("inf")
+
+
 class Copy:
     """A block's presence in a tier. Invariant: it may be evicted only if it is ready, unread and not pinned."""
 
@@ -52,7 +57,7 @@ class Copy:
         self.slot = slot
         self.tenant = tenant
         """Whose quota it counts against: who brought it."""
-        self.state = CopyState.WRITING
+        self.state = _WRITING
         self.readers = 0
         self.is_pinned = False
         self.is_above = False
@@ -62,8 +67,8 @@ class Copy:
         self.ticket = -1
         self.is_queued = False
         """Its entries stand in all of the space's queues."""
-        self.expires_s = float("inf")
+        self.expires_s = _NEVER_S
 
     @property
     def is_evictable(self) -> bool:
-        return not self.readers and self.state is CopyState.READY and not self.is_pinned
+        return not self.readers and self.state is _READY and not self.is_pinned

@@ -4,7 +4,7 @@ A number is made anew only when its block is touched, so that a heap can hold al
 """
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -129,10 +129,17 @@ class EvictionQueue:
 
     def push(self, copy: Copy, num_live: int) -> None:
         """Enter a block that may go; of `num_live` there may be entries that are not void."""
-        if len(self._heap) > 2 * num_live + _SLACK:
-            self._heap = [entry for entry in self._heap if _is_true(entry)]
-            heapq.heapify(self._heap)
+        self._tidy(num_live)
         heapq.heappush(self._heap, (not copy.is_above, copy.number, copy.ticket, copy))
+
+    def push_newest(self, copies: Sequence[Copy], num_live: int) -> None:
+        """The same for blocks with numbers no lower than any, whose tickets are higher than any and ascend."""
+        self._tidy(num_live)
+        if any(copy.is_above for copy in copies):
+            for copy in copies:
+                heapq.heappush(self._heap, (not copy.is_above, copy.number, copy.ticket, copy))
+        else:  # behind everything that is there: a heap stays one
+            self._heap += [(True, copy.number, copy.ticket, copy) for copy in copies]
 
     def first(self) -> Copy | None:
         """Who goes next; it stays in the queue until its ticket changes."""
@@ -140,6 +147,11 @@ class EvictionQueue:
         while heap and not _is_true(heap[0]):
             heapq.heappop(heap)
         return heap[0][3] if heap else None
+
+    def _tidy(self, num_live: int) -> None:
+        if len(self._heap) > 2 * num_live + _SLACK:
+            self._heap = [entry for entry in self._heap if _is_true(entry)]
+            heapq.heapify(self._heap)
 
 
 def _is_true(entry: tuple[bool, float, int, Copy]) -> bool:

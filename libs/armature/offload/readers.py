@@ -43,8 +43,7 @@ class Readers:
         """
         top, lease_id = self._tiers.top, self._last_id + 1
         held: list[tuple[TierSpace, Copy]] = []
-        for digest in digests:
-            copy = top.ready(digest)
+        for digest, copy in zip(digests, top.ready_each(digests), strict=True):
             if copy is not None:
                 best = (top, copy)
             else:
@@ -167,4 +166,4 @@ class Readers:
 
 
 def _places(held: Sequence[tuple[TierSpace, Copy]]) -> list[Place]:
-    return [Place(space.tier, copy.slot) for space, copy in held]
+    return [Place._make((space.tier, copy.slot)) for space, copy in held]

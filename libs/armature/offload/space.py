@@ -78,10 +78,14 @@ class TierSpace:
         copy = self._copies.get(digest)
         return copy if copy is not None and copy.state is CopyState.READY else None
 
+    def ready_each(self, digests: Iterable[bytes]) -> list[Copy | None]:
+        """For each block what `ready` says."""
+        ready, found = CopyState.READY, map(self._copies.get, digests)
+        return [copy if copy is not None and copy.state is ready else None for copy in found]
+
     def ready_of(self, digests: Iterable[bytes]) -> list[Copy]:
         """The copies of those whose bytes are there."""
-        found = map(self._copies.get, digests)
-        return [copy for copy in found if copy is not None and copy.state is CopyState.READY]
+        return [copy for copy in self.ready_each(digests) if copy is not None]
 
     def victim(self, tenant: str) -> Copy | None:
         """Who would go for a block of this tenant; None: somebody need not, or nobody can."""
@@ -176,6 +180,17 @@ class TierSpace:
         copy.ticket = self._last_ticket
         copy.is_queued = False
         self.enqueue(copy)
+
+    def have_come(self, copies: Sequence[Copy]) -> None:
+        """The bytes of new blocks are there; for tiers whose blocks go in the order of their tickets."""
+        assert self.is_lru, "other orders look at each block"
+        first, ready = self._last_ticket + 1, CopyState.READY
+        self._last_ticket += len(copies)
+        for ticket, copy in enumerate(copies, first):
+            copy.ticket, copy.state, copy.is_queued = ticket, ready, True
+        self._queue.push_newest(copies, len(self._copies))
+        for copy in copies if self._has_quotas else ():
+            self._queue_of(copy.tenant).push(copy, self._held[copy.tenant])
 
     def enqueue(self, copy: Copy) -> None:
         """Let a block be evicted, if nothing else keeps it."""

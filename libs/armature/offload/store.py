@@ -16,7 +16,7 @@ from typing import NamedTuple
 from armature.blocks.leases import LeaseTable
 from armature.index.tiers import Tier
 from armature.offload.cascade import CopyJob
-from armature.offload.copies import Copy, CopyState, Found, Place
+from armature.offload.copies import Copy, CopyState, Found
 from armature.offload.ledger import NO_FACTS, Facts
 from armature.offload.policy import OffloadPolicy, TierShape
 from armature.offload.readers import Readers
@@ -64,8 +64,8 @@ class Reservation(NamedTuple):
 
     reservation_id: int
     """0: there is none."""
-    places: Sequence[Place | None]
-    """For each block that was offered; None: it gets none."""
+    slots: Sequence[int | None]
+    """Of the fastest tier, for each block that was offered; None: it gets none."""
     answers: Sequence[Answer]
     """Likewise, why."""
 
@@ -177,10 +177,10 @@ class TierStore:
         ):
             return self._reserve_new(digests, now_s, facts, is_above)
         copies: list[Copy] = []
-        places: list[Place | None] = []
+        slots: list[int | None] = []
         answers: list[Answer] = []
         for digest in digests:
-            places.append(None)
+            slots.append(None)
             if (known := space.get(digest)) is not None:
                 answers.append(Answer.PRESENT)
                 if known.state is CopyState.READY:
@@ -194,9 +194,9 @@ class TierStore:
                 copy = space.add(digest, facts.tenant)
                 copy.is_above = is_above
                 copies.append(copy)
-                places[-1] = space.place(copy)
+                slots[-1] = copy.slot
                 answers.append(Answer.PLACED)
-        return Reservation(self._reserved(copies, now_s), places, answers)
+        return Reservation(self._reserved(copies, now_s), slots, answers)
 
     def _reserve_new(self, digests: Sequence[bytes], now_s: float, facts: Facts, is_above: bool) -> Reservation:
         """The same for blocks that nobody has to think about: the way of most, and four times as quick."""
@@ -205,8 +205,8 @@ class TierStore:
         copies = space.add_all(digests, facts.tenant)
         for copy in copies if is_above else ():
             copy.is_above = True
-        places = [Place(space.tier, copy.slot) for copy in copies]
-        return Reservation(self._reserved(copies, now_s), places, [Answer.PLACED] * len(copies))
+        slots = [copy.slot for copy in copies]
+        return Reservation(self._reserved(copies, now_s), slots, [Answer.PLACED] * len(copies))
 
     def _reserved(self, copies: list[Copy], now_s: float) -> int:
         """Wait for the bytes of blocks; 0: there are none."""
@@ -218,12 +218,12 @@ class TierStore:
         return self._last_id
 
     def commit(self, reservation_id: int, now_s: float, is_good: Sequence[bool] | None = None) -> int:
-        """The bytes have come; `is_good` tells of each block that has a place whether they are right (default: all).
+        """The bytes have come; `is_good` tells of each block that has a slot whether they are right (default: all).
 
         Returns how many blocks can be found now; 0 for a reservation that is over.
 
         Raises:
-            ValueError: `is_good` is not as long as there are places.
+            ValueError: `is_good` is not as long as there are slots.
         """
         reserved = self._reservations.get(reservation_id)
         if reserved is None:
@@ -231,7 +231,7 @@ class TierStore:
         space, copies = reserved
         goods = [True] * len(copies) if is_good is None else is_good
         if len(goods) != len(copies):
-            raise ValueError(f"is_good has {len(goods)} entries; the reservation has {len(copies)} places")
+            raise ValueError(f"is_good has {len(goods)} entries; the reservation has {len(copies)} slots")
         del self._reservations[reservation_id]
         self._ends.release(reservation_id)
         self._tiers.end_write(space, copies, goods, now_s)

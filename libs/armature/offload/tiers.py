@@ -19,7 +19,7 @@ class Change(NamedTuple):
 
     tier: Tier
     is_stored: bool
-    digests: Sequence[bytes]
+    digests: list[bytes]
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Tiers:
         edges = [(self.spaces[tier], self.spaces[low]) for tier, low in pairwise(ordered)]
         self._offers_evicted = [(space, below) for space, below in edges if below.policy.offered == "evicted"]
         self._offers_used = {space.tier: below for space, below in edges if below.policy.offered == "used"}
-        self._changes: list[tuple[Tier, bool, bytes]] = []
+        self._changes: list[Change] = []
 
     def best(self, digest: bytes) -> tuple[TierSpace, Copy] | None:
         """Where a block is read fastest."""
@@ -97,6 +97,11 @@ class Tiers:
     def end_write(self, space: TierSpace, copies: Sequence[Copy], goods: Sequence[bool], now_s: float) -> None:
         """The bytes of blocks have come, or won't; `goods` tells of each."""
         counts = self.counts[space.tier]
+        if space.is_lru and space.tier not in self._offers_used and all(goods):
+            counts.stored += len(copies)
+            space.have_come(copies)
+            self._changed(space.tier, True, [copy.digest for copy in copies])
+            return
         for copy, is_good in zip(copies, goods, strict=True):
             if is_good:
                 counts.stored += 1
@@ -108,13 +113,13 @@ class Tiers:
     def put(self, space: TierSpace, copy: Copy, now_s: float) -> None:
         """A block can be found from now on."""
         copy.state = CopyState.READY
-        self._changes.append((space.tier, True, copy.digest))
+        self._changed(space.tier, True, (copy.digest,))
         self.touch(space, copy, now_s)
 
     def drop(self, space: TierSpace, copy: Copy) -> None:
         """Nobody finds a ready block any more."""
         space.drop(copy)
-        self._changes.append((space.tier, False, copy.digest))
+        self._changed(space.tier, False, (copy.digest,))
 
     def unread(self, space: TierSpace, copy: Copy) -> None:
         """A reader has gone."""
@@ -139,15 +144,15 @@ class Tiers:
 
     def take_changes(self) -> list[Change]:
         """What has changed since the last call; changes of one kind in a row are one."""
-        taken: list[Change] = []
-        run: list[bytes] = []
-        for tier, is_stored, digest in self._changes:
-            if not taken or taken[-1][:2] != (tier, is_stored):
-                run = []
-                taken.append(Change(tier, is_stored, run))
-            run.append(digest)
-        self._changes.clear()
+        taken, self._changes = self._changes, []
         return taken
+
+    def _changed(self, tier: Tier, is_stored: bool, digests: Sequence[bytes]) -> None:
+        last = self._changes[-1] if self._changes else None
+        if last is not None and last.tier is tier and last.is_stored is is_stored:
+            last.digests.extend(digests)
+        else:
+            self._changes.append(Change(tier, is_stored, list(digests)))
 
     def offer(self, below: TierSpace, copy: Copy) -> bool:
         """Have a block copied to the tier below, if it is wanted there; whether it will be."""

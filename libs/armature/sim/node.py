@@ -174,7 +174,7 @@ class Node:
         digests = run.digests[offer.done : offer.done + (count or self.store.top.headroom_blocks)]
         offer.done += len(digests)
         reserved = self.store.reserve(digests, now_s, _facts_of(run.terms))
-        num_blocks = sum([place is not None for place in reserved.places])
+        num_blocks = sum([slot is not None for slot in reserved.slots])
 
         def done(at_s: float) -> None:
             is_good = site.epoch == offer.epoch

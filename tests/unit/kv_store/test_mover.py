@@ -65,9 +65,9 @@ class World:
     async def put(self, number: int) -> None:
         """Have a block in host memory, and wait until what goes for the next one has gone."""
         made = self.tiers.reserve([digest(number)], 0.0)
-        (place,) = made.places
-        assert place is not None
-        self.pool.write([place.slot], content(number, BLOCK_BYTES))
+        (slot,) = made.slots
+        assert slot is not None
+        self.pool.write([slot], content(number, BLOCK_BYTES))
         self.tiers.commit(made.reservation_id, 0.0)
         self.mover.wake()
         await eventually(lambda: not self.tiers.wants_copies)

@@ -74,8 +74,9 @@ class StoreMachine(RuleBasedStateMachine):
         top = self.store.spaces[Tier.G2]
         before, was_held = set(self.told[Tier.G2]), top.held_by(tenant)
         made = self.store.reserve(digests, self.now_s, Facts(tenant=tenant), is_above=is_above)
-        placed = [(digest, place) for digest, place in zip(digests, made.places, strict=True) if place]
-        assert [answer is Answer.PLACED for answer in made.answers] == [place is not None for place in made.places]
+        slots = zip(digests, made.slots, strict=True)
+        placed = [(digest, Place(Tier.G2, slot)) for digest, slot in slots if slot is not None]
+        assert [answer is Answer.PLACED for answer in made.answers] == [slot is not None for slot in made.slots]
         assert bool(placed) == bool(made.reservation_id)
         for digest, place in placed:
             self.memory[place] = SCRIBBLE

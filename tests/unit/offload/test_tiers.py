@@ -341,7 +341,7 @@ def test_a_damaged_block_is_forgotten_at_once_and_its_slot_when_it_is_unread() -
 def test_commit_must_tell_of_every_block() -> None:
     store = store_of({}, 4)
     made = store.reserve([digest(1), digest(2)], 0.0)
-    with pytest.raises(ValueError, match="is_good has 1 entries; the reservation has 2 places"):
+    with pytest.raises(ValueError, match="is_good has 1 entries; the reservation has 2 slots"):
         store.commit(made.reservation_id, 0.0, [True])
     assert store.commit(made.reservation_id, 0.0, [True, False]) == 1
     assert held(store, Tier.G2) == [1]
