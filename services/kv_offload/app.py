@@ -30,7 +30,8 @@ async def app(runtime: Runtime[KvOffloadSettings]) -> None:
 
     def on_change(change: MemberChange) -> None:
         info = change.member.worker
-        if change.kind != "left" and change.member.node == runtime.node and info.kv_fingerprint and not layout.done():
+        is_ours = change.member.node == runtime.node and runtime.settings.model in ("", info.model.name)
+        if change.kind != "left" and is_ours and info.kv_fingerprint and not layout.done():
             layout.set_result(KvLayout(kv_fingerprint=info.kv_fingerprint, block_bytes=info.model.block_bytes))
 
     await runtime.view(*WORKER_KINDS, on_change=on_change)

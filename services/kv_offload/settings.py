@@ -12,6 +12,7 @@ from armature.runtime.settings import option
 class KvOffloadSettings(RedisSettings):
     """Keeps KV blocks of its node's workers in slower, larger memory than theirs."""
 
+    model: str = option("", help="model whose workers it serves; empty: that of the first worker seen on its node")
     policy: str = option(
         "frequency", help="what the tiers take in and let go: frequency, tinylfu, cost, all, or a file NAME.yaml"
     )
