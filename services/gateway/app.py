@@ -3,6 +3,8 @@
 import asyncio
 import sys
 
+from starlette.types import ASGIApp
+
 from armature.console.opening import open_console
 from armature.openai.kserve.servicer import KServeServicer
 from armature.openai.serving.core import ServingCore
@@ -54,13 +56,7 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
     )
     responses = ResponseStore(redis, settings.namespace, settings.store)
     rest = make_rest_app(core, responses, [*admin.routes(), *console.routes()])
-    http = HttpServer(
-        rest,
-        settings.http_host,
-        settings.http_port,
-        certificate=settings.certificate,
-        reuse_port=settings.http_reuse_port,
-    )
+    http = _http_server(rest, settings)
     serving = runtime.tasks.create_task(http.run(), name="http")
     await http.started()
     try:
@@ -76,6 +72,17 @@ async def app(runtime: Runtime[GatewaySettings]) -> None:
         if redis is not None:
             await admin.meter.flush()
             await redis.close()
+
+
+def _http_server(rest: ASGIApp, settings: GatewaySettings) -> HttpServer:
+    return HttpServer(
+        rest,
+        settings.http_host,
+        settings.http_port,
+        certificate=settings.certificate,
+        write_timeout_s=settings.write_timeout_s,
+        reuse_port=settings.http_reuse_port,
+    )
 
 
 def main() -> int:

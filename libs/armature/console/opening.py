@@ -44,4 +44,4 @@ def open_console(core: ServingCore, runtime: Runtime[S], members: MembershipView
             await sources.close()
 
     feed = Feed(open_, traffic, lambda looking: runtime.tasks.create_task(looking, name="console"))
-    return Console(feed, lambda: members.of_kind("router"), runtime.channels, core.writes)
+    return Console(feed, lambda: members.of_kind("router"), runtime.channels)

@@ -17,7 +17,6 @@ from armature.console.feed import CrowdedError, Feed
 from armature.console.shapes import MAX_CANDIDATES, Decisions
 from armature.openai.errors import ApiError, invalid, overloaded
 from armature.openai.serving.http_io import Exchange, header
-from armature.openai.serving.write_watch import WriteWatch
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import NotFoundError
 from armature.v1.common_pb2 import Member
@@ -45,19 +44,16 @@ _HEADERS = {
 class Console:
     """The endpoints. `routers` are those that are there now."""
 
-    def __init__(
-        self, feed: Feed, routers: Callable[[], Sequence[Member]], channels: ChannelPool, writes: WriteWatch
-    ) -> None:
+    def __init__(self, feed: Feed, routers: Callable[[], Sequence[Member]], channels: ChannelPool) -> None:
         self.feed = feed
         self._routers = routers
         self._channels = channels
-        self._writes = writes
 
     def routes(self) -> list[Route]:
         return [
             Route("/console", self._page, methods=["GET"]),
             Route("/console/{file}", self._page, methods=["GET"]),
-            Route("/admin/cell", CellEndpoint(self.feed, self._writes), methods=["GET"]),
+            Route("/admin/cell", CellEndpoint(self.feed), methods=["GET"]),
             Route("/admin/decisions", self._latest, methods=["GET"]),
             Route("/admin/decisions/{request_id}", self._on_request, methods=["GET"]),
         ]
@@ -90,12 +86,11 @@ class Console:
 class CellEndpoint:
     """The cell as JSON or, for who accepts no less than events, as it goes on."""
 
-    def __init__(self, feed: Feed, writes: WriteWatch) -> None:
+    def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._writes = writes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._writes, headers=((b"cache-control", b"no-store"),))
+        exchange = Exchange(scope, receive, send, headers=((b"cache-control", b"no-store"),))
         try:
             if EVENT_STREAM in header(scope, b"accept"):
                 await self._stream(exchange)

@@ -24,7 +24,7 @@ class Watched:
         self._members = members
         routers = [member for member in members if member.kind == "router"]
         feed = Feed(self._opened, gateway_traffic(), tasks.create_task, interval_s=0.05)
-        self.console = Console(feed, lambda: routers, ChannelPool(), core.writes)
+        self.console = Console(feed, lambda: routers, ChannelPool())
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Look]:

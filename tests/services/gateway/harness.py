@@ -145,7 +145,8 @@ async def running_gateway(
     routers = [FakeRouter(list(workers))] if routers is None else routers
     fakes = listening(*workers, *routers) if serve else contextlib.nullcontext()
     async with fakes, running_core(workers, routers, options) as (core, _):
-        http = HttpServer(make_rest_app(core, ResponseStore(None, "test")), "127.0.0.1", 0)
+        app = make_rest_app(core, ResponseStore(None, "test"))
+        http = HttpServer(app, "127.0.0.1", 0, write_timeout_s=options.write_timeout_s)
         running = asyncio.create_task(http.run())
         await http.started()
         url = f"http://127.0.0.1:{http.port}"

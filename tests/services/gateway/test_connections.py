@@ -1,6 +1,7 @@
 """What a connection may send before there is a request, and requests that are unusual on the wire."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,13 +11,17 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from armature.openai.serving.http_io import Exchange
-from armature.openai.serving.http_protocol import MAX_HEAD_BYTES
+from armature.openai.serving.http_protocol import MAX_HEAD_BYTES, Client
 from armature.openai.serving.http_server import HttpServer
-from armature.openai.serving.write_watch import WriteWatch
 from tests.services.gateway.harness import EOS, MODEL, encode, make_worker, running_gateway
+from tests.support.connections import connected, is_connected, port_of
+from tests.support.eventually import eventually
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 IDLE_S = 1
+WRITE_S = 0.5
+LARGE = b"a" * 8_000_000
+"""More than the kernel takes for a client."""
 
 
 async def _live(scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,13 +32,13 @@ async def _live(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def connection(app: ASGIApp = _live) -> AsyncGenerator[Streams, None]:
-    server = HttpServer(app, "127.0.0.1", 0, idle_timeout_s=IDLE_S)
+async def connection(app: ASGIApp = _live, *, small: bool = False) -> AsyncGenerator[Streams, None]:
+    server = HttpServer(app, "127.0.0.1", 0, idle_timeout_s=IDLE_S, write_timeout_s=WRITE_S)
     running = asyncio.create_task(server.run())
     await server.started()
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    reader, writer = await connected(server.port) if small else await asyncio.open_connection("127.0.0.1", server.port)
     yield reader, writer
-    writer.close()
+    writer.transport.abort()
     server.stop(now=True)
     await running
 
@@ -103,6 +108,47 @@ async def test_pipelined_requests_are_all_answered() -> None:
             assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
 
 
+async def test_a_client_that_sends_request_after_request_without_end_is_broken_off() -> None:
+    answered = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal answered
+        Client.of(scope).watch(lambda: None)  # as a streamed answer does, so that more is read
+        await asyncio.sleep(0.2)
+        answered += 1
+        await _live(scope, receive, send)
+
+    async with connection(app) as (reader, writer), asyncio.timeout(10):
+        with contextlib.suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 20)
+                await writer.drain()
+                await asyncio.sleep(0)
+        assert answered <= 1
+
+
+async def _large(scope: Scope, receive: Receive, send: Send) -> None:
+    head = [(b"content-length", b"%d" % len(LARGE)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": LARGE})
+
+
+async def _parts(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for more in (True, True, False):
+        await send({"type": "http.response.body", "body": LARGE, "more_body": more})
+
+
+@pytest.mark.parametrize("app", [_large, _parts], ids=["complete", "going on"])
+async def test_who_takes_nothing_of_an_answer_loses_its_connection_whatever_was_asked_for(app: ASGIApp) -> None:
+    async with connection(app, small=True) as (reader, writer), asyncio.timeout(10):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        port, own = writer.get_extra_info("peername")[1], port_of(writer)
+        assert is_connected(port, own)
+        await eventually(lambda: not is_connected(port, own), what="it is broken off")
+
+
 async def test_streamed_answers_to_pipelined_requests_come_in_order_each_in_its_own_chunks() -> None:
     """Tokens go straight to the connection, which a second answer waits for."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": True}
@@ -137,7 +183,7 @@ async def test_a_stream_begins_with_its_head_though_its_first_tokens_are_no_char
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_asks_for_the_head_gets_no_body(stream: bool) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, WriteWatch(5.0), headers=())
+        exchange = Exchange(scope, receive, send, headers=())
         if stream:
             await exchange.send_events(b"data: 1\n\n")
             await exchange.send_events(b"data: 2\n\n", is_last=True)

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +12,7 @@ import pytest
 from armature.openai.serving.options import ServingOptions
 from tests.services.gateway.fakes import FakeRouter, FakeWorker, breaking_after
 from tests.services.gateway.harness import MODEL, Gateway, answer, make_worker, running_gateway
+from tests.support.connections import connected, is_connected, port_of
 from tests.support.eventually import eventually
 
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
@@ -110,32 +109,27 @@ async def test_others_on_the_same_stream_go_on() -> None:
 @asynccontextmanager
 async def unread_answer(gateway: Gateway, **fields: Any) -> AsyncIterator[int]:
     """An answer whose client holds the connection and does not read; the client's port."""
-    raw = socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port or 0))
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the kernel would take megabytes
-    reader, writer = await asyncio.open_connection(sock=raw, limit=1024)
+    reader, writer = await connected(port_in(gateway))
     body = json.dumps({**BODY, "stream": True, "logprobs": True, "top_logprobs": 20, **fields}).encode()
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    writer.write(request_of(body))
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-    yield raw.getsockname()[1]
+    yield port_of(writer)
     writer.transport.abort()
+
+
+def port_in(gateway: Gateway) -> int:
+    return httpx.URL(gateway.url).port or 0
+
+
+def request_of(body: bytes) -> bytes:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
 
 
 def worker_with_endless_answer(batch: int) -> FakeWorker:
     worker = make_worker(answer=(*(answer()[:-1] * 4000), 2), batch=batch)
     worker.card.context_length = 1_000_000
     return worker
-
-
-ESTABLISHED = "01"
-
-
-def is_connected(server_port: int, client_port: int) -> bool:
-    """Whether the server still has its end of a connection: what the kernel has yet to send is no matter of ours."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, state, *_ = line.split()
-        if state == ESTABLISHED and [int(end[-4:], 16) for end in (local, remote)] == [server_port, client_port]:
-            return True
-    return False
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": False, "max_tokens": 3000, "n": 3}], ids=["streamed", "whole"])
@@ -146,8 +140,8 @@ async def test_a_client_that_does_not_read_is_given_up_with_its_connection(field
         running_gateway(worker, options=options) as gateway,
         unread_answer(gateway, **fields) as client_port,
     ):
-        port = httpx.URL(gateway.url).port
-        assert port is not None and is_connected(port, client_port)
+        port = port_in(gateway)
+        assert is_connected(port, client_port)
         await eventually(lambda: gateway.core.inflight == 0, what="it is given up")
         await eventually(lambda: worker.cancelled or worker.finished)
         await eventually(lambda: not is_connected(port, client_port), what="its connection is broken off")

@@ -5,7 +5,6 @@ import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from starlette.types import Receive, Scope, Send
@@ -76,9 +75,7 @@ class Endpoint(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = secrets.token_hex(12)
-        exchange = Exchange(
-            scope, receive, send, self._core.writes, headers=((self.request_id_header, request_id.encode()),)
-        )
+        exchange = Exchange(scope, receive, send, headers=((self.request_id_header, request_id.encode()),))
         started_s = asyncio.get_running_loop().time()
         status = CLIENT_LEFT
         try:
@@ -113,9 +110,7 @@ class Endpoint(ABC):
         if error.status >= 500:
             log.warning("%s answers %d: %s", self.route, error.status, error.message)
         if exchange.has_begun:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._core.options.write_timeout_s):
-                    await exchange.send_events(call.error_event(error), is_last=True)
+            await exchange.send_events(call.error_event(error), is_last=True)
         else:
             if error.status == 413:
                 options = self._core.options

@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from armature.openai.errors import ApiError, invalid
 from armature.openai.serving.http_protocol import CLOSE, Client
-from armature.openai.serving.write_watch import WriteWatch
 from armature.openai.tenancy.admission import current_admission
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -88,23 +87,19 @@ def body_too_large(max_body_bytes: int) -> ApiError:
 class Exchange:
     """One request and its answer.
 
-    As an async context manager it cancels what runs inside when the client leaves, or does not take its answer: the
-    cancellation goes no further, and `has_left` is true. Enter it only after the body has been read.
+    As an async context manager it cancels what runs inside when the client leaves, as who does not take its answer is
+    made to: the cancellation goes no further, and `has_left` is true. Enter it only after the body has been read.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, writes: WriteWatch, *, headers: Headers) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers) -> None:
         self.scope = scope
         self.headers = headers
         self.has_left = False
         self.has_begun = False
         """Whether a status has been sent."""
-        self.writing_since_s: float | None = None
-        """Set while a write waits for the client."""
         self._receive = receive
         self._send = send
-        self._writes = writes
         self._is_complete = False
-        self._now_s = writes.now_s
         self._client = Client.of(scope)
 
     async def read_body(self, max_body_bytes: int, timeout_s: float) -> bytes:
@@ -183,14 +178,7 @@ class Exchange:
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
         self._is_complete = is_last
-        self.writing_since_s = self._now_s()
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
-        self.writing_since_s = None
-
-    def give_up(self) -> None:
-        """The client does not take its answer: end what runs inside, and the connection with what it has not taken."""
-        self._client.abort()
-        self._leave()
 
     def _leave(self) -> None:
         if not self._is_complete:
@@ -201,7 +189,6 @@ class Exchange:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._writes.writers.add(self)
         self._client.watch(self._leave)
         return self
 
@@ -209,7 +196,6 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool:
         self._client.watch(None)
-        self._writes.writers.discard(self)
         return self.has_left and kind is asyncio.CancelledError and self._task.uncancel() == 0
 
     def _begin(self, status: int, headers: Headers, body: bytes, size: int | None = None) -> None:

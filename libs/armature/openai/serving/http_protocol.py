@@ -1,6 +1,11 @@
-"""uvicorn's HTTP/1.1 connection, with bounds on what comes before a request, and a short way back for its answer."""
+"""uvicorn's HTTP/1.1 connection, with a short way back for its answers, and bounds on what a client may do.
+
+That is how long it may be silent, how much it sends before there is a request, how many requests it sends before it has
+the answers to others, and how long it takes none of an answer that waits.
+"""
 
 import asyncio
+import logging
 import re
 import weakref
 from collections.abc import Callable, Sequence
@@ -12,8 +17,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from armature.openai.errors import ApiError
 
+log = logging.getLogger(__name__)
+
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers; those that come within one read may be longer."""
+
+MAX_REQUESTS_AHEAD = 64
+"""That wait for the answers before them."""
+
+WRITE_TIMEOUT_S = 30.0
 
 CLOSE = (b"connection", b"close")
 """The header of an answer after which nothing more is read."""
@@ -87,24 +99,28 @@ class Client:
         """Write some of a streamed answer."""
         self._cycle.transport.write(_chunk(data))
 
-    def abort(self) -> None:
-        """Break the connection off, with what it has not taken."""
-        self._cycle.transport.abort()
-
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
+class _TooFarAheadError(Exception):
+    """The client sends request after request."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes connections whose request does not begin or whose headers do not end within the time for idle ones.
+    """Closes connections whose request does not begin or whose headers do not end within the time for idle ones, and
+    breaks off those whose client does not take what is written within `write_timeout_s`.
 
     Offers to speak another protocol are ignored, as a server may. uvicorn loses the bodies of such requests, and some
     clients (that of Java's library, for one) make every request such an offer.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, write_timeout_s: float = WRITE_TIMEOUT_S, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._write_timeout_s = write_timeout_s
+        self._write_timer: asyncio.TimerHandle | None = None
+        """Runs while more is waiting for the client than may, and when nothing but its taking it is awaited."""
         self._awaits_head = True
         self._heads = 0
         """How many are complete."""
@@ -119,6 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
+        self._forget_write_timer()
         super().connection_lost(exc)
         if self.on_leaving is not None:
             self.on_leaving()
@@ -134,12 +151,30 @@ class BoundedProtocol(HttpToolsProtocol):
             elif self._head_timer is None:
                 self._await_head()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_taking()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_write_timer()
+        self._take_leave()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._take_leave()
+
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 
     def send_400_response(self, msg: str) -> None:
         """The parser can't go on."""
         self._refuse(ApiError(400, "This is not a valid HTTP/1.1 request", code="invalid_http"))
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_REQUESTS_AHEAD:
+            raise _TooFarAheadError  # which the parser tells as its own failure
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._awaits_head, self._head_bytes = False, 0
@@ -159,6 +194,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
             self.transport.write(_whole_response(error))
         self.transport.close()
+        self._take_leave()
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.timeout_keep_alive, self._give_up)
@@ -173,6 +209,25 @@ class BoundedProtocol(HttpToolsProtocol):
         # A client may have begun its next request early: the answer to the one before comes first.
         if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
             self._close()
+
+    def _await_taking(self) -> None:
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._write_timeout_s, self._break_off)
+
+    def _forget_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _break_off(self) -> None:
+        self._write_timer = None
+        log.info("a client did not take its answer within %.1f s", self._write_timeout_s)
+        self.transport.abort()
+
+    def _take_leave(self) -> None:
+        """A connection that is closed stays until its client has taken all: that too must happen in time."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._await_taking()
 
     def _close(self) -> None:
         """End a connection that is idle; closed only, one whose client does not read would stay for ever."""

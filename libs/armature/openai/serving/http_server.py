@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from armature.openai.serving.certificate import Certificate
-from armature.openai.serving.http_protocol import BoundedProtocol
+from armature.openai.serving.http_protocol import WRITE_TIMEOUT_S, BoundedProtocol
 from armature.runtime.addresses import join_host_port
 from armature.runtime.errors import StartError
 
@@ -33,6 +34,7 @@ class HttpServer:
         *,
         certificate: Certificate | None = None,
         idle_timeout_s: int = IDLE_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
         reuse_port: bool = False,
     ) -> None:
         self._certificate = certificate
@@ -40,7 +42,7 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=partial(BoundedProtocol, write_timeout_s=write_timeout_s),  # pyright: ignore[reportArgumentType]
             ws="none",
             lifespan="off",
             interface="asgi3",

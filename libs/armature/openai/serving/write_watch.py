@@ -1,22 +1,14 @@
-"""Clients that do not take their answers are given up: one timer for all, since one per write would cost too much."""
+"""gRPC clients that do not take their answers are given up: one timer for all, since one per write would cost too much.
+
+gRPC does not tell when a client is behind; over HTTP the connection does.
+"""
 
 import asyncio
 import logging
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 log = logging.getLogger(__name__)
-
-
-class Writer(Protocol):
-    """Whoever writes an answer."""
-
-    writing_since_s: float | None
-    """Set while a write waits for the client, as the event loop counts."""
-
-    def give_up(self) -> None:
-        """End the writing, if it still goes on."""
-        ...
 
 
 class WriteWatch:
@@ -24,7 +16,7 @@ class WriteWatch:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self.writers: set[Writer] = set()
+        self.writers: set[StreamWrites] = set()
         self.now_s = asyncio.get_running_loop().time
 
     async def run(self) -> None:
@@ -47,6 +39,7 @@ class StreamWrites:
 
     def __init__(self, watch: WriteWatch) -> None:
         self.writing_since_s: float | None = None
+        """Set while a write waits for the client, as the event loop counts."""
         self._watch = watch
         self._task: asyncio.Task[Any] | None = None
 
@@ -67,5 +60,6 @@ class StreamWrites:
         self.writing_since_s = None
 
     def give_up(self) -> None:
+        """End the writing, if it still goes on."""
         if self._task is not None:
             self._task.cancel()
