@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-import grpc
+from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Gauge
 
 from armature.index.change import Change, ChangeKind
@@ -16,11 +16,11 @@ from armature.runtime.backoff import Backoff
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import PeerError
 from armature.runtime.index_changes import change_of
+from armature.runtime.lean_call import read_messages
 from armature.runtime.membership import MemberChange
 from armature.runtime.trust_meter import TrustMeter
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
 from armature.v1.kv_index_pb2 import FollowRequest, IndexUpdate
-from armature.v1.kv_index_pb2_grpc import KvIndexStub
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ _copies = Counter("armature_router_index_copies_total", "Full copies of the inde
 _stale_s = Gauge("armature_router_index_stale_seconds", "For how long the index has not been followed; 0 while it is.")
 _blocks = Gauge("armature_router_index_blocks", "Distinct blocks in the index.")
 
+FOLLOW = "/armature.v1.KvIndex/Follow"
 _MEASURE_INTERVAL_S = 1.0
 
 
@@ -87,9 +88,10 @@ class Replica:
                 await self._changed.wait()
                 continue
             try:
-                await self._follow(member, backoff)
-            except (grpc.aio.AioRpcError, PeerError) as error:
-                log.warning("kv-index %s can't be followed: %s", member.id, _line(error))
+                reason = await self._follow(member, backoff)
+            except (DecodeError, PeerError) as error:
+                reason = str(error)
+            log.warning("kv-index %s is not followed any more: %s", member.id, reason)
             self._failed_id = member.id
             if member.id not in self._members:
                 await self._channels.discard(member.address)
@@ -111,24 +113,29 @@ class Replica:
         )
         return ranked[0] if ranked else None
 
-    async def _follow(self, member: Member, backoff: Backoff) -> None:
-        call = KvIndexStub(self._channels.get(member.address)).Follow(FollowRequest())
+    async def _follow(self, member: Member, backoff: Backoff) -> str:
+        """Until the stream ends; why it did."""
         building: _Copy | None = None
+
+        def take(data: bytes) -> None:
+            nonlocal building
+            update = IndexUpdate.FromString(data)
+            if update.reset:
+                building = _Copy()
+            changes = [change_of(change) for change in update.changes]
+            if building is None:
+                self._apply(changes)
+                return
+            building.take(changes)
+            if update.complete:
+                self._take_over(building, member)
+                building = None
+                backoff.reset()
+
+        method = self._channels.method(member.address, FOLLOW)
         try:
-            while isinstance(update := await call.read(), IndexUpdate):
-                if update.reset:
-                    building = _Copy()
-                changes = [change_of(change) for change in update.changes]
-                if building is None:
-                    self._apply(changes)
-                    continue
-                building.take(changes)
-                if update.complete:
-                    self._take_over(building, member)
-                    building = None
-                    backoff.reset()
+            return await read_messages(method, FollowRequest().SerializeToString(), take)
         finally:
-            call.cancel()
             if self.followed is not None:
                 self.followed = None
                 self._followed.clear()
@@ -166,7 +173,3 @@ class _Copy:
             self.index.apply(change)
             if ChangeKind.STALE <= change.kind <= ChangeKind.ASSUMED:
                 self.trust[change.worker_id] = change
-
-
-def _line(error: Exception) -> str:
-    return f"{error.code().name} {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
