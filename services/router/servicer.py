@@ -125,7 +125,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         self._requests.progressed(owner, progress)
         if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
             self._core.first_token(owner, progress.request_id, progress.cached_tokens)
-            self._history.first_token(owner, progress.request_id, time.monotonic(), progress.cached_tokens)
+            at_s = time.monotonic() - progress.age_s
+            self._history.first_token(owner, progress.request_id, at_s, progress.cached_tokens)
         elif progress.kind == router_pb2.Progress.KIND_FINISHED:
             waiting = self._dispatcher.finish(owner, progress.request_id)
             if waiting is not None:

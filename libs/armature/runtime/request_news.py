@@ -93,15 +93,16 @@ class RequestLog:
 
     def progressed(self, owner: str, progress: Progress) -> None:
         """It has its first token, or has ended."""
-        request, now_s = self._open.get((owner, progress.request_id)), self._now_s()
+        request = self._open.get((owner, progress.request_id))
         if request is None:
             return
         if progress.kind == Progress.KIND_FIRST_TOKEN:
             if request.first_token_s < 0:
-                request.first_token_s, request.cached_tokens = now_s, progress.cached_tokens
-                self._note(RequestEvent.KIND_FIRST_TOKEN, request, now_s)
+                at_s = max(self._now_s() - progress.age_s, request.arrived_s)
+                request.first_token_s, request.cached_tokens = at_s, progress.cached_tokens
+                self._note(RequestEvent.KIND_FIRST_TOKEN, request, at_s)
         elif progress.kind == Progress.KIND_FINISHED:
-            self._end(owner, progress.request_id, progress.output_tokens)
+            self._end(owner, progress.request_id, progress.output_tokens, progress.age_s)
 
     def refused(self, owner: str, request_id: str) -> None:
         """Nobody takes it."""
@@ -112,11 +113,12 @@ class RequestLog:
         for request_id in [request_id for holder, request_id in self._open if holder == owner]:
             self._end(owner, request_id)
 
-    def _end(self, owner: str, request_id: str, output_tokens: int = 0) -> None:
+    def _end(self, owner: str, request_id: str, output_tokens: int = 0, age_s: float = 0.0) -> None:
         request = self._open.pop((owner, request_id), None)
         if request is None:
             return
-        request.ended_s, request.output_tokens = self._now_s(), output_tokens
+        began_s = max(request.arrived_s, request.first_token_s)
+        request.ended_s, request.output_tokens = max(self._now_s() - age_s, began_s), output_tokens
         has_token = request.first_token_s >= 0
         if has_token:
             self._past.append(request)

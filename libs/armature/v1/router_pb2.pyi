@@ -260,12 +260,15 @@ class Progress(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     kind: Global___Progress.Kind.ValueType
     cached_tokens: _builtins.int
     """With KIND_FIRST_TOKEN: prompt tokens that the decode worker really had cached."""
     output_tokens: _builtins.int
     """With KIND_FINISHED: tokens produced for this placement."""
+    age_s: _builtins.float
+    """How long ago it was when this is sent: progress waits a little for company."""
     def __init__(
         self,
         *,
@@ -273,10 +276,11 @@ class Progress(_message.Message):
         kind: Global___Progress.Kind.ValueType = ...,
         cached_tokens: _builtins.int = ...,
         output_tokens: _builtins.int = ...,
+        age_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "kind", b"kind", "output_tokens", b"output_tokens", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "cached_tokens", b"cached_tokens", "kind", b"kind", "output_tokens", b"output_tokens", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,8 +28,8 @@ class World:
     def ask(self, request_id: str, prompt_tokens: int = 100, owner: str = "g", model: str = "m") -> None:
         self.log.arrived(owner, Query(request_id=request_id, model=model, prompt_tokens=prompt_tokens))
 
-    def progress(self, request_id: str, kind: "Progress.Kind.ValueType", **fields: int) -> None:
-        self.log.progressed("g", Progress(request_id=request_id, kind=kind, **fields))
+    def progress(self, request_id: str, kind: "Progress.Kind.ValueType", *, age_s: float = 0.0, **fields: int) -> None:
+        self.log.progressed("g", Progress(request_id=request_id, kind=kind, age_s=age_s, **fields))
 
     def stream(self, model: str = "") -> AsyncIterator[RequestNews]:
         return self.log.stream(RequestsRequest(model=model))
@@ -62,6 +62,22 @@ async def test_a_request_is_told_from_its_coming_to_its_end() -> None:
     assert seen.queue_s.quantile(0.5) == pytest.approx(0.25, rel=0.03)
     assert seen.itl_s.quantile(0.5) == pytest.approx(0.5, rel=0.03)
     assert [column.tolist() for column in seen.arrivals] == [[100.0], [60.0], [40.0], [5.0]]
+
+
+async def test_progress_counts_from_when_it_was_made_and_not_from_when_it_was_told() -> None:
+    world = World()
+    async with aclosing(world.stream()) as stream:  # pyright: ignore
+        await anext(stream)
+        world.ask("a")
+        world.ask("b")
+        world.now_s = 101.0
+        world.progress("a", FIRST, age_s=0.75)
+        world.progress("a", FINISHED, age_s=0.25)
+        world.progress("b", FIRST, age_s=64.0)  # before it came, by a clock that jumps
+        _, _, a_first, a_end, b_first = (await anext(stream)).events
+    assert (a_first.age_s, a_first.ttft_s) == (0.75, 0.25)
+    assert (a_end.age_s, a_end.decode_s) == (0.25, 0.5)
+    assert (b_first.age_s, b_first.ttft_s) == (1.0, 0.0)
 
 
 async def test_a_late_reader_is_told_what_was_and_what_is_open() -> None:
