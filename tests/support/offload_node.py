@@ -27,11 +27,19 @@ class Node:
 
 @asynccontextmanager
 async def offload_node(
-    folder: Path, etcd_address: str, model: Path, *, workers: Mapping[str, Sequence[str]], store: Sequence[str] = ()
+    folder: Path,
+    etcd_address: str,
+    model: Path,
+    *,
+    workers: Mapping[str, Sequence[str]],
+    store: Sequence[str] = (),
+    namespace: str = "",
 ) -> AsyncIterator[Node]:
-    """Workers by name with their flags; `store`: flags of the kv-offload."""
+    """Workers by name with their flags; `store`: flags of the kv-offload. The node is called like the folder, and so is
+    its namespace, unless another is given."""
     folder.mkdir(parents=True, exist_ok=True)
-    common = ("--etcd", etcd_address, "--namespace", folder.name, "--drain-timeout-s", "5", "--node", folder.name)
+    common = ("--etcd", etcd_address, "--namespace", namespace or folder.name, "--drain-timeout-s", "5")
+    common = (*common, "--node", folder.name)
     own = (*common, "--model", str(model), "--model-name", MODEL, "--role", "aggregated", "--threads", "1")
     services = {"kv-offload": Service("kv-offload", "kv_offload", (*common, *store), {}, folder / "kv-offload.log")}
     for name, flags in workers.items():
