@@ -40,7 +40,9 @@ _PIECE_BYTES = 64 * 1024 * 1024
 """Of one read: milliseconds over NIXL, so that offers of several workers take turns. Smaller ones take turns with our
 own work for them, too: every end of one costs NIXL's threads and the event loop some tenths of a millisecond."""
 _PATIENCE_S = 0.5
-"""How long an offer waits for tiers below that are slow; then blocks go that did not get there."""
+"""How long an offer waits while nothing gets to the tiers below; then blocks go that did not get there."""
+_LONGEST_PATIENCE_S = 5.0
+"""Likewise in all, however well it goes; workers give an offer up soon after."""
 _WAITING_FOR_EACH = 16
 """Offers under way for each that is read; further ones are refused."""
 
@@ -165,14 +167,16 @@ class NodeStore:
 
     async def _take_all(self, offer: Offer, answers: list[Answer | None]) -> None:
         """Piece by piece: while one is being read, room for the next is made."""
-        patient_until_s = time.monotonic() + _PATIENCE_S
+        longest_s = time.monotonic() + _LONGEST_PATIENCE_S
+        is_patient = True
         transport, first = self.transports.choose(offer.source), 0
         reading: list[_Piece] = []
         try:
             while first < len(answers):
                 if reading and self.tiers.top.free_blocks < self.tiers.top.headroom_blocks:
                     await self._finish(reading.pop(0), offer, answers)
-                count = min(await self._room(patient_until_s), self._piece_blocks)
+                is_patient = is_patient and await self._has_room(longest_s)
+                count = min(self.tiers.top.room_blocks or self.tiers.top.headroom_blocks, self._piece_blocks)
                 piece = self._start(transport, offer, range(first, min(first + count, len(answers))), answers)
                 first += count
                 if piece is not None:
@@ -183,16 +187,19 @@ class NodeStore:
             for piece in reading:
                 await self._finish(piece, offer, answers)
 
-    async def _room(self, patient_until_s: float) -> int:
-        """How many blocks may come at once without others going that the tier below has not seen, or not got yet."""
-        top = self.tiers.top
+    async def _has_room(self, longest_s: float) -> bool:
+        """Wait until blocks may come without others going that the tier below has not got yet; False: in vain."""
+        top, leaving = self.tiers.top, 0
+        until_s = 0.0
         while not top.room_blocks:
+            if top.leaving_blocks != leaving:
+                leaving, until_s = top.leaving_blocks, time.monotonic() + _PATIENCE_S
             try:
-                async with asyncio.timeout(max(0.0, patient_until_s - time.monotonic())):
+                async with asyncio.timeout(min(until_s, longest_s) - time.monotonic()):
                     await self.news.wait()
             except TimeoutError:
-                break
-        return top.room_blocks or top.headroom_blocks
+                return False
+        return True
 
     def _start(
         self, transport: Transport, offer: Offer, indices: range, answers: list[Answer | None]

@@ -15,6 +15,9 @@ from armature.offload.eviction import EvictionQueue, Lru
 from armature.offload.policy import TierPolicy, TierShape
 
 _HEADROOM = 1 / 64
+_LARGEST_HEADROOM = 1 / 8
+_USEFUL_HEADROOM_BYTES = 16 << 20
+"""What is kept free is brought and passed on as one: below this each step costs more than its bytes."""
 _NEVER_S = float("inf")
 
 
@@ -29,7 +32,8 @@ class TierSpace:
         """The number of the block that was evicted last."""
         self.max_pinned = int(policy.pinned_share * shape.num_blocks)
         self.num_pinned = 0
-        self.headroom_blocks = max(int(_HEADROOM * shape.num_blocks), 1)
+        useful = min(_USEFUL_HEADROOM_BYTES // shape.block_bytes, int(_LARGEST_HEADROOM * shape.num_blocks))
+        self.headroom_blocks = max(int(_HEADROOM * shape.num_blocks), useful, 1)
         """Kept free if the next tier looks at what goes. Who brings more at once makes blocks go that it never saw."""
         self.block_s = shape.read_s(1) - shape.read_latency_s
         """Time that one more block in a read takes."""
