@@ -197,7 +197,7 @@ async def disk() -> dict[str, Any]:
         found: dict[str, Any] = {}
         for move in ("write", "read"):
             found[move] = compared(await by_turns(cached(move)), size_bytes, "plain")
-            found[f"{move}_device"] = compared(await by_turns(device(move), 4), size_bytes, "plain")
+            found[f"{move}_device"] = compared(await by_turns(device(move), 8), size_bytes, "plain")
         await store.close()
     return found
 

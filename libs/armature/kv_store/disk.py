@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS = 4
-_PIECE_BYTES = 512 * 1024
-_READ_BYTES = 4 * 1024 * 1024
+_PIECE_BYTES = 4 * 1024 * 1024
+"""Of one read or write, and looked at in one go: a file has one writer at a time, so others can do that meanwhile. Less
+means that threads wait for each other more often than they work."""
 _ALIGNMENT = 4096
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_PAUSE_S = 5.0
@@ -138,13 +139,10 @@ class DiskStore:
         by_slot = {block.slot: block for block in blocks}
         self._index.clear(list(by_slot))
         checksums: dict[int, bytes] = {}
-        # A piece is small enough to be in the processor's cache still when it is written, after its checksum.
-        at_once = max(1, _PIECE_BYTES // self._stride) if self._stride == self._block_bytes else 1
-        for start, length in runs(list(by_slot)):
-            for first in range(start, start + length, at_once):
-                piece = [by_slot[slot] for slot in range(first, min(first + at_once, start + length))]
-                checksums |= {block.slot: checksum(block.data) for block in piece}
-                self._write_run([block.data for block in piece], first * self._stride)
+        for slots in self._pieces(list(by_slot)):
+            piece = [by_slot[slot] for slot in slots]
+            checksums |= {block.slot: checksum(block.data) for block in piece}
+            self._write_run([block.data for block in piece], slots[0] * self._stride)
         self._index.set([Entry(block.slot, block.digest, checksums[block.slot], block.tenant) for block in blocks])
 
     def _write_run(self, pieces: list[memoryview], at: int) -> None:
@@ -157,24 +155,27 @@ class DiskStore:
                 pieces[0] = pieces[0][written:]
 
     def _read(self, blocks: Sequence[Block]) -> list[Problem | None]:
-        """Neighbours in one go, as a device likes it."""
         problems: dict[int, Problem | None] = {}
         by_slot = {block.slot: block for block in blocks}
         expected = {slot: self._index.checksum(slot, block.digest) for slot, block in by_slot.items()}
-        width = _READ_BYTES // self._stride if self._stride == self._block_bytes else 1
-        for start, length in runs([slot for slot, known in expected.items() if known is not None]):
-            for first in range(start, start + length, max(1, width)):
-                slots = range(first, min(first + max(1, width), start + length))
-                try:
-                    got = os.preadv(self._fd, [by_slot[slot].data for slot in slots], first * self._stride)
-                except OSError as error:
-                    log.warning("the disk can't be read: %s", error)
-                    problems |= dict.fromkeys(slots, Problem.FAILED)
-                    continue
-                for i, slot in enumerate(slots, 1):
-                    is_whole = got >= i * self._block_bytes
-                    problems[slot] = self._judge(by_slot[slot], expected[slot]) if is_whole else Problem.DAMAGED
+        for slots in self._pieces([slot for slot, known in expected.items() if known is not None]):
+            try:
+                got = os.preadv(self._fd, [by_slot[slot].data for slot in slots], slots[0] * self._stride)
+            except OSError as error:
+                log.warning("the disk can't be read: %s", error)
+                problems |= dict.fromkeys(slots, Problem.FAILED)
+                continue
+            for i, slot in enumerate(slots, 1):
+                is_whole = got >= i * self._block_bytes
+                problems[slot] = self._judge(by_slot[slot], expected[slot]) if is_whole else Problem.DAMAGED
         return [problems.get(block.slot, Problem.MISSING) for block in blocks]
+
+    def _pieces(self, slots: Sequence[int]) -> Iterator[range]:
+        """Neighbours in one go, as a device likes it; blocks that do not fill their slots one by one."""
+        width = max(1, _PIECE_BYTES // self._stride) if self._stride == self._block_bytes else 1
+        for start, length in runs(slots):
+            for first in range(start, start + length, width):
+                yield range(first, min(first + width, start + length))
 
     @staticmethod
     def _judge(block: Block, expected: bytes | None) -> Problem | None:
