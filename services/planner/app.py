@@ -18,6 +18,7 @@ from armature.steering.loop import Steering, SteeringOptions
 from armature.steering.requests import RequestFeed
 from armature.steering.workers import WorkerBoard
 from armature.v1 import planner_pb2_grpc
+from armature.v1.common_pb2 import PlannerInfo
 from services.planner.servicer import PlannerServicer
 from services.planner.settings import PlannerSettings
 
@@ -45,7 +46,10 @@ async def app(runtime: Runtime[PlannerSettings]) -> None:
     try:
         spawn(book.run(), name="book")
         await runtime.view(*WORKER_KINDS, on_change=board.on_change)
-        await _follow_routers(runtime, RequestFeed(observer, board.model, runtime.channels))
+        feed = RequestFeed(observer, board.model, runtime.channels)
+        feed.on_arrival = steering.asked
+        await _follow_routers(runtime, feed)
+        spawn(_promise(runtime, steering), name="promise")
         spawn(election.run(), name="election")
         spawn(steering.run(), name="steps")
         await runtime.serve()
@@ -60,6 +64,16 @@ async def _follow_routers(runtime: Runtime[PlannerSettings], feed: RequestFeed) 
         streams.on_change(change)
 
     await runtime.view("router", on_change=on_change)
+
+
+async def _promise(runtime: Runtime[PlannerSettings], steering: Steering) -> None:
+    """Keep it in our record whether a model without workers gets some for who asks."""
+    told = PlannerInfo()
+    while True:
+        await steering.stepped.wait()
+        if (promise := steering.promise()) != told:
+            await runtime.update_planner(promise)
+            told = promise
 
 
 def _connector(runtime: Runtime[PlannerSettings], board: WorkerBoard) -> Connector:

@@ -34,23 +34,27 @@ class PlannerServicer(planner_pb2_grpc.PlannerServicer):
             await self._steering.stepped.wait()
 
     async def SetTargets(self, request: pb.SetTargetsRequest, context: Any) -> pb.SetTargetsResponse:
-        targets, changes = self._steering.targets(), list[str]()
+        before = self._steering.targets()
+        targets = self._steering.own_targets() if request.reset else self._steering.targets()
         for field, value in request.ListFields():
-            if value != getattr(targets, field.name):
-                changes.append(f"{field.name} {getattr(targets, field.name):g} is {value:g} now")
+            if field.name != "reset":
                 setattr(targets, field.name, value)
+        names = [field.name for field in targets.DESCRIPTOR.fields if _differ(field.name, before, targets)]
+        changes = [f"{name} {getattr(before, name):g} is {getattr(targets, name):g} now" for name in names]
         try:
             with_targets(self._steering.policy, targets)
-            if not targets.min_workers:
-                raise ValueError("min_workers is 0; it must be at least 1: nobody holds requests without a worker")
         except ValueError as error:
             raise CallerError(str(error)) from error
-        if changes:
+        if changes or request.reset:
             try:
-                await self._book.set_targets(targets)
+                if targets == self._steering.own_targets():
+                    await self._book.forget_targets()
+                else:
+                    await self._book.set_targets(targets)
             except EtcdError as error:
                 raise UnavailableError(f"targets are kept in etcd, which does not take them: {error}") from error
-            self._book.note(pb.LogEntry(kind=pb.LogEntry.KIND_TARGETS, text=f"targets were set: {', '.join(changes)}"))
+            text = f"targets were {'reset' if request.reset else 'set'}: {', '.join(changes) or 'none is another now'}"
+            self._book.note(pb.LogEntry(kind=pb.LogEntry.KIND_TARGETS, text=text))
             await self._book.flush()
         return pb.SetTargetsResponse(targets=targets)
 
@@ -71,6 +75,10 @@ class PlannerServicer(planner_pb2_grpc.PlannerServicer):
         status.CopyFrom(self._steering.status)
         status.planner, status.leader = self._member_id, self._leader()
         return status
+
+
+def _differ(name: str, one: pb.PlannerTargets, other: pb.PlannerTargets) -> bool:
+    return getattr(one, name) != getattr(other, name)
 
 
 def _check(counts: Counts) -> None:

@@ -31,7 +31,11 @@ class PlannerSettings(CommonSettings):
     model: str = option("", help="whose workers; needed where a cell serves several, else that of the first worker")
     ttft_s: float = option(0.0, help="target for the first token; 0: the policy's")
     itl_s: float = option(0.0, help="target for each token after it; 0: the policy's")
-    min_workers: int = option(0, help="it always leaves so many; 0: the policy's, at least one")
+    min_workers: int = option(0, help="it always leaves so many; 0: the policy's")
+    idle_after_s: float = option(
+        0.0,
+        help="without a request, until the last workers leave: who asks then waits for one; 0: as the policy says",
+    )
     max_workers: int = option(0, help="it never wants more; 0: the policy's")
     max_gpus: int = option(0, help="of all workers together; 0: the policy's")
     worker_gpus: int = option(1, help="GPUs that a worker takes, for limits in GPUs")
@@ -41,9 +45,11 @@ class PlannerSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("ttft_s", "itl_s", "min_workers", "max_workers", "max_gpus", "rehearsal_budget_s"):
+        for key in ("ttft_s", "itl_s", "min_workers", "max_workers", "max_gpus", "idle_after_s", "rehearsal_budget_s"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"{key} must not be negative")
+        if self.idle_after_s and self.min_workers:
+            raise ValueError(f"idle_after_s lets the last workers leave, min_workers {self.min_workers} keeps some")
         if self.worker_gpus < 1:
             raise ValueError("worker_gpus must be at least 1")
         if self.connector == "local" and not self.control:
@@ -63,10 +69,10 @@ class PlannerSettings(CommonSettings):
         targets = replace(targets, ttft_s=self.ttft_s or targets.ttft_s, itl_s=self.itl_s or targets.itl_s)
         limits = replace(
             limits,
-            # Nobody holds requests while there is no worker: the last one stays.
-            min_workers=max(self.min_workers or limits.min_workers, 1),
+            min_workers=0 if self.idle_after_s else self.min_workers or limits.min_workers,
             max_workers=self.max_workers or limits.max_workers,
             gpus=self.max_gpus or limits.gpus,
         )
         mode = policy.mode if self.mode in ("auto", "policy") else self.mode
-        return replace(policy, targets=targets, limits=limits, mode=mode)
+        idle_after_s = self.idle_after_s or policy.idle_after_s
+        return replace(policy, targets=targets, limits=limits, mode=mode, idle_after_s=idle_after_s)

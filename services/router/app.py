@@ -14,7 +14,7 @@ from armature.runtime.assumptions import Assumptions
 from armature.runtime.cell import Cell
 from armature.runtime.index_replica import Replica
 from armature.runtime.peer_routers import Peers
-from armature.runtime.placement import OFFLOAD_KIND, WORKER_KINDS
+from armature.runtime.placement import OFFLOAD_KIND, WORKER_KINDS, promise_of
 from armature.runtime.redis_client import RedisClient
 from armature.runtime.runtime import Runtime
 from armature.v1 import router_pb2_grpc
@@ -32,6 +32,7 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_reports_per_s, changed)
     replica = Replica(core, runtime.channels)
     await runtime.view(*WORKER_KINDS, OFFLOAD_KIND, on_change=cell.on_change)
+    await runtime.view("planner", on_change=lambda change: core.promise(change.member.id, *promise_of(change)))
     await runtime.view("kv-index", on_change=replica.on_change)
     runtime.tasks.create_task(replica.run(), name="index replica")
     runtime.tasks.create_task(replica.measure(), name="index gauges")

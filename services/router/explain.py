@@ -44,9 +44,8 @@ class Explainer:
         else:
             decisions = self._history.latest(min(request.limit or _DECISIONS, _MOST_DECISIONS))
         count = request.max_candidates or _CANDIDATES
-        return router_pb2.ExplainResponse(
-            decisions=[_decision(decision, policies, count, now_s) for decision in decisions]
-        )
+        told = [_decision(decision, policies, count, now_s) for decision in decisions]
+        return router_pb2.ExplainResponse(decisions=told)
 
     def _policy(self, name: str) -> Policy:
         policy = self._policies.get(name)

@@ -30,7 +30,7 @@ _TARGETS = (
     ("--ttft-s", float, "SECONDS", "for the first token"),
     ("--itl-s", float, "SECONDS", "for each token after it"),
     ("--quantile", float, "SHARE", "share of requests for which these hold, such as 0.95"),
-    ("--min-workers", int, "N", "it always leaves so many"),
+    ("--min-workers", int, "N", "it always leaves so many; 0: the last go after a while without requests"),
     ("--max-workers", int, "N", "it never wants more"),
     ("--max-gpus", int, "N", "of all workers together; 0: no such limit"),
 )
@@ -69,6 +69,8 @@ def _add_counts(action: argparse.ArgumentParser) -> None:
 def _add_targets(action: argparse.ArgumentParser) -> None:
     for flag, kind, metavar, text in _TARGETS:
         action.add_argument(flag, type=kind, default=None, metavar=metavar, help=text)
+    text = "first forget all that was set: the planner's policy and flags count again, then what is set here"
+    action.add_argument("--reset", action="store_true", help=text)
     pausing = action.add_mutually_exclusive_group()
     text = "make plans, but don't carry them out"
     pausing.add_argument("--pause", dest="is_paused", action="store_const", const=True, help=text)
@@ -111,7 +113,8 @@ def _rehearse(args: argparse.Namespace, console: Console) -> int:
 
 def _set(args: argparse.Namespace, console: Console) -> int:
     names = [flag[2:].replace("-", "_") for flag, *_ in _TARGETS] + ["is_paused"]
-    request = pb.SetTargetsRequest(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    request = pb.SetTargetsRequest(reset=args.reset, **given)
     told = _ask(args, lambda stub: stub.SetTargets(request, timeout=TIMEOUT_S))
     _print(args, console, told, [targets_text(told.targets)])
     return 0

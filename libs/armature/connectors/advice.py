@@ -8,6 +8,7 @@ class AdviceConnector:
     """Sees the workers of the cell and leaves them alone; whoever scales them by hand is seen to do so."""
 
     name = "advice"
+    starts_workers = False
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers

@@ -95,6 +95,11 @@ class Connector(Protocol):
         """As in the planner's settings."""
         ...
 
+    @property
+    def starts_workers(self) -> bool:
+        """Whether it could bring a fleet back of which nobody is left."""
+        ...
+
     async def observe(self) -> Observed:
         """Look who is there: ready, starting (asked for, by whomever) and draining."""
         ...

@@ -49,6 +49,7 @@ class KubernetesConnector:
     """A fleet in one namespace."""
 
     name = "kubernetes"
+    starts_workers = True
 
     def __init__(self, api: KubernetesApi, workloads: "Mapping[Role.ValueType, Workload]", roles: Roles) -> None:
         self._api = api

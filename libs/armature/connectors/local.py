@@ -22,6 +22,7 @@ class LocalConnector:
     """A cell on one machine. Where roles differ from those that processes were started with, the workers' own count."""
 
     name = "local"
+    starts_workers = True
 
     def __init__(self, control: str, workers: Workers, channels: ChannelPool) -> None:
         """`control` is the address of the cell's control, `unix:/path`."""

@@ -75,6 +75,7 @@ class RoleConnector:
     """Changes roles and nothing else: for fleets whose size is somebody else's business."""
 
     name = "role"
+    starts_workers = False
 
     def __init__(self, workers: Workers, channels: ChannelPool) -> None:
         self._roles = Roles(workers, channels)

@@ -158,10 +158,13 @@ class Planner:
         """What to change, after all that speaks against it."""
         policy, now = self._policy, seen.fleet.wanted
         least = self._least(foreseen)
+        if policy.limits.min_workers == 0:
+            # Until it is idle, what keeps the model served stays.
+            one = Counts(aggregated=1) if policy.mode == "aggregated" else Counts(0, 1, 1)
+            least = Counts(*map(max, least, one))
         self._remember(seen.now_s, least)
         if not now.total and seen.in_flight:
-            one = Counts(aggregated=1) if policy.mode == "aggregated" else Counts(0, 1, 1)
-            wish = Wish(Counts(*map(max, least, one)), Reason.WAKE, "requests are held, and there is no worker")
+            wish = Wish(least, Reason.WAKE, "requests are held, and there is no worker")
             return within(wish, now, policy, self._kind)
         settled = self._most_since(seen.now_s - policy.down_after_s, now)
         spare = self._most_since(seen.now_s - policy.flip_after_s, now)

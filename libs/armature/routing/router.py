@@ -75,6 +75,7 @@ class RoutingCore:
         self._ledger = Ledger(active=self._active)
         self._expected = ExpectedBlocks(policy.expected_ttl_s) if policy.expected_ttl_s else None
         self._sessions = Sessions()
+        self._promises: dict[str, tuple[str, float]] = {}
 
     @property
     def requests_in_flight(self) -> int:
@@ -94,7 +95,20 @@ class RoutingCore:
         pool = self._pool(model)
         return pool.state if pool else None
 
+    def awaited_s(self, model: str) -> float | None:
+        """How long the first worker takes that is started when somebody asks; None: there is one, or none will be."""
+        pool = self._pool(model)
+        if pool is not None and pool.roster.num_decoders:
+            return None
+        return min([start_up_s for promised, start_up_s in self._promises.values() if promised == model], default=None)
+
     # --- what is heard
+
+    def promise(self, planner: str, model: str, start_up_s: float) -> None:
+        """A planner starts workers of a model that has none when somebody asks; no model: not any more."""
+        self._promises.pop(planner, None)
+        if model:
+            self._promises[planner] = model, max(start_up_s, 0.0)
 
     def put_worker(self, worker: Worker) -> None:
         """A worker has come, or changed; what is known of its load stays."""

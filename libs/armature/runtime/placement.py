@@ -12,6 +12,7 @@ from armature.routing.queueing.outcome import Queued
 from armature.routing.worker import NO_READING, Load, Reading, Role, Speeds, Store, Worker
 from armature.runtime.errors import CallerError, PeerError
 from armature.runtime.hints import hints_of
+from armature.runtime.roster import MemberChange
 from armature.scheduling.lower_tiers import TierSpeed
 from armature.v1 import router_pb2
 from armature.v1.common_pb2 import HANDOFF_PULL, MEMBER_STATE_DRAINING, Member
@@ -173,6 +174,12 @@ def _target_of(chosen: Candidate, members: Mapping[str, Member]) -> PrefillTarge
     target = target_of(source)
     target.cached_only = True
     return target
+
+
+def promise_of(change: MemberChange) -> tuple[str, float]:
+    """The model for which a planner starts workers when somebody asks, and how long that takes; no name: for none."""
+    told = change.member.planner
+    return ("" if change.kind == "left" else told.wakes.name), told.start_up_s
 
 
 def target_of(member: Member) -> PrefillTarget:

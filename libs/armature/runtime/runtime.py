@@ -23,7 +23,14 @@ from armature.runtime.metrics import MetricsServer, start_metrics
 from armature.runtime.presence import Presence
 from armature.runtime.server import RpcServer
 from armature.runtime.settings import CommonSettings
-from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, MEMBER_STATE_READY, Member, OffloadInfo, WorkerInfo
+from armature.v1.common_pb2 import (
+    MEMBER_STATE_DRAINING,
+    MEMBER_STATE_READY,
+    Member,
+    OffloadInfo,
+    PlannerInfo,
+    WorkerInfo,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +130,12 @@ class Runtime(Generic[S]):
         if self._is_serving:
             await self._presence.update(self._member)
 
+    async def update_planner(self, planner: PlannerInfo) -> None:
+        """Tell the cell what this planner promises."""
+        self._member.planner.CopyFrom(planner)
+        if self._is_serving:
+            await self._presence.update(self._member)
+
     async def serve(
         self,
         *,
@@ -202,8 +215,12 @@ class Runtime(Generic[S]):
         self._member.metrics_address = join_host_port(self._host, metrics.port) if metrics else ""
         if worker is not None:
             self._member.worker.CopyFrom(worker)
-        await self._presence.join(self._member)
+        told = Member()
+        told.CopyFrom(self._member)
+        await self._presence.join(told)
         self._is_serving = True
+        if told != self._member:  # something was added meanwhile
+            await self._presence.update(self._member)
         self.server.set_serving(True)
 
     def _report_ready(self, announce: Mapping[str, str]) -> None:

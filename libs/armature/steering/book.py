@@ -64,6 +64,14 @@ class Book:
         """
         await self._client.put(self._targets_key, targets.SerializeToString(deterministic=True))
 
+    async def forget_targets(self) -> None:
+        """Let the policy and flags of each planner count again.
+
+        Raises:
+            EtcdError: etcd has not forgotten them.
+        """
+        await self._client.delete(self._targets_key)
+
     # --- the log
 
     def entries(self, limit: int, after: int = 0) -> list[LogEntry]:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from armature.connectors.connector import Connector, Observed, Order, Outcome
 from armature.planning.decision import Decision
@@ -32,7 +33,7 @@ from armature.steering.telling import (
     with_targets,
 )
 from armature.steering.workers import WorkerBoard
-from armature.v1.common_pb2 import Member
+from armature.v1.common_pb2 import Member, PlannerInfo
 from armature.v1.planner_pb2 import LogEntry, PlannerStatus, PlannerTargets
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Steering:
         self._book = book
         self._is_leader = is_leader
         self._planner: Planner | None = None
-        self._mode = ""
+        self._mode: Literal["", "aggregated", "disaggregated"] = ""
         self._seen: Seen | None = None
         self._decision: Decision | None = None
         self._held: dict[tuple[Counts, Counts], float] = {}
@@ -93,6 +94,11 @@ class Steering:
     def wake(self) -> None:
         """Take the next step now: something was set."""
         self._wake.set()
+
+    def asked(self) -> None:
+        """A request has come: where nobody is there or starts, that is for now."""
+        if self._decision is not None and not self._decision.counts.total:
+            self.wake()
 
     def came(self, member: Member, took_s: float) -> None:
         """A worker that was asked for is ready."""
@@ -131,6 +137,18 @@ class Steering:
     def targets(self) -> PlannerTargets:
         """What is promised and allowed now."""
         return targets_to(self.policy, is_paused=self.is_paused)
+
+    def own_targets(self) -> PlannerTargets:
+        """What would be if nobody had set anything."""
+        return targets_to(self._options.policy, is_paused=False)
+
+    def promise(self) -> PlannerInfo:
+        """What those who have requests may count on: with a fleet that may vanish, that it comes back for them."""
+        policy, card = self.policy, self._board.card
+        if policy.limits.min_workers or card is None or self.is_paused or not self._connector.starts_workers:
+            return PlannerInfo()
+        start_up_s = (self._seen.start_up_s if self._seen else 0.0) or policy.start_up_s
+        return PlannerInfo(wakes=card, start_up_s=start_up_s)
 
     async def rehearse(self, counts: Counts | None) -> Rehearsed | str:
         """The last hour on a fleet, by default the one that is wanted, and on the present one; or why that can't be."""
@@ -181,8 +199,11 @@ class Steering:
         self._tell(obstacles, observed.fleet)
 
     def _of_mode(self, policy: PlannerPolicy, fleet: Fleet) -> PlannerPolicy:
-        if not self._options.is_mode_open or not fleet.wanted.total:
+        if not self._options.is_mode_open:
             return policy
+        if not fleet.wanted.total:
+            # Who comes back is what has left.
+            return replace(policy, mode=self._mode or policy.mode)
         return replace(policy, mode="disaggregated" if fleet.wanted.prefill or fleet.wanted.decode else "aggregated")
 
     async def _plan(
@@ -210,10 +231,12 @@ class Steering:
             entry.kind, entry.text = LogEntry.KIND_HELD, f"not done, since it is paused: {text}"
             return self._note("plan", entry, "paused")
         pair = seen.fleet.wanted, decision.counts
-        if self._held.get(pair, 0.0) > seen.now_s:
+        # Limits are people's word: they hold whatever a rehearsal says.
+        is_free = seen.fleet.wanted.total <= policy.limits.max_workers
+        if is_free and self._held.get(pair, 0.0) > seen.now_s:
             return None
         # By the traffic that it is made for: a plan for what has changed is not to be judged by what was before.
-        rehearsed = await self._rehearse(decision.counts, seen, decision, policy.pattern_s)
+        rehearsed = await self._rehearse(decision.counts, seen, decision, policy.pattern_s) if is_free else None
         if rehearsed is not None:
             entry.rehearsal.CopyFrom(rehearsal_to(rehearsed))
             text = f"{text}; {judged(rehearsed)}"
@@ -250,7 +273,7 @@ class Steering:
 
     async def _rehearse(self, counts: Counts, seen: Seen, decision: Decision, span_s: float) -> Rehearsed | None:
         kind, now, budget_s = self._board.kind, seen.fleet.wanted, self._options.rehearsal_budget_s
-        if not budget_s or kind is None or self._planner is None or counts == now:
+        if not budget_s or kind is None or self._planner is None or counts == now or not (counts.total and now.total):
             return None
         policy, arrivals = self.policy, latest(seen.arrivals, seen.now_s - span_s)
         pace = self._planner.pace(arrivals, decision.demand)

@@ -30,6 +30,8 @@ class RequestFeed:
         self._observer = observer
         self._model = model
         self._now_s = now_s
+        self.on_arrival: Callable[[], None] = lambda: None
+        """Is told when a request has come."""
         self._open: dict[str, dict[int, _Open]] = {}
         """By router and the request's number there."""
         self._told: dict[str, int] = {}
@@ -62,6 +64,7 @@ class RequestFeed:
             elif event.kind == RequestEvent.KIND_ARRIVED:
                 requests[event.number] = _Open(event.prompt_tokens)
                 self._observer.arrive(at_s, event.prompt_tokens, is_known=not self._is_new(router, event.number))
+                self.on_arrival()
             elif (request := requests.get(event.number)) is not None:
                 self._progress(event, requests, request)
 

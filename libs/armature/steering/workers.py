@@ -13,7 +13,7 @@ from armature.runtime.channels import ChannelPool
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
 from armature.runtime.tasks import Spawn
-from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, MEMBER_STATE_READY, Member, Role
+from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, MEMBER_STATE_READY, Member, ModelCard, Role
 from armature.v1.worker_pb2 import LoadReport, LoadRequest
 from armature.v1.worker_pb2_grpc import WorkerStub
 
@@ -34,6 +34,8 @@ class WorkerBoard:
         self.model = model
         self.block_size = 0
         """Of the model's workers; 0 until there was one."""
+        self.card: ModelCard | None = None
+        """As the last one described it."""
         self._gpus = gpus
         self._channels = channels
         self._members: dict[str, Member] = {}
@@ -111,6 +113,7 @@ class WorkerBoard:
         else:
             self._members[member.id] = member
             self.block_size = member.worker.model.block_size
+            self.card = member.worker.model
             if change.kind == "joined" and member.state == MEMBER_STATE_READY:
                 self._came(member)
         self._streams.on_change(change)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61rmature/v1/common.proto\x12\x0b\x61rmature.v1\"\x8b\x02\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.armature.v1.MemberState\x12\x17\n\x0fmetrics_address\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x03\x12\'\n\x06worker\x18\x08 \x01(\x0b\x32\x17.armature.v1.WorkerInfo\x12\x0c\n\x04node\x18\t \x01(\t\x12)\n\x07offload\x18\n \x01(\x0b\x32\x18.armature.v1.OffloadInfo\x12\x16\n\x0estream_address\x18\x0b \x01(\t\"7\n\x08KvLayout\x12\x16\n\x0ekv_fingerprint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x02 \x01(\x04\"]\n\x0bOffloadInfo\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\'\n\x05tiers\x18\x02 \x03(\x0b\x32\x18.armature.v1.OffloadTier\"B\n\x0bOffloadTier\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x12\n\nnum_blocks\x18\x02 \x01(\x04\"\x9a\x02\n\nWorkerInfo\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.armature.v1.Role\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.armature.v1.ModelCard\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x04 \x01(\r\x12\x1e\n\x16max_num_batched_tokens\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12%\n\x07handoff\x18\x07 \x01(\x0e\x32\x14.armature.v1.Handoff\x12\x12\n\ntransports\x18\x08 \x03(\t\x12\x16\n\x0ekv_fingerprint\x18\t \x01(\x0c\x12\x17\n\x0flacks_kv_events\x18\n \x01(\x08\"\xdf\x01\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x13\n\x0b\x62lock_bytes\x18\x07 \x01(\x04\x12\x16\n\x0e\x65mbedding_size\x18\x08 \x01(\r\x12\x18\n\x10tool_call_parser\x18\t \x01(\t\x12\x18\n\x10reasoning_parser\x18\n \x01(\t\"\x8b\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12>\n\nlogit_bias\x18\t \x03(\x0b\x32*.armature.v1.SamplingParams.LogitBiasEntry\x12\x10\n\x08logprobs\x18\n \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nmin_tokens\x18\x0e \x01(\r\x12\x1c\n\x0fprompt_logprobs\x18\x0f \x01(\rH\x04\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x12\n\x10_prompt_logprobs\"\x8b\x01\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x65\x62nf\x18\x04 \x01(\tH\x00\x12)\n\x06\x63hoice\x18\x05 \x01(\x0b\x32\x17.armature.v1.TextChoiceH\x00\x42\x06\n\x04kind\"\x1b\n\nTextChoice\x12\r\n\x05texts\x18\x01 \x03(\t\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"5\n\x08Logprobs\x12)\n\x06tokens\x18\x01 \x03(\x0b\x32\x19.armature.v1.TokenLogprob\"Q\n\x0ePromptLogprobs\x12\x0b\n\x03top\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x10\n\x08logprobs\x18\x03 \x01(\x0c\x12\r\n\x05ranks\x18\x04 \x01(\x0c\"\xd8\x02\n\x0bServingInfo\x12\x15\n\rdecode_worker\x18\x01 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x02 \x01(\t\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x1a\n\x12transferred_tokens\x18\x04 \x01(\r\x12\x19\n\x11transferred_bytes\x18\x05 \x01(\x04\x12\x11\n\ttransport\x18\x06 \x01(\t\x12\x12\n\ntransfer_s\x18\x07 \x01(\x01\x12\x1d\n\x15prefill_cached_tokens\x18\x08 \x01(\r\x12\x0e\n\x06ttft_s\x18\t \x01(\x01\x12\x12\n\nmigrations\x18\n \x01(\r\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12*\n\tonboarded\x18\x0c \x03(\x0b\x32\x17.armature.v1.TierTokens\x12\x11\n\tonboard_s\x18\r \x01(\x01\x12\x13\n\x0bpull_worker\x18\x0e \x01(\t\"=\n\nTierTokens\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x0e\n\x06tokens\x18\x02 \x01(\r*T\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROLE_AGGREGATED\x10\x01\x12\x10\n\x0cROLE_PREFILL\x10\x02\x12\x0f\n\x0bROLE_DECODE\x10\x03*P\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0b\n\x07TIER_G1\x10\x01\x12\x0b\n\x07TIER_G2\x10\x02\x12\x0b\n\x07TIER_G3\x10\x03\x12\x0b\n\x07TIER_G4\x10\x04*^\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_STATE_READY\x10\x01\x12\x19\n\x15MEMBER_STATE_DRAINING\x10\x02*j\n\x07Handoff\x12\x17\n\x13HANDOFF_UNSPECIFIED\x10\x00\x12\x10\n\x0cHANDOFF_PULL\x10\x01\x12\x1c\n\x18HANDOFF_PULL_FIRST_TOKEN\x10\x02\x12\x16\n\x12HANDOFF_RENDEZVOUS\x10\x03*\xb3\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61rmature/v1/common.proto\x12\x0b\x61rmature.v1\"\xb6\x02\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.armature.v1.MemberState\x12\x17\n\x0fmetrics_address\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x03\x12\'\n\x06worker\x18\x08 \x01(\x0b\x32\x17.armature.v1.WorkerInfo\x12\x0c\n\x04node\x18\t \x01(\t\x12)\n\x07offload\x18\n \x01(\x0b\x32\x18.armature.v1.OffloadInfo\x12\x16\n\x0estream_address\x18\x0b \x01(\t\x12)\n\x07planner\x18\x0c \x01(\x0b\x32\x18.armature.v1.PlannerInfo\"H\n\x0bPlannerInfo\x12%\n\x05wakes\x18\x01 \x01(\x0b\x32\x16.armature.v1.ModelCard\x12\x12\n\nstart_up_s\x18\x02 \x01(\x01\"7\n\x08KvLayout\x12\x16\n\x0ekv_fingerprint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x02 \x01(\x04\"]\n\x0bOffloadInfo\x12%\n\x06layout\x18\x01 \x01(\x0b\x32\x15.armature.v1.KvLayout\x12\'\n\x05tiers\x18\x02 \x03(\x0b\x32\x18.armature.v1.OffloadTier\"B\n\x0bOffloadTier\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x12\n\nnum_blocks\x18\x02 \x01(\x04\"\x9a\x02\n\nWorkerInfo\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.armature.v1.Role\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.armature.v1.ModelCard\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x04 \x01(\r\x12\x1e\n\x16max_num_batched_tokens\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12%\n\x07handoff\x18\x07 \x01(\x0e\x32\x14.armature.v1.Handoff\x12\x12\n\ntransports\x18\x08 \x03(\t\x12\x16\n\x0ekv_fingerprint\x18\t \x01(\x0c\x12\x17\n\x0flacks_kv_events\x18\n \x01(\x08\"\xdf\x01\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x13\n\x0b\x62lock_bytes\x18\x07 \x01(\x04\x12\x16\n\x0e\x65mbedding_size\x18\x08 \x01(\r\x12\x18\n\x10tool_call_parser\x18\t \x01(\t\x12\x18\n\x10reasoning_parser\x18\n \x01(\t\"\x8b\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x03\x88\x01\x01\x12>\n\nlogit_bias\x18\t \x03(\x0b\x32*.armature.v1.SamplingParams.LogitBiasEntry\x12\x10\n\x08logprobs\x18\n \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nmin_tokens\x18\x0e \x01(\r\x12\x1c\n\x0fprompt_logprobs\x18\x0f \x01(\rH\x04\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x12\n\x10_prompt_logprobs\"\x8b\x01\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x65\x62nf\x18\x04 \x01(\tH\x00\x12)\n\x06\x63hoice\x18\x05 \x01(\x0b\x32\x17.armature.v1.TextChoiceH\x00\x42\x06\n\x04kind\"\x1b\n\nTextChoice\x12\r\n\x05texts\x18\x01 \x03(\t\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"5\n\x08Logprobs\x12)\n\x06tokens\x18\x01 \x03(\x0b\x32\x19.armature.v1.TokenLogprob\"Q\n\x0ePromptLogprobs\x12\x0b\n\x03top\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x10\n\x08logprobs\x18\x03 \x01(\x0c\x12\r\n\x05ranks\x18\x04 \x01(\x0c\"\xd8\x02\n\x0bServingInfo\x12\x15\n\rdecode_worker\x18\x01 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x02 \x01(\t\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x1a\n\x12transferred_tokens\x18\x04 \x01(\r\x12\x19\n\x11transferred_bytes\x18\x05 \x01(\x04\x12\x11\n\ttransport\x18\x06 \x01(\t\x12\x12\n\ntransfer_s\x18\x07 \x01(\x01\x12\x1d\n\x15prefill_cached_tokens\x18\x08 \x01(\r\x12\x0e\n\x06ttft_s\x18\t \x01(\x01\x12\x12\n\nmigrations\x18\n \x01(\r\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12*\n\tonboarded\x18\x0c \x03(\x0b\x32\x17.armature.v1.TierTokens\x12\x11\n\tonboard_s\x18\r \x01(\x01\x12\x13\n\x0bpull_worker\x18\x0e \x01(\t\"=\n\nTierTokens\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x0e\n\x06tokens\x18\x02 \x01(\r*T\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROLE_AGGREGATED\x10\x01\x12\x10\n\x0cROLE_PREFILL\x10\x02\x12\x0f\n\x0bROLE_DECODE\x10\x03*P\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0b\n\x07TIER_G1\x10\x01\x12\x0b\n\x07TIER_G2\x10\x02\x12\x0b\n\x07TIER_G3\x10\x03\x12\x0b\n\x07TIER_G4\x10\x04*^\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_STATE_READY\x10\x01\x12\x19\n\x15MEMBER_STATE_DRAINING\x10\x02*j\n\x07Handoff\x12\x17\n\x13HANDOFF_UNSPECIFIED\x10\x00\x12\x10\n\x0cHANDOFF_PULL\x10\x01\x12\x1c\n\x18HANDOFF_PULL_FIRST_TOKEN\x10\x02\x12\x16\n\x12HANDOFF_RENDEZVOUS\x10\x03*\xb3\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,44 +33,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2338
-  _globals['_ROLE']._serialized_end=2422
-  _globals['_TIER']._serialized_start=2424
-  _globals['_TIER']._serialized_end=2504
-  _globals['_MEMBERSTATE']._serialized_start=2506
-  _globals['_MEMBERSTATE']._serialized_end=2600
-  _globals['_HANDOFF']._serialized_start=2602
-  _globals['_HANDOFF']._serialized_end=2708
-  _globals['_FINISHREASON']._serialized_start=2711
-  _globals['_FINISHREASON']._serialized_end=2890
+  _globals['_ROLE']._serialized_start=2455
+  _globals['_ROLE']._serialized_end=2539
+  _globals['_TIER']._serialized_start=2541
+  _globals['_TIER']._serialized_end=2621
+  _globals['_MEMBERSTATE']._serialized_start=2623
+  _globals['_MEMBERSTATE']._serialized_end=2717
+  _globals['_HANDOFF']._serialized_start=2719
+  _globals['_HANDOFF']._serialized_end=2825
+  _globals['_FINISHREASON']._serialized_start=2828
+  _globals['_FINISHREASON']._serialized_end=3007
   _globals['_MEMBER']._serialized_start=42
-  _globals['_MEMBER']._serialized_end=309
-  _globals['_KVLAYOUT']._serialized_start=311
-  _globals['_KVLAYOUT']._serialized_end=366
-  _globals['_OFFLOADINFO']._serialized_start=368
-  _globals['_OFFLOADINFO']._serialized_end=461
-  _globals['_OFFLOADTIER']._serialized_start=463
-  _globals['_OFFLOADTIER']._serialized_end=529
-  _globals['_WORKERINFO']._serialized_start=532
-  _globals['_WORKERINFO']._serialized_end=814
-  _globals['_MODELCARD']._serialized_start=817
-  _globals['_MODELCARD']._serialized_end=1040
-  _globals['_SAMPLINGPARAMS']._serialized_start=1043
-  _globals['_SAMPLINGPARAMS']._serialized_end=1566
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1440
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1488
-  _globals['_GRAMMAR']._serialized_start=1569
-  _globals['_GRAMMAR']._serialized_end=1708
-  _globals['_TEXTCHOICE']._serialized_start=1710
-  _globals['_TEXTCHOICE']._serialized_end=1737
-  _globals['_TOKENLOGPROB']._serialized_start=1739
-  _globals['_TOKENLOGPROB']._serialized_end=1788
-  _globals['_LOGPROBS']._serialized_start=1790
-  _globals['_LOGPROBS']._serialized_end=1843
-  _globals['_PROMPTLOGPROBS']._serialized_start=1845
-  _globals['_PROMPTLOGPROBS']._serialized_end=1926
-  _globals['_SERVINGINFO']._serialized_start=1929
-  _globals['_SERVINGINFO']._serialized_end=2273
-  _globals['_TIERTOKENS']._serialized_start=2275
-  _globals['_TIERTOKENS']._serialized_end=2336
+  _globals['_MEMBER']._serialized_end=352
+  _globals['_PLANNERINFO']._serialized_start=354
+  _globals['_PLANNERINFO']._serialized_end=426
+  _globals['_KVLAYOUT']._serialized_start=428
+  _globals['_KVLAYOUT']._serialized_end=483
+  _globals['_OFFLOADINFO']._serialized_start=485
+  _globals['_OFFLOADINFO']._serialized_end=578
+  _globals['_OFFLOADTIER']._serialized_start=580
+  _globals['_OFFLOADTIER']._serialized_end=646
+  _globals['_WORKERINFO']._serialized_start=649
+  _globals['_WORKERINFO']._serialized_end=931
+  _globals['_MODELCARD']._serialized_start=934
+  _globals['_MODELCARD']._serialized_end=1157
+  _globals['_SAMPLINGPARAMS']._serialized_start=1160
+  _globals['_SAMPLINGPARAMS']._serialized_end=1683
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1557
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1605
+  _globals['_GRAMMAR']._serialized_start=1686
+  _globals['_GRAMMAR']._serialized_end=1825
+  _globals['_TEXTCHOICE']._serialized_start=1827
+  _globals['_TEXTCHOICE']._serialized_end=1854
+  _globals['_TOKENLOGPROB']._serialized_start=1856
+  _globals['_TOKENLOGPROB']._serialized_end=1905
+  _globals['_LOGPROBS']._serialized_start=1907
+  _globals['_LOGPROBS']._serialized_end=1960
+  _globals['_PROMPTLOGPROBS']._serialized_start=1962
+  _globals['_PROMPTLOGPROBS']._serialized_end=2043
+  _globals['_SERVINGINFO']._serialized_start=2046
+  _globals['_SERVINGINFO']._serialized_end=2390
+  _globals['_TIERTOKENS']._serialized_start=2392
+  _globals['_TIERTOKENS']._serialized_end=2453
 # @@protoc_insertion_point(module_scope)

@@ -173,6 +173,7 @@ class Member(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     OFFLOAD_FIELD_NUMBER: _builtins.int
     STREAM_ADDRESS_FIELD_NUMBER: _builtins.int
+    PLANNER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique for the life of the process; a restarted process has a new id."""
     kind: _builtins.str
@@ -199,6 +200,10 @@ class Member(_message.Message):
     def offload(self) -> Global___OffloadInfo:
         """Set on kv-offload."""
 
+    @_builtins.property
+    def planner(self) -> Global___PlannerInfo:
+        """Set on planners."""
+
     def __init__(
         self,
         *,
@@ -213,14 +218,45 @@ class Member(_message.Message):
         node: _builtins.str = ...,
         offload: Global___OffloadInfo | None = ...,
         stream_address: _builtins.str = ...,
+        planner: Global___PlannerInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["offload", b"offload", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offload", b"offload", "planner", b"planner", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "id", b"id", "kind", b"kind", "metrics_address", b"metrics_address", "node", b"node", "offload", b"offload", "pid", b"pid", "state", b"state", "stream_address", b"stream_address", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "id", b"id", "kind", b"kind", "metrics_address", b"metrics_address", "node", b"node", "offload", b"offload", "pid", b"pid", "planner", b"planner", "state", b"state", "stream_address", b"stream_address", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Member: _TypeAlias = Member  # noqa: Y015
+
+@_typing.final
+class PlannerInfo(_message.Message):
+    """What a planner promises to those who ask for its model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAKES_FIELD_NUMBER: _builtins.int
+    START_UP_S_FIELD_NUMBER: _builtins.int
+    start_up_s: _builtins.float
+    """About the time until a first worker is ready, from a request on."""
+    @_builtins.property
+    def wakes(self) -> Global___ModelCard:
+        """As its workers described it. Absent: the planner leaves workers, or starts none. Else there may be none at times, and
+        requests wait for one.
+        """
+
+    def __init__(
+        self,
+        *,
+        wakes: Global___ModelCard | None = ...,
+        start_up_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wakes", b"wakes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start_up_s", b"start_up_s", "wakes", b"wakes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannerInfo: _TypeAlias = PlannerInfo  # noqa: Y015
 
 @_typing.final
 class KvLayout(_message.Message):

@@ -490,6 +490,7 @@ class SetTargetsRequest(_message.Message):
     MAX_WORKERS_FIELD_NUMBER: _builtins.int
     MAX_GPUS_FIELD_NUMBER: _builtins.int
     IS_PAUSED_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
     ttft_s: _builtins.float
     itl_s: _builtins.float
     quantile: _builtins.float
@@ -497,6 +498,8 @@ class SetTargetsRequest(_message.Message):
     max_workers: _builtins.int
     max_gpus: _builtins.int
     is_paused: _builtins.bool
+    reset: _builtins.bool
+    """First forget all that was set: the planner's own policy and flags count, then the fields above."""
     def __init__(
         self,
         *,
@@ -507,10 +510,11 @@ class SetTargetsRequest(_message.Message):
         max_workers: _builtins.int | None = ...,
         max_gpus: _builtins.int | None = ...,
         is_paused: _builtins.bool | None = ...,
+        reset: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_paused", b"_is_paused", "_itl_s", b"_itl_s", "_max_gpus", b"_max_gpus", "_max_workers", b"_max_workers", "_min_workers", b"_min_workers", "_quantile", b"_quantile", "_ttft_s", b"_ttft_s", "is_paused", b"is_paused", "itl_s", b"itl_s", "max_gpus", b"max_gpus", "max_workers", b"max_workers", "min_workers", b"min_workers", "quantile", b"quantile", "ttft_s", b"ttft_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_paused", b"_is_paused", "_itl_s", b"_itl_s", "_max_gpus", b"_max_gpus", "_max_workers", b"_max_workers", "_min_workers", b"_min_workers", "_quantile", b"_quantile", "_ttft_s", b"_ttft_s", "is_paused", b"is_paused", "itl_s", b"itl_s", "max_gpus", b"max_gpus", "max_workers", b"max_workers", "min_workers", b"min_workers", "quantile", b"quantile", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_paused", b"_is_paused", "_itl_s", b"_itl_s", "_max_gpus", b"_max_gpus", "_max_workers", b"_max_workers", "_min_workers", b"_min_workers", "_quantile", b"_quantile", "_ttft_s", b"_ttft_s", "is_paused", b"is_paused", "itl_s", b"itl_s", "max_gpus", b"max_gpus", "max_workers", b"max_workers", "min_workers", b"min_workers", "quantile", b"quantile", "reset", b"reset", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_paused: _TypeAlias = _typing.Literal["is_paused"]  # noqa: Y015
     _WhichOneofArgType__is_paused: _TypeAlias = _typing.Literal["_is_paused", b"_is_paused"]  # noqa: Y015

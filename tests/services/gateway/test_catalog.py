@@ -8,7 +8,7 @@ from armature.openai.errors import ApiError
 from armature.openai.serving.catalog import ModelCatalog
 from armature.openai.serving.options import ServingOptions
 from armature.runtime.roster import MemberChange
-from armature.v1.common_pb2 import ROLE_DECODE, ROLE_PREFILL, Member, ModelCard, WorkerInfo
+from armature.v1.common_pb2 import ROLE_DECODE, ROLE_PREFILL, Member, ModelCard, PlannerInfo, WorkerInfo
 from tests.services.gateway.harness import Tasks, card, model_directory
 
 
@@ -98,3 +98,22 @@ async def test_a_model_whose_last_worker_turns_to_prefill_is_not_served() -> Non
         assert list(world.catalog.served()) == ["tiny"]
         world.join("w", role=ROLE_PREFILL)
         assert not world.catalog.served()
+
+
+async def test_a_model_without_workers_is_served_while_a_planner_starts_some_for_who_asks() -> None:
+    async with Tasks() as tasks:
+        world = World(tasks)
+        planner = Member(id="p", kind="planner", planner=PlannerInfo(wakes=card(context_length=100)))
+        world.catalog.member_changed(MemberChange("joined", planner), 1000.5)
+        assert list(world.catalog.served()) == ["tiny"] and await world.context_length() == 100
+        world.join("a", context_length=200)
+        assert await world.context_length() == 200
+        world.leave("a")
+        assert await world.context_length() == 200
+        world.catalog.member_changed(MemberChange("updated", Member(id="p", kind="planner")), 1002.5)
+        assert world.catalog.served() == {} and world.catalog.loaded("tiny") is None
+        world.catalog.member_changed(MemberChange("updated", planner), 1003.5)
+        assert list(world.catalog.served()) == ["tiny"]
+        world.catalog.member_changed(MemberChange("left", planner), 1004.5)
+        with pytest.raises(ApiError, match="No worker serves"):
+            await world.context_length()

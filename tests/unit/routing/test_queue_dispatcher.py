@@ -107,6 +107,50 @@ def test_a_worker_that_joins_takes_what_waits() -> None:
     assert told(dispatcher.drain(0.1)) == [("r", "a2")]
 
 
+def promised(max_requests: int = 100) -> Dispatcher:
+    """No worker, and a planner that starts one when somebody asks."""
+    dispatcher = Dispatcher(
+        cell(policy=replace(POLICY, queue=replace(QUEUE, gate=Always(), max_requests=max_requests)))
+    )
+    dispatcher.core.promise("planner", "m", 30.0)
+    return dispatcher
+
+
+def test_requests_wait_for_the_first_worker_of_a_model_that_a_planner_brings_back() -> None:
+    dispatcher = promised()
+    (outcome,) = dispatcher.submit(ask("r"), 0.0)
+    assert isinstance(outcome.answer, Queued)
+    assert outcome.answer.expected_wait_s >= 30.0 and outcome.answer.within_s == 90.0
+    assert "a worker is started for them" in outcome.answer.reason
+    for tick in range(1, 400):
+        assert dispatcher.drain(tick * 0.1) == []
+    wake_s = dispatcher.next_wake_s(40.0)
+    assert wake_s is not None and 40.0 < wake_s <= 40.2, "nobody looks all the time"
+    dispatcher.core.put_worker(worker("a1"))
+    assert told(dispatcher.drain(40.1)) == [("r", "a1")]
+
+
+def test_a_model_that_nobody_brings_back_is_refused_at_once_also_to_those_who_wait() -> None:
+    dispatcher = promised()
+    dispatcher.submit(ask("r"), 0.0)
+    assert isinstance(dispatcher.submit(replace(ask("other"), model="n"), 0.0)[0].answer, Rejected)
+    dispatcher.core.promise("planner", "", 0.0)
+    ((_, answer, *_),) = dispatcher.drain(0.2)
+    assert isinstance(answer, Rejected) and answer.code is RejectionCode.NO_WORKERS
+
+
+def test_who_can_not_wait_for_a_worker_is_told_how_long_it_takes() -> None:
+    dispatcher = promised(max_requests=2)
+    dispatcher.submit(ask("a"), 0.0)
+    dispatcher.submit(ask("b"), 0.0)
+    full = dispatcher.submit(ask("c"), 0.0)[-1]
+    assert full.shed is Shed.FULL and isinstance(full.answer, Rejected) and 30.0 <= full.answer.retry_after_s <= 32.0
+    late = dispatcher.submit(ask("d", target_s=5.0), 0.0)[-1]
+    assert late.shed is Shed.TOO_LATE and "about 26.5 s after the 5 s" in late.answer.reason
+    expired = dispatcher.drain(90.0)
+    assert [one.shed for one in expired] == [Shed.EXPIRED, Shed.EXPIRED] and not len(dispatcher)
+
+
 def flooded(queue: QueuePolicy = QUEUE) -> Dispatcher:
     """One tenant has given the workers all that they take, and has more waiting."""
     dispatcher = busy("a1", "a2", queue=queue, seconds=0.0)

@@ -3,18 +3,19 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind
 from armature.performance.linear import LinearModel
 from armature.planning.fleet import Counts, Fleet, WorkerKind
 from armature.planning.observer import Backlog, Observer
-from armature.planning.policy import planner_policy_of
+from armature.planning.policy import PlannerPolicy, planner_policy_of
 from armature.runtime.policies import load_policy
 from armature.steering.book import Book
 from armature.steering.loop import Steering, SteeringOptions
 from armature.steering.workers import WorkerBoard
+from armature.v1.common_pb2 import ModelCard
 from armature.v1.planner_pb2 import LogEntry, PlannerTargets
 
 KIND = WorkerKind(performance=LinearModel(0.01, 1e-4, 1e-8, 1e-3, 0.0), kv_tokens=64_000, max_num_seqs=32)
@@ -39,12 +40,19 @@ class FakeBook:
     async def flush(self) -> None:
         pass
 
+    async def set_targets(self, targets: PlannerTargets) -> None:
+        self.targets = targets
+
+    async def forget_targets(self) -> None:
+        self.targets = None
+
 
 @dataclass
 class FakeBoard:
     kind: WorkerKind | None = KIND
     model: str = "m"
     block_size: int = 16
+    card: ModelCard | None = field(default_factory=lambda: ModelCard(name="m"))
     expected: list[tuple[Counts, Counts]] = field(default_factory=list[tuple[Counts, Counts]])
 
     def backlogs(self) -> tuple[Backlog, ...]:
@@ -60,6 +68,7 @@ class FakeConnector:
     orders: list[Order] = field(default_factory=list[Order])
     problems: tuple[Problem, ...] = ()
     name: str = "fake"
+    starts_workers: bool = True
     before: Callable[[], None] = lambda: None
 
     async def observe(self) -> Observed:
@@ -76,29 +85,29 @@ class FakeConnector:
 
 
 class World:
-    def __init__(self, *, leads: bool = True, budget_s: float = 0.0) -> None:
+    def __init__(self, *, leads: bool = True, budget_s: float = 0.0, policy: PlannerPolicy = POLICY) -> None:
         self.book, self.board, self.connector = FakeBook(), FakeBoard(), FakeConnector()
         self.observer, self.leads = Observer(time.monotonic()), leads
         options = SteeringOptions(
-            policy=POLICY, is_mode_open=True, placement=load_policy("seconds"), rehearsal_budget_s=budget_s
+            policy=policy, is_mode_open=True, placement=load_policy("seconds"), rehearsal_budget_s=budget_s
         )
         self.steering = Steering(
             options, cast(WorkerBoard, self.board), self.observer, self.connector, cast(Book, self.book),
             lambda: self.leads,
         )  # fmt: skip
 
-    def overload(self) -> None:
-        """From now on there is work for three workers, however long the steps take."""
-        self.connector.before = self._ask
+    def overload(self, prompt_rate: float = 3000.0, output_rate: float = 0.0) -> None:
+        """From now on there are so many tokens a second, by default work for three workers, however long steps take."""
+        self.connector.before = lambda: self._ask(prompt_rate, output_rate)
         self._asked_s = time.monotonic()
 
-    def _ask(self) -> None:
+    def _ask(self, prompt_rate: float, output_rate: float) -> None:
         now_s = time.monotonic()
-        tokens = max(round(3000 * (now_s - self._asked_s)), 1)
-        self._asked_s = now_s
+        passed_s, self._asked_s = now_s - self._asked_s, now_s
+        tokens = max(round(prompt_rate * passed_s), 1)
         self.observer.arrive(now_s, tokens)
         self.observer.first_token(0.1, tokens)
-        self.observer.finish(tokens, 0, 5, 0.1)
+        self.observer.finish(tokens, 0, max(round(output_rate * passed_s), 5), 0.1)
 
     async def run(self, until: Callable[[], Any]) -> None:
         running = asyncio.create_task(self.steering.run())
@@ -158,6 +167,59 @@ async def test_paused_it_tells_once_what_it_would_do() -> None:
     await world.run(lambda: world.steering.status.plan.is_change)
     assert world.kinds() == [LogEntry.KIND_HELD] and "paused" in world.book.noted[0].text
     assert not world.connector.orders
+
+
+async def test_a_plan_that_is_worse_in_its_rehearsal_is_held_back_and_told_once() -> None:
+    """A block holds as much as the whole pool: in the replay a worker answers one request at a time, which planning
+    does not know. It wants one or two workers, and keeping six is better."""
+    targets = replace(POLICY.targets, ttft_s=0.3)
+    world = World(budget_s=60.0, policy=replace(POLICY, targets=targets, down_after_s=1.0))
+    world.board.block_size = KIND.kv_tokens
+    world.connector.fleet = Fleet(Counts(6))
+    world.overload(prompt_rate=20.0, output_rate=350.0)
+    await world.run(world.kinds)
+    await world.run(lambda: world.steering.status.plan.is_change)
+    (entry,) = world.book.noted
+    assert entry.kind == LogEntry.KIND_HELD and entry.text.startswith("held back, keeping is better: ")
+    assert entry.rehearsal.attained < entry.rehearsal.attained_now
+    assert "targets hold in" in entry.text and not world.connector.orders
+    world.book.targets = replace_targets(world, max_workers=2)
+    await world.run(lambda: world.connector.orders)
+    assert world.connector.orders[0].counts.total <= 2, "limits hold whatever a rehearsal says"
+
+
+async def test_a_fleet_that_may_vanish_is_promised_to_come_back_and_a_request_brings_it_back_at_once() -> None:
+    limits = replace(POLICY.limits, min_workers=0)
+    policy = replace(POLICY, limits=limits, idle_after_s=0.3, interval_s=0.1)
+    world = World(budget_s=60.0, policy=policy)
+    world.overload()
+    await world.run(lambda: world.steering.status.plan.predicted.ttft_s)
+    assert world.steering.promise().wakes.name == "m"
+    world.connector.before = lambda: None
+    await world.run(lambda: not world.connector.fleet.wanted.total)
+    assert world.book.noted[-1].plan.reason == "idle"
+    slow = replace(policy, interval_s=60.0, window_s=60.0, pattern_s=60.0)
+    world.steering._options = replace(world.steering._options, policy=slow)
+
+    async def ask() -> None:
+        await asyncio.sleep(0.2)
+        world.observer.arrive(time.monotonic(), 500)
+        world.steering.asked()
+
+    asking = asyncio.create_task(ask())
+    await world.run(lambda: world.connector.fleet.wanted.total)
+    await asking
+    assert world.book.noted[-1].plan.reason == "wake" and world.connector.orders[-1].counts == Counts(1)
+
+
+async def test_nobody_is_promised_what_will_not_be_done() -> None:
+    world = World(policy=replace(POLICY, limits=replace(POLICY.limits, min_workers=0)))
+    assert world.steering.promise().HasField("wakes")
+    world.book.targets = replace_targets(world, is_paused=True)
+    assert not world.steering.promise().HasField("wakes")
+    world.book.targets, world.connector.starts_workers = None, False
+    assert not world.steering.promise().HasField("wakes")
+    assert not World().steering.promise().HasField("wakes")
 
 
 async def test_targets_that_people_set_count() -> None:

@@ -6,7 +6,7 @@ A tokenizer is loaded when the first worker of its model joins, off the loop; re
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from armature.blocks.hashing import BlockDigest, BlockHasher
@@ -65,9 +65,16 @@ class _Model:
     cards: dict[str, ModelCard]
     """By worker, the longest known first: its description counts."""
     card: ModelCard
+    waking: set[str] = field(default_factory=set[str])
+    """Planners that start a worker when somebody asks."""
     loading: _Loading | None = None
     left_at_s: float = 0.0
     """When its last worker left."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether there are workers, or will be some for who asks."""
+        return bool(self.cards or self.waking)
 
     def settle(self) -> None:
         """Go by the first worker's card."""
@@ -92,6 +99,8 @@ class ModelCatalog:
     def member_changed(self, change: MemberChange, wall_s: float) -> None:
         """A worker has come, changed or left; `wall_s` is the time of day, for clients."""
         member = change.member
+        if member.kind == "planner":
+            self._promised(member, wall_s, has_left=change.kind == "left")
         if not member.HasField("worker") or not member.worker.model.name:
             return
         if change.kind == "left" or member.worker.role == ROLE_PREFILL:
@@ -100,18 +109,18 @@ class ModelCatalog:
             self._add(member, wall_s)
 
     def served(self) -> dict[str, tuple[ModelCard, int]]:
-        """Models that have workers: their cards and since when they are served (Unix time)."""
-        return {name: (model.card, model.created_s) for name, model in self._models.items() if model.cards}
+        """Models that have workers, or get some when asked for: their cards and since when (Unix time)."""
+        return {name: (model.card, model.created_s) for name, model in self._models.items() if model.is_served}
 
     def check_served(self, name: str) -> None:
-        """Raise `ApiError` 404 unless the model has workers."""
+        """Raise `ApiError` 404 unless the model is served."""
         if name not in self.served():
             raise model_not_found(name, sorted(self.served()))
 
     def loaded(self, name: str) -> ServedModel | None:
         """The model if it can be used at once; `get` says what is in the way."""
         model = self._models.get(name)
-        return model.loading.served if model is not None and model.cards and model.loading is not None else None
+        return model.loading.served if model is not None and model.is_served and model.loading is not None else None
 
     async def get(self, name: str) -> ServedModel:
         """The model, as soon as its tokenizer is loaded.
@@ -122,7 +131,7 @@ class ModelCatalog:
         model = self._models.get(name)
         if model is None:
             raise model_not_found(name, sorted(self.served()))
-        if not model.cards:
+        if not model.is_served:
             if self._now_s() > model.left_at_s + self._memory_s:
                 raise model_not_found(name, sorted(self.served()))
             raise no_workers(f"No worker serves the model '{name}' at the moment; try again")
@@ -136,14 +145,24 @@ class ModelCatalog:
 
     def _add(self, member: Member, wall_s: float) -> None:
         card = member.worker.model
-        model = self._models.get(card.name)
-        if model is None:
-            model = self._models[card.name] = _Model(int(wall_s), {}, card)
+        model = self._named(card, wall_s)
         model.cards[member.id] = card
         model.settle()
         if model.card != card:
             log.warning("%s describes model %s differently from the others", member.id, card.name)
         self._load(card.name, model)
+
+    def _named(self, card: ModelCard, wall_s: float) -> _Model:
+        return self._models.setdefault(card.name, _Model(int(wall_s), {}, card))
+
+    def _promised(self, planner: Member, wall_s: float, *, has_left: bool) -> None:
+        """A planner has said which model it starts workers for."""
+        for model in self._models.values():
+            model.waking.discard(planner.id)
+        card = planner.planner.wakes
+        if card.name and not has_left:
+            self._named(card, wall_s).waking.add(planner.id)
+            self._load(card.name, self._models[card.name])
 
     def _remove(self, member: Member) -> None:
         model = self._models.get(member.worker.model.name)

@@ -1,11 +1,14 @@
 """Places requests, or has them wait until they can be placed, or refuses them in time: the routing core and its queue.
 
+Requests of a model that has no worker wait for one if a planner starts it.
+
 Whatever changes is told to the core, and then `drain` is called; it costs next to nothing while nobody waits or nobody
 can be placed. Invariant: every request that is submitted gets exactly one final outcome, unless it is finished or its
 owner forgotten before.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from armature.routing import columns as at
 from armature.routing.decision import Placed, Query, Rejected, RejectionCode
@@ -27,6 +30,16 @@ _PAUSE_S = 0.01
 _POLL_S = 0.1
 """Attempts without a change: room is a guess, which time alone may turn."""
 _RETRY_AFTER_S = (1.0, 60.0)
+
+
+class _Coming(NamedTuple):
+    """What is known of a request that will have to wait."""
+
+    work: Work
+    num_computing: float
+    """Workers that compute prompts; at least the one that is awaited."""
+    ready_s: float
+    """Until the first of them has nothing else to do."""
 
 
 class Dispatcher:
@@ -66,19 +79,16 @@ class Dispatcher:
         passing = self._pass_by(query, line, now_s)
         if passing is not None:
             return [*outcomes, Outcome(query, passing)]
-        snapshot = self.core.look(query, now_s)
-        if isinstance(snapshot, Rejected):
-            return [*outcomes, Outcome(query, snapshot)]
-        work = self._work(snapshot)
-        if work is None:
-            return [*outcomes, Outcome(query, self.core.refusal(snapshot))]
+        coming = self._coming(query, now_s)
+        if isinstance(coming, Rejected):
+            return [*outcomes, Outcome(query, coming)]
         if line is None:
-            line = self._lines[query.model] = Line(self._policy, DrainRate(_num_computing(snapshot), now_s))
+            line = self._lines[query.model] = Line(self._policy, DrainRate(coming.num_computing, now_s))
         if line.is_full(now_s):
             # Whoever can go now goes, before anybody is refused for want of room.
             self._serve(line, query.model, now_s, outcomes)
-        one = self._entry(query, work, now_s)
-        self._admit(line, one, snapshot, outcomes)
+        one = self._entry(query, coming, now_s)
+        self._admit(line, one, coming.ready_s, now_s, outcomes)
         if one.is_waiting:
             self._serve(line, query.model, now_s, outcomes)
         if one.is_waiting:
@@ -124,23 +134,41 @@ class Dispatcher:
         self._lines[one.query.model].remove(one)
         return [self._refuse(one, Shed.REPLACED, "the same request was submitted again", 0.0, now_s)]
 
-    def _entry(self, query: Query, work: Work, now_s: float) -> Waiting:
-        policy, hints = self._policy, query.hints
+    def _coming(self, query: Query, now_s: float) -> _Coming | Rejected:
+        """What a request asks for that can't be placed now; refused: nobody will be able to serve it."""
+        start_up_s = self.core.awaited_s(query.model)
+        if start_up_s is not None:
+            work = Work(query.prompt_tokens / self.core.policy.assume.prefill_tokens_per_s, query.prompt_tokens)
+            return _Coming(work, 1.0, start_up_s)
+        snapshot = self.core.look(query, now_s)
+        if isinstance(snapshot, Rejected):
+            return snapshot
+        work = self._work(snapshot)
+        if work is None:
+            return self.core.refusal(snapshot)
+        busy_s = max(float(snapshot.state[at.BUSY_UNTIL_S].min()) - now_s, 0.0)
+        return _Coming(work, _num_computing(snapshot), busy_s)
+
+    def _entry(self, query: Query, coming: _Coming, now_s: float) -> Waiting:
+        policy, hints, work = self._policy, query.hints, coming.work
         self._entered += 1
         one = Waiting(query, work, now_s, self._entered)
         one.band = hints.priority if policy.bands else 0
         one.tenant = query.tenant if policy.tenants else ""
         one.key = policy.order.key(hints, work, now_s)
-        wait_s = policy.max_wait_s
+        # Starting is not the queue's doing: it comes on top of what a queue may take.
+        wait_s = policy.max_wait_s + (self.core.awaited_s(query.model) or 0.0)
         if hints.ttft_target_s:
             wait_s = min(wait_s, hints.ttft_target_s - work.seconds)
         one.expires_s = now_s + wait_s
         return one
 
-    def _admit(self, line: Line, one: Waiting, snapshot: Snapshot, outcomes: list[Outcome]) -> None:
-        """Let a newcomer wait, if there is room or others have to go for it; else refuse it."""
-        now_s = snapshot.now_s
-        late_s = self._late_s(line, one, snapshot)
+    def _admit(self, line: Line, one: Waiting, ready_s: float, now_s: float, outcomes: list[Outcome]) -> None:
+        """Let a newcomer wait, if there is room or others have to go for it; else refuse it.
+
+        The first worker has nothing before it after `ready_s`.
+        """
+        late_s = self._late_s(line, one, ready_s, now_s)
         if late_s > 0:
             target_s = one.query.hints.ttft_target_s
             text = f"the first token would come about {late_s:.1f} s after the {target_s:g} s in which it is of use"
@@ -153,23 +181,26 @@ class Dispatcher:
                 freed_s += victim.work.seconds
                 line.remove(victim)
                 text = f"made room for a request of priority {one.band} in a full queue: {_fill(line, now_s)}"
-                outcomes.append(self._refuse(victim, Shed.PUSHED_OUT, text, line.wait_s(victim, now_s), now_s))
+                outcomes.append(self._refuse(victim, Shed.PUSHED_OUT, text, self._wait_s(line, victim, now_s), now_s))
             elif freed_s:
                 break
             else:
                 text = f"the queue is full: {_fill(line, now_s)}"
-                outcomes.append(self._refuse(one, Shed.FULL, text, line.wait_s(one, now_s), now_s))
+                outcomes.append(self._refuse(one, Shed.FULL, text, self._wait_s(line, one, now_s), now_s))
                 return
         line.add(one, now_s)
         self._waiting[one.query.owner, one.query.request_id] = one
 
-    def _late_s(self, line: Line, one: Waiting, snapshot: Snapshot) -> float:
+    def _late_s(self, line: Line, one: Waiting, ready_s: float, now_s: float) -> float:
         """How much later than of use its first token would come; not above 0: in time, as far as can be seen."""
         target_s = one.query.hints.ttft_target_s
         if not target_s:
             return 0.0
-        busy_s = max(float(snapshot.state[at.BUSY_UNTIL_S].min()) - snapshot.now_s, 0.0)
-        return busy_s + line.wait_s(one, snapshot.now_s) + one.work.seconds - target_s
+        return ready_s + line.wait_s(one, now_s) + one.work.seconds - target_s
+
+    def _wait_s(self, line: Line, one: Waiting, now_s: float) -> float:
+        """About how long it would wait, a first worker's start included."""
+        return line.wait_s(one, now_s) + (self.core.awaited_s(one.query.model) or 0.0)
 
     def _work(self, snapshot: Snapshot) -> Work | None:
         """What computing the prompt takes at least; None: nobody is able to serve it, however long it waits."""
@@ -182,14 +213,20 @@ class Dispatcher:
         return Work(float(ways.prefill_s[least]), int(ways.tokens[least]))
 
     def _queued(self, line: Line, one: Waiting, now_s: float) -> Queued:
-        wait_s = line.wait_s(one, now_s)
-        reason = f"waits with {len(line) - 1} others for about {wait_s:.1f} s: {_fill(line, now_s)}"
+        wait_s = self._wait_s(line, one, now_s)
+        why = _fill(line, now_s) if self.core.awaited_s(one.query.model) is None else "a worker is started for them"
+        reason = f"waits with {len(line) - 1} others for about {wait_s:.1f} s: {why}"
         return Queued(wait_s, one.expires_s - now_s, reason)
 
     # --- going
 
     def _serve(self, line: Line, model: str, now_s: float, outcomes: list[Outcome]) -> None:
         self._expire(line, now_s, outcomes)
+        if self.core.awaited_s(model) is not None:
+            # That nobody is placed says nothing of how fast the queue will drain.
+            line.rate.resume(now_s)
+            line.tried_s = now_s
+            return
         if self._opens_s(model, now_s) > now_s:
             return
         if now_s < line.tried_s + _PAUSE_S:
@@ -221,7 +258,7 @@ class Dispatcher:
         core = self.core
         snapshot = core.look(query, now_s)
         if isinstance(snapshot, Rejected):
-            return snapshot
+            return snapshot if core.awaited_s(query.model) is None else None
         judgement = judge(snapshot, core.policy)
         if judgement is None:
             is_able = able(snapshot)[: snapshot.roster.num_decoders].any()
@@ -254,7 +291,7 @@ class Dispatcher:
         for one in line.expired(now_s):
             line.remove(one)
             text = f"nobody could take it in the {one.expires_s - one.arrival_s:.1f} s that it could wait"
-            outcomes.append(self._refuse(one, Shed.EXPIRED, text, line.wait_s(one, now_s), now_s))
+            outcomes.append(self._refuse(one, Shed.EXPIRED, text, self._wait_s(line, one, now_s), now_s))
 
     def _refuse(self, one: Waiting, shed: Shed, text: str, retry_after_s: float, now_s: float) -> Outcome:
         """Tell somebody who waits no more, or never did."""
