@@ -15,7 +15,7 @@ import msgspec
 from armature.openai.answer_reader import AnswerMessage
 from armature.openai.assembler import Piece
 from armature.openai.errors import ApiError
-from armature.openai.logprobs import chat_logprobs, legacy_logprobs
+from armature.openai.logprobs import chat_logprobs, encoded, legacy_logprobs
 from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
 from armature.openai.prompt_scores import Echo
 from armature.openai.vocabulary import Vocabulary
@@ -87,6 +87,12 @@ class Form:
         if after:
             shown["text_offset"] = [offset + after for offset in shown["text_offset"]]
         return shown
+
+    def encoded_logprobs(self, piece: Piece) -> msgspec.Raw | None:
+        """The same as JSON, for a piece that may be long."""
+        if self.top_logprobs is None or not piece.tokens:
+            return None
+        return encoded(chat_logprobs if self.is_chat else legacy_logprobs, self.vocabulary, piece, self.top_logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +240,22 @@ def _choice(form: Form, piece: Piece, prompt: PromptShown) -> dict[str, Any]:
     echo = prompt.echo or _NO_ECHO
     shown = {"message": _message(piece)} if form.is_chat else {"text": echo.text + piece.text}
     choice: dict[str, Any] = {"index": piece.index, **shown}
-    logprobs = form.logprobs(piece, len(echo.text))
-    if echo.logprobs is not None:
-        own = logprobs or dict.fromkeys(echo.logprobs, ())
-        logprobs = {name: None if own[name] is None else [*of, *own[name]] for name, of in echo.logprobs.items()}
-    choice["logprobs"] = logprobs
+    if prompt.echo is None:
+        choice["logprobs"] = form.encoded_logprobs(piece)
+    else:
+        choice["logprobs"] = _with_echo(echo, form.logprobs(piece, len(echo.text)))
     choice["finish_reason"] = piece.finish_reason
     if not form.is_chat and prompt.logprobs is not None:
         choice["prompt_logprobs"] = prompt.logprobs
     return choice
+
+
+def _with_echo(echo: Echo, logprobs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The prompt's log probabilities, if they are told, before the answer's."""
+    if echo.logprobs is None:
+        return logprobs
+    own = logprobs or dict.fromkeys(echo.logprobs, ())
+    return {name: None if own[name] is None else [*of, *own[name]] for name, of in echo.logprobs.items()}
 
 
 _NO_ECHO = Echo("")

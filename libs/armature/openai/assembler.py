@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 
 from armature.openai.answer_reader import TOOL_CALLS, AnswerReader
 from armature.openai.detokenizer import detokenizer
+from armature.openai.packed_tokens import PackedTokens, TopTokens
 from armature.openai.parsers.events import AnswerEvent, Content, merged
 from armature.openai.parsers.families import Reading
 from armature.openai.stops import StopStrings
 from armature.openai.vocabulary import Vocabulary
-
-TopTokens = Sequence[tuple[int, float]]
-"""(token id, log probability): the chosen token first, then the likeliest ones in falling order."""
 
 STOP, LENGTH = "stop", "length"
 
@@ -58,6 +56,27 @@ def joined(pieces: Sequence[Piece]) -> Piece:
         index=pieces[-1].index,
         events=None if pieces[-1].events is None else merged(event for piece in pieces for event in piece.said),
     )
+
+
+class Whole:
+    """One answer, put together when all its pieces have come."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Piece] = []
+        self._tokens = PackedTokens()
+
+    def add(self, piece: Piece) -> None:
+        """Takes the piece over."""
+        if piece.tokens:
+            self._tokens.extend(piece.tokens)
+            piece.tokens = ()
+        self._pieces.append(piece)
+
+    def piece(self) -> Piece:
+        """All of it."""
+        whole = joined(self._pieces)
+        whole.tokens = self._tokens
+        return whole
 
 
 @dataclass(slots=True)

@@ -1,9 +1,19 @@
 """Log probabilities in OpenAI's two shapes: chat's list of entries and the legacy parallel lists."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from armature.openai.assembler import Piece, TopTokens
+import msgspec
+
+from armature.openai.assembler import Piece
+from armature.openai.packed_tokens import TopTokens
 from armature.openai.vocabulary import Vocabulary
+
+_encode = msgspec.json.Encoder().encode
+
+PART_TOKENS = 64
 
 _LOWEST = -9999.0
 """JSON has no infinity; this is what the OpenAI API says for tokens that can't be chosen."""
@@ -27,6 +37,25 @@ def legacy_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str,
         "top_logprobs": [_by_name(vocabulary, tokens, top) for tokens in piece.tokens] if top else None,
         "text_offset": list(piece.offsets),
     }
+
+
+def encoded(
+    shape: Callable[[Vocabulary, Piece, int], dict[str, Any]], vocabulary: Vocabulary, piece: Piece, top: int
+) -> msgspec.Raw:
+    """What `shape` makes of a long piece, as JSON: a few tokens at a time, since as objects one takes 8 KiB."""
+    lists: dict[str, list[bytes]] = {}
+    others: dict[str, Any] = {}
+    tokens, begin = iter(piece.tokens), 0
+    while part := [*islice(tokens, PART_TOKENS)]:
+        offsets = piece.offsets[begin : begin + len(part)]
+        begin += len(part)
+        for name, shown in shape(vocabulary, replace(piece, tokens=part, offsets=offsets), top).items():
+            if isinstance(shown, list):
+                lists.setdefault(name, []).append(_encode(shown)[1:-1])
+            else:
+                others[name] = shown
+    raw = {name: msgspec.Raw(b"[" + b",".join(parts) + b"]") for name, parts in lists.items()}
+    return msgspec.Raw(_encode({**raw, **others}))
 
 
 def _entry(vocabulary: Vocabulary, token_id: int, logprob: float) -> dict[str, Any]:

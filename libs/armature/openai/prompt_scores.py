@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from armature.openai.assembler import Piece, TopTokens
+from armature.openai.assembler import Piece
 from armature.openai.errors import invalid
 from armature.openai.logprobs import finite, legacy_logprobs
+from armature.openai.packed_tokens import TopTokens
 from armature.openai.vocabulary import Vocabulary
 from armature.v1.common_pb2 import PromptLogprobs
 

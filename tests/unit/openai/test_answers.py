@@ -1,6 +1,8 @@
 """Answers against the types of the `openai` client, which validates them."""
 
+import gc
 import json
+import tracemalloc
 from typing import Any, Literal
 
 import pytest
@@ -8,8 +10,10 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from armature.openai.answers import DONE, ChunkEncoder, Form, Usage, error_event, whole_answer
-from armature.openai.assembler import Piece
+from armature.openai.assembler import Piece, Whole, joined
 from armature.openai.errors import overloaded
+from armature.openai.logprobs import PART_TOKENS, chat_logprobs, legacy_logprobs
+from armature.openai.packed_tokens import PackedTokens
 from armature.v1.common_pb2 import ServingInfo
 from tests.unit.openai.vocabularies import vocabulary
 
@@ -67,6 +71,57 @@ def test_legacy_log_probabilities_are_valid() -> None:
     assert logprobs.token_logprobs == [-0.5, -9999.0]
     assert logprobs.top_logprobs == [{"a": -0.5}, {"a": -9999.0, "<|end|>": -9999.0}]
     assert logprobs.text_offset == [0, 1]
+
+
+def scored_pieces(tokens: int, per_piece: int = 3, likely: int = 20) -> list[Piece]:
+    """An answer with more log probabilities than are encoded at once."""
+    pieces: list[Piece] = []
+    for begin in range(0, tokens, per_piece):
+        places = range(begin, min(begin + per_piece, tokens))
+        tops = [[(A if place % 3 else B, -place / 8), *((n, -n / 4) for n in range(1, likely + 1))] for place in places]
+        pieces.append(Piece("x" * len(places), tops, [*places], [*places], None if places.stop < tokens else "stop"))
+    return pieces
+
+
+@pytest.mark.parametrize("top", [0, 20])
+@pytest.mark.parametrize(("kind", "shape"), [("chat", chat_logprobs), ("completion", legacy_logprobs)])
+@pytest.mark.parametrize("tokens", [1, PART_TOKENS, PART_TOKENS + 1, 500])
+def test_a_long_answers_log_probabilities_are_those_of_its_pieces(
+    kind: Literal["chat", "completion"], shape: Any, tokens: int, top: int
+) -> None:
+    whole = Whole()
+    for piece in scored_pieces(tokens):
+        whole.add(piece)
+    answer = json.loads(whole_answer(form(kind, top), [whole.piece()], USAGE, None))
+    assert answer["choices"][0]["logprobs"] == shape(VOCABULARY, joined(scored_pieces(tokens)), top)
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_an_answer_that_is_being_put_together_holds_few_bytes_for_a_log_probability() -> None:
+    tokens, likely = 3000, 20
+    gc.collect()
+    tracemalloc.start()
+    try:
+        whole = Whole()
+        for begin in range(0, tokens, 100):
+            for piece in scored_pieces(100, 100):
+                piece.offsets = piece.token_ids = range(begin, begin + 100)
+                whole.add(piece)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(whole.piece().tokens) == tokens
+    assert held_bytes < tokens * (likely + 1) * 12
+
+
+def test_packed_tokens_are_the_sequence_that_was_packed() -> None:
+    tokens = [[(7, -0.5)], [(2**32 - 1, float("-inf")), (0, -1.25), (3, -2.0)], [(1, 0.0), (2, -8.0)]]
+    packed = PackedTokens()
+    packed.extend(tokens)
+    assert [*packed] == tokens
+    assert [packed[0], packed[1], packed[-1], packed[1:]] == [tokens[0], tokens[1], tokens[-1], tokens[1:]]
+    with pytest.raises(IndexError):
+        packed[3]
 
 
 @pytest.mark.parametrize("include_usage", [False, True])

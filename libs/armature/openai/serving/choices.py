@@ -21,6 +21,8 @@ MAX_RUNNING = 64
 """Answers of one request that are made at the same time."""
 MAX_PIECES_AHEAD = 64
 """Pieces that wait for the client; beyond, the answers wait too, until their workers' tokens are too many."""
+MAX_SCORED_PIECES_AHEAD = 8
+"""The same with log probabilities, with which a piece can take 35 KiB."""
 
 
 class Choices:
@@ -55,7 +57,9 @@ class Choices:
         return self.generations[0].pieces() if len(self.generations) == 1 else self._mixed()
 
     async def _mixed(self) -> AsyncGenerator[Piece, None]:
-        mixed: asyncio.Queue[Piece | Exception] = asyncio.Queue(MAX_PIECES_AHEAD)
+        is_scored = self.generations[0].job.sampling.logprobs
+        ahead = MAX_SCORED_PIECES_AHEAD if is_scored else MAX_PIECES_AHEAD
+        mixed: asyncio.Queue[Piece | Exception] = asyncio.Queue(ahead)
         turns = _Turns()
         # Not a TaskGroup: a generator that is closed in its midst would leave one with the wrong error.
         running = [asyncio.create_task(self._run(index, mixed, turns)) for index in range(len(self.generations))]

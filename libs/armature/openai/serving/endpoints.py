@@ -8,7 +8,7 @@ from typing import Literal
 
 from armature.openai.answers import DONE, ChunkEncoder, Form, PromptShown, whole_answer
 from armature.openai.asks import chat_ask, completion_asks
-from armature.openai.assembler import Piece, joined
+from armature.openai.assembler import Piece, Whole
 from armature.openai.prompt_scores import Echo, echoed, prompt_logprobs
 from armature.openai.rules import Ask, TextPrompt
 from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
@@ -20,6 +20,9 @@ from armature.openai.serving.http_io import Exchange
 from armature.openai.serving.job import Job
 
 Kind = Literal["chat", "completion"]
+
+LONG_SCORED_TOKENS = 100
+"""With 20 log probabilities each, encoding them takes 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +124,22 @@ class GenerateEndpoint(Endpoint):
     async def _send_whole(
         self, exchange: Exchange, form: Form, order: _Order, choices: Choices, pieces: AsyncGenerator[Piece, None]
     ) -> None:
-        parts: list[list[Piece]] = [[] for _ in choices.generations]
+        wholes = [Whole() for _ in choices.generations]
         async for piece in pieces:
-            parts[piece.index].append(piece)
+            wholes[piece.index].add(piece)
         of_each, wanted = order.jobs[0].num_answers, order.body.n or 1
         answers: list[Piece] = []
-        for begin in range(0, len(parts), of_each):
-            answers += best([joined(own) for own in parts[begin : begin + of_each]], wanted)
+        for begin in range(0, len(wholes), of_each):
+            answers += best([own.piece() for own in wholes[begin : begin + of_each]], wanted)
         for index, answer in enumerate(answers):
             answer.index = index
         firsts = choices.generations[::of_each]
         prompts = [await order.shown(place, first) for place, first in enumerate(firsts)]
         info = firsts[0].info if firsts[0].job.include_info else None
-        await exchange.send_json(200, whole_answer(form, answers, choices.usage, info, prompts))
+        told = (form, answers, choices.usage, info, prompts)
+        is_long = sum(len(answer.tokens) for answer in answers) > LONG_SCORED_TOKENS
+        body = await asyncio.to_thread(whole_answer, *told) if is_long else whole_answer(*told)
+        await exchange.send_json(200, body)
 
 
 def _sender(exchange: Exchange, chunks: ChunkEncoder) -> Callable[[Piece], bool]:

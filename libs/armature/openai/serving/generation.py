@@ -11,8 +11,9 @@ from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from armature.openai.answers import Usage
-from armature.openai.assembler import LENGTH, STOP, Assembler, Piece, TopTokens
+from armature.openai.assembler import LENGTH, STOP, Assembler, Piece
 from armature.openai.errors import ApiError, deadline_exceeded, no_workers, overloaded
+from armature.openai.packed_tokens import TopTokens
 from armature.openai.parsers.events import AnswerEvent
 from armature.openai.prompt_scores import is_complete
 from armature.openai.serving.backlog import Backlog
