@@ -5,7 +5,6 @@ never waits for it. That it went and that it came back is logged once each; ever
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,18 +17,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from armature.runtime.backoff import Backoff
 from armature.runtime.errors import UnavailableError
+from armature.runtime.outage import Outage
 from armature.runtime.settings import CommonSettings, option
-
-log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 Command = Sequence[str | bytes | int | float]
 
 # More calls at a time than this wait for each other, within their deadlines.
 _MAX_CONNECTIONS = 8
-_LONGEST_PAUSE_S = 5.0
 
 _failures = Counter("armature_redis_failures_total", "Redis calls without an answer, by reason.", ["reason"])
 _is_up = Gauge("armature_redis_up", "1 while Redis answers, 0 while it does not.")
@@ -80,10 +76,12 @@ class RedisClient:
         # They turn some commands' answers into something else, and others' not.
         self._redis.response_callbacks.clear()
         self._timeout_s = timeout_s
-        self._backoff = Backoff(limit_s=_LONGEST_PAUSE_S)
-        self._pause_until_s = 0.0
-        self.is_up = True
+        self._outage = Outage("Redis")
+
+    @property
+    def is_up(self) -> bool:
         """Whether the last call that was tried was answered."""
+        return self._outage.is_up
 
     async def call(self, *command: str | bytes | int | float, timeout_s: float | None = None) -> Any:
         """Send one command; the answer as Redis gives it, text as bytes.
@@ -109,9 +107,9 @@ class RedisClient:
 
     async def _within(self, work: Callable[[], Awaitable[Answer]], timeout_s: float | None) -> Answer:
         loop = asyncio.get_running_loop()
-        if loop.time() < self._pause_until_s:
+        if pause_s := self._outage.pause_s(loop.time()):
             _failures.labels("paused").inc()
-            raise RedisUnavailableError("Redis is away", self._pause_until_s - loop.time())
+            raise RedisUnavailableError("Redis is away", pause_s)
         try:
             async with asyncio.timeout(self._timeout_s if timeout_s is None else timeout_s):
                 answer = await work()
@@ -129,18 +127,11 @@ class RedisClient:
     def _lost(self, now_s: float, error: Exception) -> None:
         _failures.labels("away").inc()
         _is_up.set(0)
-        self._pause_until_s = now_s + self._backoff.next_s()
-        if self.is_up:
-            self.is_up = False
-            log.warning("Redis does not answer: %s; going on without", _line(error))
+        self._outage.lost(now_s, _line(error))
 
     def _answered(self) -> None:
         _is_up.set(1)
-        self._backoff.reset()
-        self._pause_until_s = 0.0
-        if not self.is_up:
-            self.is_up = True
-            log.info("Redis answers again")
+        self._outage.answered()
 
 
 def _pass_on_cancellation() -> None:
