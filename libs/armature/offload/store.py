@@ -117,6 +117,17 @@ class TierStore:
             assert copy is not None
             self._tiers.put(space, copy, now_s)
 
+    def adopt(self, tier: Tier, digests: Sequence[bytes], now_s: float) -> Sequence[bytes]:
+        """Blocks that were found in a tier later, oldest first, whatever their slots; those that found room.
+
+        Nobody goes for them, and one that is here, or on its way, is not taken twice.
+        """
+        space = self.spaces[tier]
+        new = [digest for digest in dict.fromkeys(digests) if space.get(digest) is None][: space.num_free_for("")]
+        for copy in space.add_all(new, ""):
+            self._tiers.put(space, copy, now_s)
+        return new
+
     def measured(self, tier: Tier, read_bytes_per_s: float) -> None:
         """How quickly a tier turned out to be read: decisions go by that from now on."""
         self.spaces[tier].block_s = self.spaces[tier].shape.block_bytes / read_bytes_per_s

@@ -292,6 +292,18 @@ def test_blocks_that_were_restored_count_against_their_tenants() -> None:
     store.check()
 
 
+def test_what_is_found_later_takes_free_slots_and_nobodys_place() -> None:
+    store = store_of({}, 2, 3)
+    put(store, 1)
+    assert store.adopt(Tier.G2, [digest(1), digest(2), digest(2), digest(3)], 0.0) == [digest(2)]
+    assert store.adopt(Tier.G3, [digest(number) for number in (3, 4, 5, 6)], 0.0) == [digest(3), digest(4), digest(5)]
+    assert store.adopt(Tier.G3, [digest(7)], 0.0) == []
+    assert store.find([digest(1), digest(2), digest(5), digest(6)]) == [Tier.G2, Tier.G2, Tier.G3]
+    found = [digest(3), digest(4), digest(5)]
+    assert [change.digests for change in store.take_changes() if change.tier is Tier.G3] == [found]
+    store.check()
+
+
 # --- pins, leases, quotas
 
 
