@@ -53,7 +53,8 @@ async def _open(
 ) -> None:
     """Wait for the layout, then open the store, tell the cell and keep it going."""
     layout = await told
-    store = await open_store(runtime.settings, policy, layout, runtime.channels, runtime.tasks.create_task)
+    spawn = runtime.tasks.create_task
+    store = await open_store(runtime.settings, policy, layout, runtime.channels, spawn, node=runtime.node)
     servicer.opened = Opened(store, layout)
     tiers = [
         OffloadTier(tier=WireTier.ValueType(tier), num_blocks=space.shape.num_blocks)

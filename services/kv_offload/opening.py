@@ -8,11 +8,13 @@ from armature.kv_store.disk import open_disk, slots_in
 from armature.kv_store.lower_store import LowerStore
 from armature.kv_store.node_store import NodeStore, StoreSettings
 from armature.kv_store.redis_store import RedisStore
+from armature.kv_store.s3_store import Layout, S3BlockStore
 from armature.offload.policy import OffloadPolicy, TierShape
 from armature.offload.store import StoreLimits, TierStore
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import StartError
 from armature.runtime.redis_client import RedisClient
+from armature.runtime.s3_client import S3Client
 from armature.runtime.tasks import Spawn
 from armature.transfer.transports import open_transports
 from armature.v1.common_pb2 import KvLayout
@@ -27,7 +29,13 @@ _NO_EXPIRY_S = 1e9
 
 
 async def open_store(
-    settings: KvOffloadSettings, policy: OffloadPolicy, layout: KvLayout, channels: ChannelPool, spawn: Spawn
+    settings: KvOffloadSettings,
+    policy: OffloadPolicy,
+    layout: KvLayout,
+    channels: ChannelPool,
+    spawn: Spawn,
+    *,
+    node: str,
 ) -> NodeStore:
     """The store with all that an earlier process has left; its `run` is the caller's to start.
 
@@ -46,7 +54,7 @@ async def open_store(
         host=settings.host,
         read_timeout_s=settings.read_timeout_s,
     )
-    stores = await _open_stores(settings, layout, sizes)
+    stores = await _open_stores(settings, layout, sizes, node)
     shapes = {
         tier: TierShape(num_blocks=size, block_bytes=layout.block_bytes, read_bytes_per_s=_ASSUMED_BYTES_PER_S[tier])
         for tier, size in sizes.items()
@@ -75,7 +83,9 @@ def _sizes(settings: KvOffloadSettings, layout: KvLayout) -> dict[Tier, int]:
     }
 
 
-async def _open_stores(settings: KvOffloadSettings, layout: KvLayout, sizes: dict[Tier, int]) -> dict[Tier, LowerStore]:
+async def _open_stores(
+    settings: KvOffloadSettings, layout: KvLayout, sizes: dict[Tier, int], node: str
+) -> dict[Tier, LowerStore]:
     """What is below host memory. A disk that can't be used costs its tier, and no more."""
     stores: dict[Tier, LowerStore] = {}
     if settings.disk_dir is not None and sizes[Tier.G3]:
@@ -87,11 +97,21 @@ async def _open_stores(settings: KvOffloadSettings, layout: KvLayout, sizes: dic
         except OSError as error:
             log.error("there is no tier G3: %s can't be used: %s", settings.disk_dir, error)
     if sizes[Tier.G4]:
-        stores[Tier.G4] = RedisStore(
-            RedisClient(settings.redis, timeout_s=settings.remote_timeout_s),
-            namespace=settings.namespace,
-            layout=layout.kv_fingerprint,
-            num_blocks=sizes[Tier.G4],
+        stores[Tier.G4] = _open_remote(settings, layout, sizes[Tier.G4], node)
+    return stores
+
+
+def _open_remote(settings: KvOffloadSettings, layout: KvLayout, num_blocks: int, node: str) -> LowerStore:
+    if settings.bucket is not None:
+        return S3BlockStore(
+            S3Client(settings.bucket, timeout_s=settings.remote_timeout_s),
+            Layout(settings.namespace, layout.kv_fingerprint, layout.block_bytes, node),
             ttl_s=settings.remote_ttl_s,
         )
-    return stores
+    return RedisStore(
+        RedisClient(settings.remote or settings.redis, timeout_s=settings.remote_timeout_s),
+        namespace=settings.namespace,
+        layout=layout.kv_fingerprint,
+        num_blocks=num_blocks,
+        ttl_s=settings.remote_ttl_s,
+    )

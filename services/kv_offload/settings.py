@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
+from armature.runtime.addresses import is_loopback
 from armature.runtime.redis_client import RedisSettings
+from armature.runtime.s3_client import S3Bucket
 from armature.runtime.settings import option
 
 
@@ -19,9 +22,21 @@ class KvOffloadSettings(RedisSettings):
     host_bytes: int = option(1 << 30, help="size of tier G2, host memory; as much as the machine can spare")
     disk_dir: Path | None = option(None, help="directory of tier G3, on a quick local disk; without one there is none")
     disk_bytes: int = option(8 << 30, help="size of tier G3, if it has a directory; below what is free there")
-    remote_bytes: int = option(0, help="size of this node's part of tier G4 in Redis; 0: none; needs redis")
-    remote_ttl_s: float = option(86400.0, help="how long Redis keeps a block that nobody stores again")
+    remote_bytes: int = option(0, help="size of this node's part of tier G4; 0: none; needs remote, or redis")
+    remote: str = option(
+        "", help="where tier G4 is: s3://bucket[/prefix], or a Redis as in redis; empty: in redis", secret=True
+    )
+    remote_ttl_s: float = option(86400.0, help="how long tier G4 keeps a block that nobody stores again")
     remote_timeout_s: float = option(2.0, help="longest wait for one block of tier G4; raise it for slow links")
+    s3_endpoint: str = option("", help="https://host[:port] of a store that is not AWS's; http:// goes without TLS")
+    s3_region: str = option("", help="region of the bucket; empty: AWS_REGION, else us-east-1")
+    s3_access_key: str = option(
+        "", help="access key id; empty: credentials as AWS's tools find them: AWS_ACCESS_KEY_ID, roles", secret=True
+    )
+    s3_secret_key: str = option("", help="secret access key of s3_access_key", secret=True)
+    s3_virtual_host: bool = option(
+        False, help="bucket in the host name in place of the path, for stores that want it there"
+    )
     transport: Literal["nixl", "grpc"] = option("nixl", help="how KV moves; grpc where NIXL is not to be had")
     lease_s: float = option(30.0, help="how long blocks are kept for a worker that could have read them")
     read_timeout_s: float = option(5.0, help="longest wait for one read of a worker's blocks over grpc")
@@ -40,12 +55,37 @@ class KvOffloadSettings(RedisSettings):
                 raise ValueError(f"{key} must be above 0")
         if self.remote_bytes < 0:
             raise ValueError("remote_bytes must be at least 0")
-        if self.remote_bytes and not self.redis:
-            raise ValueError("remote_bytes needs redis: set it, or remote_bytes to 0")
+        if self.remote_bytes and not (self.remote or self.redis):
+            raise ValueError("remote_bytes needs remote or redis: set one of them, or remote_bytes to 0")
+        if self.remote and not self.remote.startswith(("s3://", "redis://", "rediss://", "unix://")):
+            raise ValueError("remote must begin with s3://, redis://, rediss:// or unix://")
+        if self.remote and not self.remote_bytes:
+            raise ValueError("remote_bytes is the room in remote: set it above 0, or leave out remote")
+        _ = self.bucket
+
+    @property
+    def bucket(self) -> S3Bucket | None:
+        """Where tier G4 is, if it is in S3.
+
+        Raises:
+            ValueError: a setting makes no sense.
+        """
+        if not self.remote.startswith("s3://"):
+            return None
+        return S3Bucket(
+            url=self.remote,
+            endpoint=self.s3_endpoint,
+            region=self.s3_region,
+            access_key=self.s3_access_key,
+            secret_key=self.s3_secret_key,
+            virtual_host=self.s3_virtual_host,
+        )
 
     @property
     def risks(self) -> list[str]:
         found = super().risks
         if self.tls is not None and self.transport == "nixl":
             found.append("TLS does not cover NIXL, KV travels in the clear: set transport to grpc if others can listen")
+        if self.s3_endpoint.startswith("http://") and not is_loopback(urlsplit(self.s3_endpoint).hostname or ""):
+            found.append("KV travels to s3_endpoint in the clear: set it to https:// if others can listen")
         return found

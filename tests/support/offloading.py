@@ -25,6 +25,7 @@ from armature.v1.worker_pb2 import StagingInfo
 from services.kv_offload.opening import open_store
 from services.kv_offload.servicer import KvOffloadServicer, Opened
 from services.kv_offload.settings import KvOffloadSettings
+from tests.support.s3 import S3Server
 
 BLOCK_BYTES = 8192
 FINGERPRINT = b"fingerprint of v"
@@ -55,6 +56,9 @@ class Tiers:
     remote: int = 0
     disk_dir: Path | None = None
     redis: str = ""
+    s3: S3Server | None = None
+    name: str = "here"
+    remote_ttl_s: float = 86400.0
     policy: dict[str, Any] = field(default_factory=dict[str, Any])
     transport: str = "grpc"
     lease_s: float = 30.0
@@ -89,12 +93,16 @@ async def node(tiers: Tiers) -> AsyncIterator[Node]:
         disk_bytes=max(tiers.disk, 1) * tiers.block_bytes,
         redis=tiers.redis,
         remote_bytes=tiers.remote * tiers.block_bytes,
+        remote_ttl_s=tiers.remote_ttl_s,
+        **(tiers.s3.settings if tiers.s3 else {}),  # pyright: ignore[reportArgumentType]
         transport=tiers.transport,  # pyright: ignore[reportArgumentType]
         lease_s=tiers.lease_s,
     )
     channels, server = ChannelPool(), RpcServer("127.0.0.1")
     async with asyncio.TaskGroup() as tasks:
-        store = await open_store(settings, offload_policy_of(tiers.policy), tiers.layout, channels, tasks.create_task)
+        store = await open_store(
+            settings, offload_policy_of(tiers.policy), tiers.layout, channels, tasks.create_task, node=tiers.name
+        )
         servicer = KvOffloadServicer(epoch=7)
         servicer.opened = Opened(store, tiers.layout)
         server.add(kv_offload_pb2_grpc.add_KvOffloadServicer_to_server, servicer, "armature.v1.KvOffload")

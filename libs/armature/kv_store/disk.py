@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from armature.kv_store.disk_index import DiskIndex, Entry, runs
-from armature.kv_store.lower_store import Block, Problem, checksum, is_block
+from armature.kv_store.lower_store import Block, LowerStore, Problem, checksum, is_block
 from armature.kv_store.tenant_names import TenantNames
 from armature.offload.copies import Found
 
@@ -38,7 +38,7 @@ _LOCK_TIMEOUT_S = 10.0
 _INDEX, _BLOCKS, _TENANTS = "index", "blocks", "tenants"
 
 
-class DiskStore:
+class DiskStore(LowerStore):
     """One layout's blocks in a directory of their own; see `LowerStore`.
 
     Raises:

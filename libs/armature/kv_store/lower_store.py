@@ -1,6 +1,6 @@
 """What is below host memory, as whoever moves blocks sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -45,6 +45,10 @@ class Block(NamedTuple):
     """Whose quota it counts against; of use to a store that can tell a later process."""
 
 
+Adopt = Callable[[Sequence[bytes]], Sequence[bytes]]
+"""Takes in blocks that were found, oldest first; returns those that there was room for."""
+
+
 class LowerStore(Protocol):
     """A tier. A slot is written or read by one caller at a time."""
 
@@ -64,7 +68,14 @@ class LowerStore(Protocol):
         """What an earlier process has left, by slot, oldest first; to be asked once, before anything else."""
         ...
 
-    async def close(self) -> None: ...
+    def let_go(self, digests: Sequence[bytes]) -> None:
+        """The tier counts on these no longer. A store whose slots are not overwritten deletes them, in its own time."""
+
+    async def keep(self, adopt: Adopt) -> None:
+        """Look after the medium until that needs nothing more, or until cancelled; blocks found late are adopted."""
+
+    async def close(self) -> None:
+        """Give the medium free."""
 
 
 def checksum(data: memoryview | bytes) -> bytes:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from operator import eq, not_
 from typing import NamedTuple, cast
@@ -124,6 +125,8 @@ class NodeStore:
         """Move blocks and let times run out, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.mover.run(), name="mover")
+            for tier, store in self._stores.items():
+                tasks.create_task(store.keep(partial(self._adopt, tier)), name=f"keeper of {tier.name}")
             while True:
                 await asyncio.sleep(_STEP_INTERVAL_S)
                 self.tiers.step(time.monotonic())
@@ -135,11 +138,19 @@ class NodeStore:
         events: list[KvEvent] = []
         for change in self.tiers.take_changes():
             kind = KvEventKind.STORED if change.is_stored else KvEventKind.REMOVED
+            if not change.is_stored and change.tier in self._stores:
+                space = self.tiers.spaces[change.tier]  # where one may be on its way again by now
+                self._stores[change.tier].let_go([one for one in change.digests if space.get(one) is None])
             for first in range(0, len(change.digests), HASHES_PER_MESSAGE):
                 digests = tuple(cast(list[BlockDigest], change.digests[first : first + HASHES_PER_MESSAGE]))
                 events.append(KvEvent(self.log.next_seq + len(events), kind, digests, change.tier))
         self.log.append(events)
         self.news.fire()
+
+    def _adopt(self, tier: Tier, digests: Sequence[bytes]) -> Sequence[bytes]:
+        adopted = self.tiers.adopt(tier, digests, time.monotonic())
+        self.publish()
+        return adopted
 
     async def take(self, offer: Offer) -> list[Answer | None]:
         """Read what the tiers want of an offer; what became of each block, None: its bytes did not come.

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from armature.kv_store.lower_store import CHECKSUM_BYTES, Block, Problem, checksum, is_block
+from armature.kv_store.lower_store import CHECKSUM_BYTES, Block, LowerStore, Problem, checksum, is_block
 from armature.offload.copies import Found
 from armature.runtime.redis_client import RedisClient, RedisUnavailableError
 
@@ -14,7 +14,7 @@ _SLOW_TIMEOUT_S = 5.0
 """For going through all keys, a piece at a time."""
 
 
-class RedisStore:
+class RedisStore(LowerStore):
     """Blocks of one layout; see `LowerStore`. The values are the bytes, then their checksum."""
 
     def __init__(self, client: RedisClient, *, namespace: str, layout: bytes, num_blocks: int, ttl_s: float) -> None:
