@@ -146,6 +146,74 @@ async def test_any_gateway_shows_and_cancels_what_another_makes(redis: RedisClie
         await eventually(lambda: one.core.inflight == 0)
 
 
+async def test_a_client_reads_a_stream_on_where_it_left_at_any_gateway(redis: RedisClient) -> None:
+    step = asyncio.Event()
+    worker = make_worker(step=step)
+    stores = [ResponseStore(redis, "test") for _ in range(2)]
+    async with (
+        listening(worker),
+        serving(worker, stores[0]) as one,
+        serving(worker, stores[1]) as other,
+        one.openai() as here,
+        other.openai() as there,
+    ):
+        async with await here.responses.create(**ASK, stream=True) as stream:
+            first = await anext(aiter(stream))
+        assert (first.type, first.sequence_number) == ("response.created", 0)
+        response_id = first.response.id
+        readers = [here.responses.retrieve(response_id, stream=True, starting_after=0)]
+        readers += [there.responses.retrieve(response_id, stream=True, starting_after=0)]
+        reading = [asyncio.create_task(_events(await reader)) for reader in readers]
+        step.set()
+        told, elsewhere = await asyncio.gather(*reading)
+        assert elsewhere == told
+        assert [event["sequence_number"] for event in told] == list(range(1, 1 + len(told)))
+        assert "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta") == TEXT
+        assert told[-1]["type"] == "response.completed"
+        for client in (here, there):
+            whole = await _events(await client.responses.retrieve(response_id, stream=True))
+            assert whole[1:] == told
+            rest = await client.responses.retrieve(response_id, stream=True, starting_after=len(told) - 2)
+            assert await _events(rest) == told[-2:]
+        await eventually(lambda: one.core.inflight == 0)
+
+
+async def test_a_stream_whose_gateway_has_gone_ends_with_an_error(redis: RedisClient) -> None:
+    worker, store = silent(), ResponseStore(redis, "test")
+    async with listening(worker):
+        async with serving(worker, store) as gateway, gateway.openai() as client:
+            stream = await client.responses.create(**ASK, stream=True)
+            created = await anext(aiter(stream))
+            await stream.close()
+        (lease,) = [key async for key in _keys(redis, "*background:lease:*")]
+        async with serving(worker, store) as gateway, gateway.openai() as client:
+            reading = await client.responses.retrieve(created.response.id, stream=True)
+            await redis.call("DEL", lease)
+            *told, last = await _events(reading)
+            assert (last["type"], last["sequence_number"]) == ("error", len(told))
+            assert "can't go on" in last["message"]
+
+
+async def test_only_streams_that_are_kept_are_shown() -> None:
+    worker = make_worker(script=breaking_after(0))
+    async with listening(worker), serving(worker, ResponseStore(None, "test")) as gateway, gateway.openai() as client:
+        stream = await client.responses.create(**ASK, stream=True)
+        events = await _events(stream)
+        assert events[-1]["type"] == "response.failed"
+        kept = await client.responses.retrieve(events[0]["response"]["id"], stream=True)
+        assert await _events(kept) == events
+        plain = await client.responses.create(**ASK)
+        with pytest.raises(openai.BadRequestError, match="not kept"):
+            await client.responses.retrieve(plain.id, stream=True)
+        wrong = await gateway.client.get(f"/v1/responses/{plain.id}?stream=true&starting_after=x")
+        assert wrong.status_code == 400
+        assert "starting_after" in wrong.text
+
+
+async def _events(stream: Any) -> list[dict[str, Any]]:
+    return [event.model_dump(mode="json") async for event in stream]
+
+
 async def test_what_nobody_makes_any_more_has_failed(redis: RedisClient) -> None:
     worker, store = silent(), ResponseStore(redis, "test")
     async with listening(worker):

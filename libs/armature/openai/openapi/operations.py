@@ -88,7 +88,18 @@ _MODEL_ROUTES = (
     ),
     Operation(
         method="GET", path="/v1/responses/{response_id}", group="OpenAI", summary="Show a response that was kept",
-        answer=response_shapes.Response, parameters=(_RESPONSE_ID,), refusals=(400, 404),
+        answer=response_shapes.Response, events=response_shapes.ResponseEvent, refusals=(400, 404),
+        parameters=(
+            _RESPONSE_ID,
+            Parameter(
+                name="stream", place="query", schema={"type": "boolean"},
+                about="The events of a response that was begun with `background` and `stream`.",
+            ),
+            Parameter(
+                name="starting_after", place="query", schema={"type": "integer", "minimum": 0},
+                about="The `sequence_number` of the event after which to begin.",
+            ),
+        ),
     ),
     Operation(
         method="DELETE", path="/v1/responses/{response_id}", group="OpenAI", summary="Forget a response",

@@ -59,8 +59,6 @@ def check_body(body: ResponseBody) -> None:
             raise unsupported(name, fix)
     if body.background and body.store is False:
         raise invalid("background", 'not possible with "store": false: nobody could ask for the response')
-    if body.background and body.stream:
-        raise unsupported("background", "what is made in the background can't be streamed; leave out one of them")
     if body.max_output_tokens is not None and not RANGES["max_tokens"].holds(body.max_output_tokens):
         raise invalid("max_output_tokens", f"{RANGES['max_tokens'].fix}, not {body.max_output_tokens}")
     if body.top_logprobs and LOGPROBS not in (body.include or ()):

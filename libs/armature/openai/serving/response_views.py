@@ -1,17 +1,21 @@
 """What `/v1/responses/{id}` shows of responses that were kept, and how it forgets them."""
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from armature.openai.errors import invalid, unsupported
+from armature.openai.errors import ApiError, invalid
 from armature.openai.responses.record import Record
 from armature.openai.serving.background import Background
 from armature.openai.serving.core import ServingCore
+from armature.openai.serving.http_io import EVENT_STREAM
 from armature.openai.serving.json_response import JsonResponse
 from armature.openai.serving.response_store import ResponseStore, unavailable
+from armature.openai.serving.tapes import Tapes, error_event
 from armature.runtime.redis_client import RedisUnavailableError
 
 CANCEL_TIMEOUT_S = 4.0
@@ -24,10 +28,11 @@ DEFAULT_PAGE, MAX_PAGE = 20, 100
 class ResponseViews:
     """The routes besides `POST /v1/responses`. A response is seen only by whoever may go on from it."""
 
-    def __init__(self, core: ServingCore, store: ResponseStore, background: Background) -> None:
+    def __init__(self, core: ServingCore, store: ResponseStore, background: Background, tapes: Tapes) -> None:
         self._core = core
         self._store = store
         self._background = background
+        self._tapes = tapes
 
     def routes(self) -> list[Route]:
         one = "/v1/responses/{response_id}"
@@ -39,9 +44,33 @@ class ResponseViews:
         ]
 
     async def show(self, request: Request) -> Response:
-        if request.query_params.get("stream", "false").lower() not in ("false", "0"):
-            raise unsupported("stream", "only a response that is being made is streamed; leave it out")
-        return _shown(await self._settled(_response_id(request)))
+        if request.query_params.get("stream", "false").lower() in ("false", "0"):
+            return _shown(await self._settled(_response_id(request)))
+        return await self._stream(request)
+
+    async def _stream(self, request: Request) -> Response:
+        """The events of a response that is, or was, made in the background, after the one with a certain number."""
+        after = request.query_params.get("starting_after", "-1")
+        if not re.fullmatch(r"-1|\d{1,9}", after, re.ASCII):
+            raise invalid("starting_after", f"must be the sequence_number of an event, not '{after[:40]}'")
+        response_id, first = _response_id(request), int(after) + 1
+        await self._settled(response_id)
+        pieces = await self._tapes.read((self._owner, response_id), first)
+        if pieces is None:
+            fix = "only of what was begun with background and stream, and for some minutes after its end; leave it out"
+            raise invalid("stream", f"the events of this response are not kept: {fix}")
+
+        async def events() -> AsyncIterator[bytes]:
+            told = first
+            try:
+                async for piece in pieces:
+                    yield b"".join(piece)
+                    told += len(piece)
+            except ApiError as error:
+                yield error_event(error, told)
+
+        headers = {key.decode(): value.decode() for key, value in EVENT_STREAM}
+        return StreamingResponse(events(), headers=headers)
 
     async def delete(self, request: Request) -> Response:
         response_id, owner = _response_id(request), self._owner

@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +25,7 @@ from armature.openai.serving.generation import Generation
 from armature.openai.serving.http_io import Exchange, requested_timeout_s
 from armature.openai.serving.job import Job
 from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.tapes import Tape, Tapes, error_event
 
 _encode = msgspec.json.Encoder().encode
 
@@ -31,10 +33,11 @@ _encode = msgspec.json.Encoder().encode
 class ResponsesEndpoint(Endpoint):
     """Each turn is one generation over the whole conversation, whose blocks the workers mostly have."""
 
-    def __init__(self, core: ServingCore, store: ResponseStore, background: Background) -> None:
+    def __init__(self, core: ServingCore, store: ResponseStore, background: Background, tapes: Tapes) -> None:
         super().__init__(core, "/v1/responses")
         self._store = store
         self._background = background
+        self._tapes = tapes
         self._decoder = BodyDecoder(ResponseBody)
 
     async def answer(self, call: Call, data: bytes) -> int:
@@ -45,7 +48,11 @@ class ResponsesEndpoint(Endpoint):
         exchange = call.exchange
         async with exchange:
             if body.background:
-                await exchange.send_json(200, await self._begin(call, turn))
+                begun = await self._begin(call, turn)
+                if begun.tape is None:
+                    await exchange.send_json(200, begun.response)
+                else:
+                    await self._show(call, begun.tape)
                 return 200
             job = await self._prepare(call, turn)
             answer = ResponseAnswer(call.request_id, body, int(time.time()))
@@ -70,10 +77,19 @@ class ResponsesEndpoint(Endpoint):
         with renaming(NAMES):
             return await self._core.prepare(call.request_id, ask, call.started_s, call.traceparent)
 
-    async def _begin(self, call: Call, turn: "_Turn") -> bytes:
-        """Have a response made in the background; the response as it begins."""
+    async def _show(self, call: Call, tape: Tape) -> None:
+        """Tell the events of a response; it is made also if nobody hears them."""
+        told = 0
+        call.error_event = lambda error: error_event(error, told)
+        async for events in tape.read(0):
+            await call.exchange.send_events(b"".join(events))
+            told += len(events)
+        await call.exchange.send_events(b"", is_last=True)
+
+    async def _begin(self, call: Call, turn: "_Turn") -> "_Begun":
+        """Have a response made in the background."""
         self._background.check_room()
-        begun: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        begun: asyncio.Future[_Begun] = asyncio.get_running_loop().create_future()
         name = turn.owner, response_id_of(call.request_id)
         task = self._background.begin(name, self._make_in_background(call, turn, name, begun))
         task.add_done_callback(lambda _: begun.cancel())
@@ -83,31 +99,42 @@ class ResponsesEndpoint(Endpoint):
             task.cancel()
             raise
 
-    async def _make_in_background(self, call: Call, turn: "_Turn", name: Name, begun: "asyncio.Future[bytes]") -> None:
+    async def _make_in_background(self, call: Call, turn: "_Turn", name: Name, begun: "asyncio.Future[_Begun]") -> None:
         """It is a request of its own, which begins where the other one ends."""
+        tape: Tape | None = None
         try:
             with self._core.admitted(requested_timeout_s(call.exchange.scope)):
                 job = await self._prepare(call, turn)
                 answer = ResponseAnswer(call.request_id, turn.body, int(time.time()))
                 await self._background.hold(name)
                 await self._store.put(*name, turn.record(answer, is_open=True))
+                if turn.body.stream:
+                    tape = self._tapes.begin(name)
+                    tape.send_more(answer.take_events())
                 if not begun.done():
-                    begun.set_result(answer.to_json())
+                    begun.set_result(_Begun(answer.to_json(), tape))
+                last = b""
                 try:
-                    await self._make(self._core.generation(job), answer, None)
+                    await self._make(self._core.generation(job), answer, tape)
                 except ApiError as error:
-                    answer.fail(error)
+                    last = answer.fail(error)
                 except asyncio.CancelledError:
                     if not self._background.is_cancelled(name):
                         raise
                     answer.cancel()
                 await self._store.replace(*name, turn.record(answer))
+                if tape is not None:
+                    tape.send_more(last + answer.take_events())
+                    self._tapes.end(name, tape)
         except Exception as error:
             if begun.done():
                 raise
             begun.set_exception(error)
+        finally:
+            if tape is not None and not tape.is_complete:
+                tape.lose()
 
-    async def _make(self, generation: Generation, answer: ResponseAnswer, stream: Exchange | None) -> None:
+    async def _make(self, generation: Generation, answer: ResponseAnswer, stream: Exchange | Tape | None) -> None:
         """All of the answer but the last events, which are told once it has been kept."""
         job = generation.job
         vocabulary, top = job.model.tokenizer.vocabulary, job.sampling.top_logprobs
@@ -140,6 +167,15 @@ class ResponsesEndpoint(Endpoint):
             fix = f'its items have {len(encoded)} bytes and {most} are kept; send "store": false'
             raise invalid("input", fix, code="input_too_large")
         return encoded
+
+
+class _Begun(NamedTuple):
+    """What is made in the background from now on."""
+
+    response: bytes
+    """As it begins."""
+    tape: Tape | None
+    """Its events, if they are streamed."""
 
 
 @dataclass(slots=True)

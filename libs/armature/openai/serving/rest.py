@@ -23,6 +23,7 @@ from armature.openai.serving.messages_endpoint import CountTokensEndpoint, Messa
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.response_views import ResponseViews
 from armature.openai.serving.responses_endpoint import ResponsesEndpoint
+from armature.openai.serving.tapes import Tapes
 from armature.openai.serving.text_endpoints import DetokenizeEndpoint, EmbeddingsEndpoint, TokenizeEndpoint
 
 
@@ -30,11 +31,12 @@ def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Ro
     """The ASGI application; `more` are routes to add."""
     most = responses.options.max_background_responses
     background = Background(core.tasks, responses.redis, responses.background_prefix, most)
+    tapes = Tapes(core.tasks, responses.redis, responses.background_prefix, background)
     core.tasks.create_task(background.run(), name="background responses")
     endpoints = (
         GenerateEndpoint(core, "chat"),
         GenerateEndpoint(core, "completion"),
-        ResponsesEndpoint(core, responses, background),
+        ResponsesEndpoint(core, responses, background, tapes),
         MessagesEndpoint(core),
         CountTokensEndpoint(core),
         EmbeddingsEndpoint(core),
@@ -45,7 +47,7 @@ def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Ro
     views = _Views(core)
     routes = [
         *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posted.items()),
-        *ResponseViews(core, responses, background).routes(),
+        *ResponseViews(core, responses, background, tapes).routes(),
         *more,
         Route("/v1/models", views.models),
         Route("/v1/models/{model:path}", views.model),
