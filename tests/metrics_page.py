@@ -19,6 +19,7 @@ PAGE = ROOT / "services" / "METRICS.md"
 LABEL_BOUNDS = {
     "code": "gRPC status codes",
     "event": "a fixed list in the code",
+    "forecaster": "those that the policy names",
     "kind": "the values that the text names; of `armature_build_info`, the services",
     "limit": "a tenant's three limits",
     "member": "one value a process: its own id",

@@ -34,6 +34,17 @@ def quantile(q: float, metric: str, by: str = "") -> str:
     return f"histogram_quantile({q}, sum by ({labels}) (rate({metric}_bucket[$__rate_interval])))"
 
 
+def leader(by: str, gauge: str) -> str:
+    """Of the planner that leads: those that stand by tell what they would do."""
+    what = f"{gauge} and on (instance) armature_planner_is_leader == 1"
+    return f"max{f' by ({by})' if by else ''} ({what})"
+
+
+def share(metric: str, label: str, value: str) -> str:
+    """Of all that was counted in ten minutes."""
+    return f'sum (rate({metric}{{{label}="{value}"}}[10m])) / sum (rate({metric}[10m]))'
+
+
 BOARDS = {
     "cell": (
         "Armature: what clients get",
@@ -107,6 +118,37 @@ BOARDS = {
               text="Blocks a second, by what became of them."),
         panel("Tier problems", "short", rate("armature_kv_offload_problems_total", "tier, reason")),
     ),
+    "planner": (
+        "Armature: planner",
+        panel("Workers wanted", "short", leader("role, state", 'armature_planner_workers{state="wanted"}'),
+              text="By role, as the planner that leads wants them."),
+        panel("Workers there", "short", leader("role, state", 'armature_planner_workers{state!="wanted"}'),
+              leader("", "armature_planner_draining_workers"), text="Ready, starting and draining."),
+        panel("Workers in Prometheus", "short", "count by (job) (armature_worker_running_seqs)",
+              text="Those that are scraped: what there really is."),
+        panel("Targets held", "percentunit",
+              share("armature_planner_attained_steps_total", "outcome", "met"),
+              text="Share of steps of ten minutes before which all targets held at their quantile."),
+        panel("Time to first token", "s", leader("", "armature_planner_ttft_seconds"),
+              leader("", "armature_planner_ttft_predicted_seconds"),
+              leader("", "armature_planner_ttft_target_seconds"),
+              text="At the targets' quantile: measured, predicted with the workers that are wanted, promised."),
+        panel("Between tokens", "s", leader("", "armature_planner_itl_seconds"),
+              leader("", "armature_planner_itl_predicted_seconds"), leader("", "armature_planner_itl_target_seconds")),
+        panel("Demand", "short", leader("", "armature_planner_demand_workers"),
+              text="Foreseen, in workers that would be busy all the time."),
+        panel("Forecasts off by", "short", leader("forecaster", "armature_planner_forecast_loss_workers"),
+              text="Workers, as pinball loss at the policy's quantile; the least one is followed."),
+        panel("Requests", "reqps", leader("", "armature_planner_requests_per_second")),
+        panel("Steps by reason", "short", rate("armature_planner_decisions_total", "reason"),
+              text="A second, of all planners: those that stand by take every step, too."),
+        panel("Plans, and what was in the way", "short", rate("armature_planner_orders_total", "outcome"),
+              rate("armature_planner_problems_total", "reason")),
+        panel("Start-up, p95", "s", quantile(0.95, "armature_planner_start_up_seconds"),
+              text="From asking for a worker to its being ready."),
+        panel("Leader", "short", "sum by (instance) (armature_planner_is_leader)", text="1 for whoever leads."),
+        panel("A step, p95", "s", quantile(0.95, "armature_planner_step_seconds"), text="Rehearsals included."),
+    ),
 }  # fmt: skip
 
 
@@ -151,7 +193,7 @@ def _legend(query: str, is_one_of_several: bool) -> str:
     labels = ["instance"] if " by " not in query and "(" not in query else by[1].split(", ") if by else []
     shown = [f"{{{{{label}}}}}" for label in labels if label != "le"]
     names = re.findall(
-        r"armature_(?:gateway_|router_|worker_|kv_index_|kv_offload_)?(\w+?)(?:_total|_bucket)?\b", query
+        r"armature_(?:gateway_|router_|worker_|planner_|kv_index_|kv_offload_)?(\w+?)(?:_total|_bucket)?\b", query
     )
     return " ".join([*names[: is_one_of_several or not shown], *shown])
 

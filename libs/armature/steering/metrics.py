@@ -32,6 +32,16 @@ _itl_s = Gauge("armature_planner_itl_seconds", "Time between tokens at the targe
 _itl_predicted_s = Gauge("armature_planner_itl_predicted_seconds", "The same with the wanted workers, as predicted.")
 _demand = Gauge("armature_planner_demand_workers", "Foreseen work, in workers that would be busy all the time.")
 _arrivals = Gauge("armature_planner_requests_per_second", "Requests that came since the last step, per second.")
+_forecast_loss = Gauge(
+    "armature_planner_forecast_loss_workers",
+    "How far forecasts of the demand's high end have lately been off, by forecaster, as pinball loss.",
+    ["forecaster"],
+)
+_steps = Counter(
+    "armature_planner_attained_steps_total",
+    "Steps before which requests had their first token, by whether all targets held for them.",
+    ["outcome"],
+)
 
 _ROLES = ("aggregated", "prefill", "decode")
 
@@ -51,6 +61,12 @@ def tell(policy: PlannerPolicy, fleet: Fleet, seen: Seen, decision: Decision) ->
     _demand.set(decision.demand)
     _arrivals.set(seen.num_arrivals / max(seen.now_s - seen.since_s, 1e-3))
     decisions.labels(decision.reason.value).inc()
+    for forecaster, loss in decision.forecast.losses.items() if decision.forecast else ():
+        _forecast_loss.labels(forecaster).set(loss)
+    if seen.ttft_s.count:
+        pairs = (seen.ttft_s, targets.ttft_s), (seen.itl_s, targets.itl_s)
+        is_met = all(measured.quantile(targets.quantile) <= target_s for measured, target_s in pairs)
+        _steps.labels("met" if is_met else "missed").inc()
 
 
 def count(found: tuple[Problem, ...]) -> None:
