@@ -40,8 +40,9 @@ _STEP_INTERVAL_S = 0.25
 _PIECE_BYTES = 64 * 1024 * 1024
 """Of one read: milliseconds over NIXL, so that offers of several workers take turns. Smaller ones take turns with our
 own work for them, too: every end of one costs NIXL's threads and the event loop some tenths of a millisecond."""
-_PATIENCE_S = 0.5
-"""How long an offer waits while nothing gets to the tiers below; then blocks go that did not get there."""
+_PATIENCE_S = 2.0
+"""How long an offer waits while nothing gets to the tiers below; then blocks go that did not get there. A tier that
+says that it can't take them is not waited for."""
 _LONGEST_PATIENCE_S = 5.0
 """Likewise in all, however well it goes; workers give an offer up soon after."""
 _WAITING_FOR_EACH = 16

@@ -45,6 +45,8 @@ class TierSpace:
         self._queue = EvictionQueue()
         self._leaving: dict[Copy, None] = {}
         """Those that were next to go and are offered to the tier below, in order; they go before all others."""
+        self._stuck: set[Copy] = set()
+        """Of these, the ones that the tier below can't take."""
         self._queues: dict[str, EvictionQueue] = {}
         self._has_quotas = policy.tenant_share < 1 or bool(policy.tenants)
         self.admits_all = isinstance(policy.admission, All)
@@ -117,7 +119,8 @@ class TierSpace:
 
     @property
     def leaving_blocks(self) -> int:
-        return len(self._leaving)
+        """Blocks on their way to the tier below."""
+        return len(self._leaving) - len(self._stuck)
 
     @property
     def room_blocks(self) -> int:
@@ -125,7 +128,7 @@ class TierSpace:
 
         0: some are on their way there and will make room.
         """
-        if self._leaving and len(self._free) < self.headroom_blocks:
+        if self.leaving_blocks and len(self._free) < self.headroom_blocks:
             return 0
         return max(len(self._free), self.headroom_blocks)
 
@@ -136,6 +139,11 @@ class TierSpace:
             copy.ticket = -1
             self._leaving[copy] = None
         return copy
+
+    def stop_waiting_for(self, copy: Copy) -> None:
+        """A block that is leaving won't get to the tier below."""
+        if copy in self._leaving:
+            self._stuck.add(copy)
 
     def is_leaving(self, copy: Copy) -> bool:
         return copy in self._leaving
@@ -180,6 +188,7 @@ class TierSpace:
         """A block is ready, or was used: it goes behind others of its number."""
         if self._leaving:
             self._leaving.pop(copy, None)
+            self._stuck.discard(copy)
         self._last_ticket += 1
         copy.ticket = self._last_ticket
         copy.is_queued = False
@@ -213,6 +222,7 @@ class TierSpace:
         del self._copies[copy.digest]
         copy.ticket = -1
         self._leaving.pop(copy, None)
+        self._stuck.discard(copy)
         self.num_pinned -= copy.is_pinned
         copy.is_pinned = False
         copy.state = CopyState.DOOMED
@@ -252,6 +262,7 @@ class TierSpace:
         held = Counter([copy.tenant for copy in [*self, *self._doomed]])
         assert held == self._held, f"{self.tier.name}: quotas count something else than there is"
         assert all(self._copies[copy.digest] is copy for copy in self._leaving), f"{self.tier.name}: a ghost is leaving"
+        assert self._leaving.keys() >= self._stuck, f"{self.tier.name}: what does not leave is waited for"
         assert all(copy.readers for copy in self._doomed), f"{self.tier.name}: an unread block is kept"
         assert self.num_pinned == sum([copy.is_pinned for copy in self])
 

@@ -301,11 +301,16 @@ class TierStore:
         return True
 
     def pass_on(self, digest: bytes, tier: Tier) -> None:
-        """A tier can't take a block in, for reasons of its own: offer it to the next one, from where it is now."""
+        """A tier can't take a block in, for reasons of its own: offer it to the next one, from where it is now.
+
+        If that does not want it either, it stays until its room is needed, and nobody waits for it to go.
+        """
         below = next((space for lower, space in self.spaces.items() if lower > tier), None)
         best = self._tiers.best(digest)
-        if below is not None and best is not None and best[0].tier < tier:
-            self._tiers.offer(below, best[1])
+        if best is None or best[0].tier > tier:
+            return
+        if below is None or not self._tiers.offer(below, best[1]):
+            best[0].stop_waiting_for(best[1])
 
     # --- time and news
 

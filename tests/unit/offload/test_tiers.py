@@ -357,3 +357,20 @@ def test_commit_must_tell_of_every_block() -> None:
         store.commit(made.reservation_id, 0.0, [True])
     assert store.commit(made.reservation_id, 0.0, [True, False]) == 1
     assert held(store, Tier.G2) == [1]
+
+
+def test_nobody_waits_for_what_the_tier_below_can_not_take() -> None:
+    store = store_of({}, 2, 4)
+    store.commit(store.reserve([digest(1), digest(2)], 0.0).reservation_id, 0.0)
+    (job,) = store.take_copies(0.0)
+    assert store.top.room_blocks == 0
+    store.finish_copy(job.job_id, 0.0, is_good=False)
+    store.pass_on(job.digest, Tier.G3)
+    assert (store.top.room_blocks, store.top.leaving_blocks, held(store, Tier.G2)) == (1, 0, [1, 2])
+    assert put(store, 3) == [3]
+    assert (held(store, Tier.G2), held(store, Tier.G3)) == ([3], [2])
+    store.check()
+
+
+def test_a_small_tier_keeps_more_free_than_one_block() -> None:
+    assert store_of({}, 64, 64).top.headroom_blocks == 8
