@@ -40,6 +40,11 @@ class S3Server:
             "s3_secret_key": SECRET_KEY,
         }
 
+    @property
+    def flags(self) -> list[str]:
+        """Likewise, on its command line."""
+        return [f"--{key.replace('_', '-')}={value}" for key, value in self.settings.items()]
+
     def client(self, timeout_s: float = 5.0, **fields: str) -> S3Client:
         """One that sees what a kv-offload with these settings sees."""
         told = {key.removeprefix("s3_"): value for key, value in self.settings.items()}

@@ -92,8 +92,12 @@ def _add_offload(add: Add) -> None:
     add("--offload-host-bytes", type=int, default=DEFAULTS.offload_host_bytes, metavar="BYTES", help=text)
     text = "disk for KV blocks, in the cell's state (default: kv-offload's, 8 GiB)"
     add("--offload-disk-bytes", type=int, default=DEFAULTS.offload_disk_bytes, metavar="BYTES", help=text)
-    text = "room for KV blocks in the cell's Valkey, which is memory too (default: none)"
+    text = "room for KV blocks in the cell's Valkey, which is memory too, or in --offload-remote (default: none)"
     add("--offload-remote-bytes", type=int, default=DEFAULTS.offload_remote_bytes, metavar="BYTES", help=text)
+    text = "s3://bucket[/prefix], or another redis://, in place of the cell's Valkey; credentials come from "
+    text += "ARMATURE_S3_ACCESS_KEY and ARMATURE_S3_SECRET_KEY or as AWS's tools find them, a store that is not AWS's "
+    text += "from --set kv-offload.s3_endpoint=https://..."
+    add("--offload-remote", default=DEFAULTS.offload_remote, metavar="URL", help=text)
     text = "what these take in and let go: " + ", ".join(OFFLOAD_POLICIES.names()) + ", or a YAML file"
     add("--offload-policy", default=DEFAULTS.offload_policy, metavar="NAME", help=text)
 

@@ -49,7 +49,9 @@ class CellOptions:
     """0 leaves it to kv-offload; likewise the next."""
     offload_disk_bytes: int = 0
     offload_remote_bytes: int = 0
-    """In the cell's Valkey; 0: none."""
+    """0: none."""
+    offload_remote: str = ""
+    """s3://bucket[/prefix] or redis://host:port; empty: the cell's Valkey."""
     offload_policy: str = ""
     """A name or a YAML file; empty leaves it to kv-offload."""
     planner: str = ""
@@ -148,10 +150,16 @@ def _check_offload(options: CellOptions) -> None:
     sizes = (options.offload_host_bytes, options.offload_disk_bytes, options.offload_remote_bytes)
     if min(sizes) < 0:
         raise UsageError("--offload-host-bytes, --offload-disk-bytes and --offload-remote-bytes must not be negative")
-    if not options.offload and (any(sizes) or options.offload_policy):
+    if not options.offload and (any(sizes) or options.offload_policy or options.offload_remote):
         raise UsageError("--no-offload keeps nothing: leave out the other --offload options, or this one")
-    if options.offload_remote_bytes and not options.valkey:
-        raise UsageError("--offload-remote-bytes needs the cell's Valkey: leave out --no-valkey")
+    if options.offload_remote and not options.offload_remote.startswith(("s3://", "redis://", "rediss://", "unix://")):
+        raise UsageError("--offload-remote takes s3://bucket, s3://bucket/prefix or redis://host:port")
+    if options.offload_remote and not options.offload_remote_bytes:
+        raise UsageError("--offload-remote needs to know how much room there is: pass --offload-remote-bytes")
+    if options.offload_remote_bytes and not (options.offload_remote or options.valkey):
+        raise UsageError(
+            "--offload-remote-bytes needs the cell's Valkey: leave out --no-valkey, or pass --offload-remote s3://..."
+        )
 
 
 def _check_planner(options: CellOptions) -> None:

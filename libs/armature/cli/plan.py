@@ -88,7 +88,8 @@ def _offload(options: CellOptions, around: Surroundings) -> list[ServicePlan]:
         "disk_dir": str((options.directory / "kv").resolve()),
         "disk_bytes": str(options.offload_disk_bytes or ""),
         "remote_bytes": str(options.offload_remote_bytes or ""),
-        "redis": around.redis if options.offload_remote_bytes else "",
+        "remote": options.offload_remote,
+        "redis": around.redis if options.offload_remote_bytes and not options.offload_remote else "",
         "policy": _policy(options.offload_policy),
         "transport": options.transport,
     }

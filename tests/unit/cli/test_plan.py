@@ -40,6 +40,9 @@ def test_blocks_are_kept_in_the_cells_directory_and_remotely_only_if_asked(tmp_p
     assert not [part for part in command if part.startswith(("--redis", "--remote", "--policy", "--disk-bytes"))]
     remote = one(planned(offload_remote_bytes=1 << 20, offload_policy="all"), "kv-offload").command
     assert {"--redis=redis://127.0.0.1:6379", f"--remote-bytes={1 << 20}", "--policy=all"} <= set(remote)
+    bucket = one(planned(offload_remote_bytes=1 << 20, offload_remote="s3://kv/here"), "kv-offload").command
+    assert {"--remote=s3://kv/here", f"--remote-bytes={1 << 20}"} <= set(bucket)
+    assert not any(flag.startswith("--redis") for flag in bucket)
 
 
 def test_nothing_is_kept_if_told_so() -> None:
