@@ -5,8 +5,8 @@ kv-offload. Every conversation is had with both, turn by turn in turns, so that 
 both alike; ratios count, not seconds. `returning`: the second turn of each, after the device has forgotten the first.
 `new`: prompts that nobody has seen and that return to nobody, after the others: what offering and looking costs.
 
-A run for each tier, its sizes such that the histories end up there: `host`, `disk` (host memory holds a tenth of them)
-and `remote` (likewise, with Redis below).
+A run for each tier, its sizes such that the histories end up there: `host`, `disk` (host memory holds a tenth of them),
+`remote` (likewise, with Redis below) and `s3` (with an S3 server below, rclone's).
 """
 
 import argparse
@@ -23,24 +23,25 @@ from typing import Any
 from armature.runtime.processes import start_etcd, start_valkey
 from tests.support.models import Shape, make_model
 from tests.support.offload_node import Conversation, Node, offload_node, onboarded, until_offloaded, words
+from tests.support.s3 import S3Server
 
 SHAPE = Shape(hidden=512, layers=8, heads=8, kv_heads=4, head_dim=64, ffn=1408, vocab=8192, context=4096)
 """About 32 million parameters."""
 BLOCK_BYTES = (8 * 2 * 16 + 1) * 4 * 64 * 4
 ANSWER_TOKENS, MORE_TOKENS = 16, 32
 DEVICE_HISTORIES = 3
-RUNS = ("host", "disk", "remote")
+RUNS = ("host", "disk", "remote", "s3")
 
 
-def store_flags(run: str, history_blocks: int, conversations: int, folder: Path, redis: str) -> list[str]:
-    """Sizes such that the conversations' blocks end up in the run's tier."""
+def store_flags(run: str, history_blocks: int, conversations: int, folder: Path, place: Sequence[str]) -> list[str]:
+    """Sizes such that the conversations' blocks end up in the run's tier; `place`: where the remote one is."""
     all_bytes = int(1.3 * history_blocks * conversations * BLOCK_BYTES)
     part = max(all_bytes // 10, history_blocks * BLOCK_BYTES)
     flags = ["--policy", "all", "--host-bytes", str(all_bytes if run == "host" else part)]
     if run == "disk":
         flags += ["--disk-dir", str(folder / "disk"), "--disk-bytes", str(all_bytes)]
-    if run == "remote":
-        flags += ["--redis", f"redis://{redis}", "--remote-bytes", str(all_bytes)]
+    if place:
+        flags += [*place, "--remote-bytes", str(all_bytes)]
     return flags
 
 
@@ -110,6 +111,9 @@ async def compare(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         model = make_model(folder / "model", **vars(SHAPE))
         etcd, valkey = await start_etcd(folder / "etcd"), await start_valkey(folder / "valkey")
+        s3 = S3Server(folder / "s3")
+        await s3.start()
+        places = {"remote": ["--redis", f"redis://{valkey.address}"], "s3": s3.flags}
         history_blocks = -(-(options.history_tokens + 2 * ANSWER_TOKENS + MORE_TOKENS) // 16)
         small = (
             "--num-blocks", str(DEVICE_HISTORIES * history_blocks), "--max-num-batched-tokens", "512",
@@ -117,12 +121,13 @@ async def compare(options: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
         try:
             for seed, run in enumerate(options.runs):
-                store = store_flags(run, history_blocks, options.conversations, folder, valkey.address)
+                store = store_flags(run, history_blocks, options.conversations, folder, places.get(run, ()))
                 workers = {"on": (*small, "--offload", "--transport", options.transport), "off": small}
                 async with offload_node(folder / run, etcd.address, model, workers=workers, store=store) as node:
                     results[run] = await measure(node, options, seed)
                 print(json.dumps({run: results[run]}), file=sys.stderr, flush=True)
         finally:
+            await s3.kill()
             await valkey.stop()
             await etcd.stop()
     return results
