@@ -8,7 +8,16 @@ from urllib.parse import quote, unquote
 
 import grpc
 
-from armature.runtime.http2_stream import PREFACE, STREAM_ID, BrokenError, Flag, Frame, Http2Stream, Setting
+from armature.runtime.http2_stream import (
+    PREFACE,
+    STREAM_ID,
+    WINDOW_BYTES,
+    BrokenError,
+    Flag,
+    Frame,
+    Http2Stream,
+    Setting,
+)
 
 _OK = "0"
 _STATUS_NAMES = {str(code.value[0]): code.name for code in grpc.StatusCode}
@@ -32,7 +41,8 @@ class GrpcCall(Http2Stream):
     def feed(self, data: bytes) -> list[bytes]:
         """As for every stream; what comes is taken at once, so the window only bounds bursts."""
         messages = super().feed(data)
-        self.grant()
+        if self._untold_bytes > WINDOW_BYTES // 2:
+            self.grant()
         return messages
 
     def _on_header_block(self, stream_id: int, headers: list[tuple[str, str]], *, is_last: bool) -> None:

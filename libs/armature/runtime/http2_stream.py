@@ -19,6 +19,8 @@ DEFAULT_WINDOW_BYTES, DEFAULT_FRAME_BYTES = 65_535, 16_384
 MAX_HEADERS_BYTES = 64 * 1024
 _HEADER = struct.Struct(">HBBBL")
 _SETTING = struct.Struct(">HL")
+_PLAIN_DATA = struct.Struct(">HBBBLBL")
+"""The header of a frame, and that of the message in it."""
 
 
 class Frame:
@@ -121,6 +123,14 @@ class Http2Stream(ABC):
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that these bytes complete. Look at `ended` afterwards."""
+        if len(data) >= _PLAIN_DATA.size and not (self._input or self._message or self._in_headers):
+            # As nearly always: one message, in one frame of data, and nothing besides.
+            high, low, kind, flags, stream_id, packing, size = _PLAIN_DATA.unpack_from(data)
+            is_whole = len(data) == size + _PLAIN_DATA.size and (high << 8 | low) == size + 5 <= DEFAULT_FRAME_BYTES
+            is_plain = not (kind or flags or packing) and stream_id == STREAM_ID and self.ended is None
+            if is_whole and is_plain and size <= self._max_message_bytes:
+                self._untold_bytes += size + 5
+                return [data[_PLAIN_DATA.size :]]
         messages: list[bytes] = []
         data = self._input + data if self._input else data
         at, size = 0, len(data)

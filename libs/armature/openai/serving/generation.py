@@ -92,6 +92,8 @@ class Generation:
         self.prompt_logprobs: PromptLogprobs | None = None
         """How likely the prompt's tokens were, if asked for; there with the first piece."""
         self._wants_scores = job.wants_scores
+        self._is_plain = not (self._wants_scores or job.sampling.logprobs or job.chat is not None)
+        """Whether nothing but its text is wanted of a token."""
         self._failure: Exception | None = None
         self._cached_tokens: int | None = None
         self._worker_cached_tokens = 0
@@ -241,7 +243,17 @@ class Generation:
         """Give `on_piece` what these add, unless that could be the last piece, or a failure."""
         if not self._takes_pieces or self.on_piece is None:
             return False
-        known = len(self._output)
+        output = self._output
+        known = len(output)
+        if self._is_plain and len(deltas) == 1 and deltas[0].output_index == known and not deltas[0].finish_reason:
+            # Nearly every token of nearly every answer: what `_accept` comes to.
+            token_ids = deltas[0].token_ids[:]
+            output.extend(token_ids)
+            now_s = self._now_s()
+            self._metrics.gaps_s.observe(now_s - self._last_s, len(token_ids))
+            self._last_s = now_s
+            self._takes_pieces = self.on_piece(self._assembler.feed(token_ids))
+            return True
         for delta in deltas:
             if delta.output_index != known or delta.finish_reason:
                 return False

@@ -152,7 +152,8 @@ class _WorkerStream:
         now_s = self._now_s()
         calls = self._calls
         reached: dict[DecodeCall, None] = {}
-        for delta in [delta for frame in frames for delta in frame.deltas]:
+        deltas = frames[0].deltas if len(frames) == 1 else [delta for frame in frames for delta in frame.deltas]
+        for delta in deltas:
             call = calls.get(delta.stream_id)
             if call is None:
                 continue  # cancelled here; the worker did not know yet
