@@ -43,7 +43,7 @@ async def app(runtime: Runtime[KvIndexSettings]) -> None:
     # A follower replaces what it has by what we have: we must not offer half of it after a restart.
     if not await sources.settled(settings.warm_up_s):
         log.warning("not all workers were heard within %.1f s; serving what is known", settings.warm_up_s)
-    servicer = KvIndexServicer(book, silent, settings)
+    servicer = KvIndexServicer(book, sources, silent, settings)
     runtime.server.add(kv_index_pb2_grpc.add_KvIndexServicer_to_server, servicer, "armature.v1.KvIndex")
     spawn(silent.run(), name="expiry")
     spawn(_measure(book), name="index size")

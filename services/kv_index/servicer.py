@@ -11,13 +11,15 @@ from armature.v1 import kv_index_pb2, kv_index_pb2_grpc
 from services.kv_index.book import Book
 from services.kv_index.settings import KvIndexSettings
 from services.kv_index.silent import SilentWorkers
+from services.kv_index.sources import Sources
 
 
 class KvIndexServicer(kv_index_pb2_grpc.KvIndexServicer):
-    """Reads the book; `silent` is told what to assume."""
+    """Reads the book; `silent` is told what to assume, `sources` whom to hear anew."""
 
-    def __init__(self, book: Book, silent: SilentWorkers, settings: KvIndexSettings) -> None:
+    def __init__(self, book: Book, sources: Sources, silent: SilentWorkers, settings: KvIndexSettings) -> None:
         self._book = book
+        self._sources = sources
         self._silent = silent
         self._copy_message_blocks = settings.copy_message_blocks
         self._interval_s = settings.update_interval_s
@@ -55,6 +57,9 @@ class KvIndexServicer(kv_index_pb2_grpc.KvIndexServicer):
         for routed in request.routed:
             self._silent.assume(routed.worker_id, _hashes(routed.sequence_hashes))
         return kv_index_pb2.AssumeResponse()
+
+    async def Resync(self, request: kv_index_pb2.ResyncRequest, context: Any) -> kv_index_pb2.ResyncResponse:
+        return kv_index_pb2.ResyncResponse(begun=self._sources.resync(request.source_id))
 
     async def GetStats(self, request: kv_index_pb2.IndexStatsRequest, context: Any) -> kv_index_pb2.IndexStats:
         index, trust = self._book.index, self._book.trust

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import time
 from array import array
 from collections.abc import Callable, Mapping
+from math import inf
 
 from prometheus_client import Counter
 
@@ -27,6 +29,9 @@ from services.kv_index.book import Book
 
 log = logging.getLogger(__name__)
 
+RESYNC_INTERVAL_S = 30.0
+"""A source is taken in anew at most so often: a dump may be large, and one that tells what is not true will again."""
+
 _blocks = Counter("armature_kv_index_event_blocks_total", "Blocks named by workers' events.", ["kind"])
 _repairs = Counter("armature_kv_index_repairs_total", "Streams opened anew because events were missing.", ["reason"])
 _dumps = Counter("armature_kv_index_dumps_total", "Workers' dumps, and histories from their first event.")
@@ -42,6 +47,8 @@ class Sources:
         self._streams = MemberStreams("KV events", channels, spawn, self._read)
         self._trackers: dict[str, SourceTracker] = {}
         self._readers = NodeReaders()
+        self._resynced_s: dict[str, float] = {}
+        """When sources were last taken in anew; snapshots of them are not believed either."""
 
     def on_change(self, change: MemberChange) -> None:
         """A member has come or gone; workers that publish no events are only noted as readers of others."""
@@ -57,7 +64,21 @@ class Sources:
             self._book.mark(worker_id, TrustState.STALE)
         elif change.kind == "left":
             self._trackers.pop(worker_id, None)
+            self._resynced_s.pop(worker_id, None)
             self._book.drop(worker_id)
+
+    def resync(self, source_id: str) -> bool:
+        """Take in anew all that a source holds, from a dump; False: it is unknown, or that was done a moment ago."""
+        now_s = time.monotonic()
+        if source_id not in self._trackers or now_s < self._resynced_s.get(source_id, -inf) + RESYNC_INTERVAL_S:
+            return False
+        log.warning("%s is not believed: taking in its blocks anew", source_id)
+        _repairs.labels("disbelief").inc()
+        self._resynced_s[source_id] = now_s
+        self._trackers[source_id] = SourceTracker()
+        self._book.mark(source_id, TrustState.REPAIRING)
+        self._streams.restart(source_id)
+        return True
 
     async def settled(self, timeout_s: float) -> bool:
         """Wait until every worker known now has been heard whole; False if that takes longer than `timeout_s`."""
@@ -80,7 +101,8 @@ class Sources:
 
     async def _read(self, member: Member, has_read: Callable[[], None]) -> None:
         tracker, state = self._trackers[member.id], TrustState.STALE
-        if tracker.position == Position() and self._store is not None:
+        is_new = tracker.position == Position() and member.id not in self._resynced_s
+        if is_new and self._store is not None:
             tracker = await self._restore(self._store, member, tracker)
         position, channel = tracker.position, self._channels.get(member.address)
         stub = KvOffloadStub(channel) if member.kind == OFFLOAD_KIND else WorkerStub(channel)

@@ -12,6 +12,7 @@ from armature.routing.router import RoutingCore
 from armature.runtime import service
 from armature.runtime.assumptions import Assumptions
 from armature.runtime.cell import Cell
+from armature.runtime.disbelief import Disbelief
 from armature.runtime.index_replica import Replica
 from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import OFFLOAD_KIND, WORKER_KINDS, promise_of
@@ -40,6 +41,8 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
         log.warning("no copy of the index within %.1f s; placing by load alone until there is one", settings.warm_up_s)
     assumptions = Assumptions(cell.members, lambda: replica.followed, runtime.channels)
     runtime.tasks.create_task(assumptions.run(), name="assumptions")
+    disbelief = Disbelief(core, lambda: replica.followed, runtime.channels)
+    runtime.tasks.create_task(disbelief.run(), name="disbelief")
     async with _peers(runtime, core) as peers:
         servicer = RouterServicer(Dispatcher(core), cell.members, history, changed, assumptions.note, peers)
         runtime.tasks.create_task(servicer.run(), name="queue")

@@ -16,7 +16,7 @@ from armature.routing.queueing.outcome import Outcome
 from armature.runtime import decision_metrics
 from armature.runtime.outbox import Outbox
 from armature.runtime.peer_routers import Peers
-from armature.runtime.placement import placement_of, query_of
+from armature.runtime.placement import answered_of, placement_of, query_of
 from armature.runtime.policies import load_policy, shipped_policies
 from armature.runtime.request_news import RequestLog
 from armature.runtime.router_stats import stats_of
@@ -124,7 +124,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         self._changed.set()
         self._requests.progressed(owner, progress)
         if progress.kind == router_pb2.Progress.KIND_FIRST_TOKEN:
-            self._core.first_token(owner, progress.request_id, progress.cached_tokens)
+            self._core.first_token(owner, progress.request_id, progress.cached_tokens, answered_of(progress))
             at_s = time.monotonic() - progress.age_s
             self._history.first_token(owner, progress.request_id, at_s, progress.cached_tokens)
         elif progress.kind == router_pb2.Progress.KIND_FINISHED:

@@ -144,6 +144,11 @@ class PrefixIndex:
         self._source(source_id)
         self._shared.attach(source_id, worker_ids)
 
+    def ignore(self, source_ids: frozenset[str]) -> None:
+        """What these hold in lower tiers counts for nobody, themselves included; what others hold counts again."""
+        if source_ids != self._shared.ignored:
+            self._shared.ignore(source_ids)
+
     def store(self, worker_id: str, hashes: Iterable[int], tier: Tier = Tier.G1) -> None:
         """Note blocks of a worker, which becomes known if it is not."""
         source, stored = self._source(worker_id), hashes if isinstance(hashes, tuple) else tuple(hashes)

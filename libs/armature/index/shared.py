@@ -25,6 +25,7 @@ class SharedSources:
     def __init__(self, bit_of: Callable[[str], int]) -> None:
         self._bit_of = bit_of
         self._worker_ids: dict[str, tuple[str, ...]] = {}
+        self.ignored: frozenset[str] = frozenset()
         self._readers = _Readers(self._readers_of)
 
     def attach(self, source_id: str, worker_ids: Collection[str]) -> None:
@@ -39,6 +40,11 @@ class SharedSources:
     def attached(self) -> Mapping[str, Sequence[str]]:
         """The workers of every shared source."""
         return self._worker_ids
+
+    def ignore(self, source_ids: frozenset[str]) -> None:
+        """What these hold counts for nobody, and what others hold counts again."""
+        self.ignored = source_ids
+        self._readers.clear()
 
     def forget_bits(self) -> None:
         """Somebody has been given a bit, or has lost one."""
@@ -83,6 +89,8 @@ class SharedSources:
 
     def _readers_of(self, holders: int) -> int:
         found = 0
+        for source_id in self.ignored:
+            holders &= ~self._bit_of(source_id)
         for source_id, worker_ids in self._worker_ids.items():
             if holders & self._bit_of(source_id):
                 for worker_id in worker_ids:

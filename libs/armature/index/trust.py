@@ -4,10 +4,14 @@ A worker that was predicted to hold blocks and did not costs a whole prefill tha
 overlap is multiplied by a factor: a prior that follows from the state of the worker's event stream, and the share of
 predicted tokens that turned out to be cached. It opens nothing and reads no clock.
 
+A kv-offload serves a whole node and others beside, so one that says it keeps what it does not makes all of them wait in
+vain. What workers ask it for on its own word is compared with what it then has; when less than half can be believed,
+nothing counts until its events have been taken in anew.
+
 Invariant: the factor is in [0, 1], and exactly 1 for a source that is exact and hardly ever seen to be wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -45,11 +49,13 @@ class TrustPolicy:
     """The weight of the prior against predicted tokens that were checked."""
     tolerance: float = 0.01
     """A share of missing tokens that an exact source is not blamed for: what is evicted while a request waits."""
+    least_factor: float = 0.5
+    """What a kv-offload keeps counts only while its factor is no lower."""
     memory_tokens: float = 65536.0
     """Checked tokens that are remembered; older ones fade, so that a worker that was cured is believed again."""
 
     def __post_init__(self) -> None:
-        for name in ("repairing_factor", "assumed_factor", "tolerance"):
+        for name in ("repairing_factor", "assumed_factor", "tolerance", "least_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
         for name in ("stale_half_life_s", "prior_tokens", "memory_tokens"):
@@ -69,6 +75,15 @@ class Accuracy(NamedTuple):
     """Cached, and not predicted."""
 
 
+class Answered(NamedTuple):
+    """What a kv-offload has said when a worker came to read."""
+
+    asked_tokens: int
+    """That it was asked for."""
+    found_tokens: int
+    """Of those, from the first on, that it had; whether they came in time is another matter."""
+
+
 class _Source:
     __slots__ = ("checked", "found", "since_s", "state")
 
@@ -82,6 +97,8 @@ class _Source:
 
 # In which the factor of a silent source hardly changes.
 _COUNT_INTERVAL_S = 1.0
+
+_NOBODY: frozenset[str] = frozenset()
 
 _STATES = {state.value: state for state in TrustState}
 
@@ -163,6 +180,27 @@ class Trust:
             requests + 1, predicted + predicted_tokens, actual + actual_tokens,
             missing + predicted_tokens - found, unforeseen + actual_tokens - found,
         )  # fmt: skip
+        self._check(worker_id, predicted_tokens, found)
+
+    def answered(self, store_id: str, expected_tokens: int, found_tokens: int) -> None:
+        """A kv-offload was asked for `expected_tokens` that it has told to keep, and had only so many of them.
+
+        Raises:
+            ValueError: a number is negative.
+        """
+        if min(expected_tokens, found_tokens) < 0:
+            raise ValueError(f"{expected_tokens} expected and {found_tokens} found tokens: neither may be negative")
+        self._check(store_id, expected_tokens, min(expected_tokens, found_tokens))
+
+    def distrusted(self, store_ids: Collection[str], now_s: float) -> frozenset[str]:
+        """Of these kv-offloads those that can't be believed."""
+        doubts = self.doubts(now_s)
+        if not doubts:
+            return _NOBODY
+        least = self._policy.least_factor
+        return frozenset([store_id for store_id in store_ids if doubts.get(store_id, 1.0) < least])
+
+    def _check(self, worker_id: str, predicted_tokens: int, found: int) -> None:
         source = self._sources.get(worker_id)
         if source is None or not predicted_tokens:
             return

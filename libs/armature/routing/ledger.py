@@ -27,6 +27,10 @@ class Entry(NamedTuple):
     predicted_tokens: int = 0
     """Prompt tokens that the index says the decoding worker holds, whatever is thought of the index."""
     tenant: str = ""
+    store_id: str = ""
+    """Another node's kv-offload that it reads from."""
+    store_tokens: int = 0
+    """Prompt tokens that this one says it keeps."""
 
     @property
     def computed_by(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from armature.index.descent import Ends
 from armature.index.prefix_index import PrefixIndex
 from armature.index.tiers import LOWER_TIERS, Tier
-from armature.index.trust import Trust
+from armature.index.trust import Answered, Trust
 from armature.routing import columns as at
 from armature.routing.account import Account, Key, Pace, Share, reference_s
 from armature.routing.active import ActiveBlocks
@@ -141,14 +141,30 @@ class RoutingCore:
         if unknown and account.num_unmeasured < unknown:
             self._is_shared = False
 
-    def first_token(self, owner: str, request_id: str, cached_tokens: int | None = None) -> None:
+    def first_token(
+        self, owner: str, request_id: str, cached_tokens: int | None = None, answered: Answered | None = None
+    ) -> None:
         """A placed request has its first token. Unknown ones are ignored.
 
-        `cached_tokens` of its prompt were on the worker that decodes; None: nobody has counted.
+        `cached_tokens` of its prompt were on the worker that decodes; None: nobody has counted. `answered` is what a
+        kv-offload has said to that worker; None: none was asked.
         """
         entry = self._ledger.first_token((owner, request_id))
-        if entry is not None and cached_tokens is not None:
+        if entry is None:
+            return
+        if cached_tokens is not None:
             self.trust.observe(entry.worker_id, entry.predicted_tokens, cached_tokens)
+        if answered is None:
+            return
+        if entry.store_id:
+            # It is asked for the whole prompt, of which it has told to keep the beginning.
+            expected = min(answered.asked_tokens, entry.store_tokens)
+            self.trust.answered(entry.store_id, expected, answered.found_tokens)
+            return
+        for store_id, readers in self.index.attached.items():
+            # Of its own node's a worker wants only what that has told it to keep.
+            if entry.worker_id in readers:
+                self.trust.answered(store_id, *answered)
 
     def finish(self, owner: str, request_id: str) -> None:
         """A placed request has ended, whatever way. Unknown ones are ignored."""
@@ -157,6 +173,10 @@ class RoutingCore:
     def forget(self, owner: str) -> list[str]:
         """An owner is gone, and with it its requests; which they were."""
         return self._ledger.forget(owner)
+
+    def distrusted_stores(self, now_s: float) -> frozenset[str]:
+        """Kv-offloads whose blocks count for nothing: they have not had what they tell, or are silent for long."""
+        return self.trust.distrusted(self.index.attached, now_s)
 
     # --- what is decided
 
@@ -174,6 +194,7 @@ class RoutingCore:
         if pool is None or not pool.roster.num_decoders:
             return Rejected(RejectionCode.NO_WORKERS, f"no decode worker serves model {query.model!r}")
         state, roster = pool.state.copy(), pool.roster
+        self.index.ignore(self.distrusted_stores(now_s))
         device, below = self.index.reach_masks(query.hashes)
         depths = indexed = pool.depths("index", self.index.slots, device)
         doubts = self.trust.doubts(now_s) if device else None
@@ -321,6 +342,7 @@ def entry_of(judgement: Judgement) -> Entry:
     now_s, decode_id = snapshot.now_s, roster.worker_ids[decode]
     if helper < 0:
         tokens = int(ways.tokens[way])
+        store_id, store_tokens = _store_of(judgement, tokens)
         share = Share(now_s, float(ways.own_s[way]), tokens, query.prompt_tokens - tokens, blocks)
         return Entry(
             decode_id,
@@ -330,6 +352,8 @@ def entry_of(judgement: Judgement) -> Entry:
             has_tail=has_tail,
             predicted_tokens=predicted,
             tenant=query.tenant,
+            store_id=store_id,
+            store_tokens=store_tokens,
         )
     assert ways.prefill_s is not None and ways.prefill_overlap is not None
     held = int(ways.prefill_overlap[way])
@@ -339,3 +363,13 @@ def entry_of(judgement: Judgement) -> Entry:
     return Entry(
         decode_id, own, roster.worker_ids[helper], remote, query.hashes, uncached, has_tail, predicted, query.tenant
     )
+
+
+def _store_of(judgement: Judgement, tokens: int) -> tuple[str, int]:
+    """The kv-offload of another node that the chosen way reads from, and what it is asked for behind the overlap."""
+    snapshot, ways, way = judgement.snapshot, judgement.ways, judgement.pick.way
+    source = -1 if ways.pull_slot is None else int(ways.pull_slot[way])
+    if source < len(snapshot.roster.worker_ids):
+        return "", 0
+    held = int(ways.overlap[way] * ways.rows[at.BLOCK_SIZE, way])
+    return snapshot.source_ids[source], snapshot.query.prompt_tokens - tokens - held

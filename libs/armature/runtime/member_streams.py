@@ -32,22 +32,29 @@ class MemberStreams:
         self._channels = channels
         self._spawn = spawn
         self._read = read
-        self._tasks: dict[str, tuple[str, asyncio.Task[None]]] = {}
-        """Address and task by member id."""
+        self._tasks: dict[str, tuple[Member, asyncio.Task[None]]] = {}
+        """Those that are followed, by id."""
 
     def on_change(self, change: MemberChange) -> bool:
         """Follow a member that has joined, or moved; leave one that has left. Whether a stream is opened."""
         member = change.member
-        address, task = self._tasks.get(member.id, ("", None))
-        if task is not None and (change.kind == "left" or address != member.address):
+        known, task = self._tasks.get(member.id, (member, None))
+        if task is not None and (change.kind == "left" or known.address != member.address):
             task.cancel()
             del self._tasks[member.id]
-            if all(address != used for used, _ in self._tasks.values()):
-                self._spawn(self._channels.discard(address))
+            if all(known.address != used.address for used, _ in self._tasks.values()):
+                self._spawn(self._channels.discard(known.address))
         if change.kind == "left" or member.id in self._tasks:
             return False
-        self._tasks[member.id] = member.address, self._spawn(self._follow(member))
+        self._tasks[member.id] = member, self._spawn(self._follow(member))
         return True
+
+    def restart(self, member_id: str) -> None:
+        """Open the stream to a member anew, now; unknown ones are ignored."""
+        if member_id in self._tasks:
+            member, task = self._tasks[member_id]
+            task.cancel()
+            self._tasks[member_id] = member, self._spawn(self._follow(member))
 
     async def _follow(self, member: Member) -> None:
         backoff = Backoff()

@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError
 
 from armature.index.packing import unpack_hashes
 from armature.index.tiers import Tier
+from armature.index.trust import Answered
 from armature.performance.linear import LinearModel
 from armature.routing.decision import Candidate, Placed, Query, Rejected, RejectionCode
 from armature.routing.queueing.outcome import Queued
@@ -113,6 +114,13 @@ def query_of(query: router_pb2.Query, owner: str = "") -> Query:
         )
     except ValueError as error:
         raise CallerError(f"query {query.query_id}: {error}") from error
+
+
+def answered_of(progress: router_pb2.Progress) -> Answered | None:
+    """What a kv-offload has said to the worker; None: none was asked, or it has not answered."""
+    if not progress.onboard_asked_tokens:
+        return None
+    return Answered(progress.onboard_asked_tokens, progress.onboard_found_tokens)
 
 
 def _steps_of(costs: StepCosts) -> LinearModel:

@@ -735,6 +735,8 @@ class ServingInfo(_message.Message):
     ONBOARDED_FIELD_NUMBER: _builtins.int
     ONBOARD_S_FIELD_NUMBER: _builtins.int
     PULL_WORKER_FIELD_NUMBER: _builtins.int
+    ONBOARD_ASKED_TOKENS_FIELD_NUMBER: _builtins.int
+    ONBOARD_FOUND_TOKENS_FIELD_NUMBER: _builtins.int
     decode_worker: _builtins.str
     prefill_worker: _builtins.str
     """Empty if the prompt was computed on the decode worker."""
@@ -759,6 +761,9 @@ class ServingInfo(_message.Message):
     """From asking for these to the last of them."""
     pull_worker: _builtins.str
     """The worker, or another node's kv-offload, that gave `transferred_tokens` out of its cache; empty: nobody."""
+    onboard_asked_tokens: _builtins.int
+    """What a kv-offload was asked for, and of that what it had; 0 if it has not answered. It may have come or not."""
+    onboard_found_tokens: _builtins.int
     @_builtins.property
     def onboarded(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierTokens]:
         """Of `cached_tokens` (on the prefill worker or from a `pull_worker`, of `prefill_cached_tokens`), those that were read
@@ -782,10 +787,12 @@ class ServingInfo(_message.Message):
         onboarded: _abc.Iterable[Global___TierTokens] | None = ...,
         onboard_s: _builtins.float = ...,
         pull_worker: _builtins.str = ...,
+        onboard_asked_tokens: _builtins.int = ...,
+        onboard_found_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_worker", b"decode_worker", "migrations", b"migrations", "onboard_s", b"onboard_s", "onboarded", b"onboarded", "prefill_cached_tokens", b"prefill_cached_tokens", "prefill_worker", b"prefill_worker", "pull_worker", b"pull_worker", "reason", b"reason", "transfer_s", b"transfer_s", "transferred_bytes", b"transferred_bytes", "transferred_tokens", b"transferred_tokens", "transport", b"transport", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_worker", b"decode_worker", "migrations", b"migrations", "onboard_asked_tokens", b"onboard_asked_tokens", "onboard_found_tokens", b"onboard_found_tokens", "onboard_s", b"onboard_s", "onboarded", b"onboarded", "prefill_cached_tokens", b"prefill_cached_tokens", "prefill_worker", b"prefill_worker", "pull_worker", b"pull_worker", "reason", b"reason", "transfer_s", b"transfer_s", "transferred_bytes", b"transferred_bytes", "transferred_tokens", b"transferred_tokens", "transport", b"transport", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

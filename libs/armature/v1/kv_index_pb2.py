@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from armature.v1 import common_pb2 as armature_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61rmature/v1/kv_index.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\"\x0f\n\rFollowRequest\"Z\n\x0bIndexUpdate\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12*\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x19.armature.v1.WorkerChange\"\xd9\x02\n\x0cWorkerChange\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x17\n\x0fsequence_hashes\x18\x04 \x01(\x0c\x12\x0f\n\x07readers\x18\x05 \x03(\t\"\xbc\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_STORED\x10\x01\x12\x10\n\x0cKIND_REMOVED\x10\x02\x12\x10\n\x0cKIND_CLEARED\x10\x03\x12\x10\n\x0cKIND_DROPPED\x10\x04\x12\x0e\n\nKIND_STALE\x10\x05\x12\x0e\n\nKIND_EXACT\x10\x06\x12\x12\n\x0eKIND_REPAIRING\x10\x07\x12\x10\n\x0cKIND_ASSUMED\x10\x08\x12\x11\n\rKIND_ATTACHED\x10\t\"\'\n\x0cMatchRequest\x12\x17\n\x0fsequence_hashes\x18\x01 \x01(\x0c\"\xc4\x01\n\rMatchResponse\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .armature.v1.MatchResponse.Match\x12\x16\n\x0eindexed_blocks\x18\x02 \x01(\x04\x1ah\n\x05Match\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\r\n\x05stale\x18\x03 \x01(\x08\x12-\n\x05trust\x18\x04 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\"x\n\rAssumeRequest\x12\x31\n\x06routed\x18\x01 \x03(\x0b\x32!.armature.v1.AssumeRequest.Routed\x1a\x34\n\x06Routed\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_hashes\x18\x02 \x01(\x0c\"\x10\n\x0e\x41ssumeResponse\"\x13\n\x11IndexStatsRequest\"\xbe\x01\n\nIndexStats\x12\x16\n\x0eindexed_blocks\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12/\n\x07sources\x18\x03 \x03(\x0b\x32\x1e.armature.v1.IndexStats.Source\x1aS\n\x06Source\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x05trust\x18\x02 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x04\x32\x93\x02\n\x07KvIndex\x12@\n\x06\x46ollow\x12\x1a.armature.v1.FollowRequest\x1a\x18.armature.v1.IndexUpdate0\x01\x12>\n\x05Match\x12\x19.armature.v1.MatchRequest\x1a\x1a.armature.v1.MatchResponse\x12\x41\n\x06\x41ssume\x12\x1a.armature.v1.AssumeRequest\x1a\x1b.armature.v1.AssumeResponse\x12\x43\n\x08GetStats\x12\x1e.armature.v1.IndexStatsRequest\x1a\x17.armature.v1.IndexStatsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61rmature/v1/kv_index.proto\x12\x0b\x61rmature.v1\x1a\x18\x61rmature/v1/common.proto\"\x0f\n\rFollowRequest\"Z\n\x0bIndexUpdate\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12*\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x19.armature.v1.WorkerChange\"\xd9\x02\n\x0cWorkerChange\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.armature.v1.Tier\x12\x17\n\x0fsequence_hashes\x18\x04 \x01(\x0c\x12\x0f\n\x07readers\x18\x05 \x03(\t\"\xbc\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_STORED\x10\x01\x12\x10\n\x0cKIND_REMOVED\x10\x02\x12\x10\n\x0cKIND_CLEARED\x10\x03\x12\x10\n\x0cKIND_DROPPED\x10\x04\x12\x0e\n\nKIND_STALE\x10\x05\x12\x0e\n\nKIND_EXACT\x10\x06\x12\x12\n\x0eKIND_REPAIRING\x10\x07\x12\x10\n\x0cKIND_ASSUMED\x10\x08\x12\x11\n\rKIND_ATTACHED\x10\t\"\'\n\x0cMatchRequest\x12\x17\n\x0fsequence_hashes\x18\x01 \x01(\x0c\"\xc4\x01\n\rMatchResponse\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .armature.v1.MatchResponse.Match\x12\x16\n\x0eindexed_blocks\x18\x02 \x01(\x04\x1ah\n\x05Match\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\r\n\x05stale\x18\x03 \x01(\x08\x12-\n\x05trust\x18\x04 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\"x\n\rAssumeRequest\x12\x31\n\x06routed\x18\x01 \x03(\x0b\x32!.armature.v1.AssumeRequest.Routed\x1a\x34\n\x06Routed\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_hashes\x18\x02 \x01(\x0c\"\x10\n\x0e\x41ssumeResponse\"\"\n\rResyncRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\"\x1f\n\x0eResyncResponse\x12\r\n\x05\x62\x65gun\x18\x01 \x01(\x08\"\x13\n\x11IndexStatsRequest\"\xbe\x01\n\nIndexStats\x12\x16\n\x0eindexed_blocks\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12/\n\x07sources\x18\x03 \x03(\x0b\x32\x1e.armature.v1.IndexStats.Source\x1aS\n\x06Source\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x05trust\x18\x02 \x01(\x0e\x32\x1e.armature.v1.WorkerChange.Kind\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x04\x32\xd6\x02\n\x07KvIndex\x12@\n\x06\x46ollow\x12\x1a.armature.v1.FollowRequest\x1a\x18.armature.v1.IndexUpdate0\x01\x12>\n\x05Match\x12\x19.armature.v1.MatchRequest\x1a\x1a.armature.v1.MatchResponse\x12\x41\n\x06\x41ssume\x12\x1a.armature.v1.AssumeRequest\x1a\x1b.armature.v1.AssumeResponse\x12\x41\n\x06Resync\x12\x1a.armature.v1.ResyncRequest\x1a\x1b.armature.v1.ResyncResponse\x12\x43\n\x08GetStats\x12\x1e.armature.v1.IndexStatsRequest\x1a\x17.armature.v1.IndexStatsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,12 +52,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSUMEREQUEST_ROUTED']._serialized_end=886
   _globals['_ASSUMERESPONSE']._serialized_start=888
   _globals['_ASSUMERESPONSE']._serialized_end=904
-  _globals['_INDEXSTATSREQUEST']._serialized_start=906
-  _globals['_INDEXSTATSREQUEST']._serialized_end=925
-  _globals['_INDEXSTATS']._serialized_start=928
-  _globals['_INDEXSTATS']._serialized_end=1118
-  _globals['_INDEXSTATS_SOURCE']._serialized_start=1035
-  _globals['_INDEXSTATS_SOURCE']._serialized_end=1118
-  _globals['_KVINDEX']._serialized_start=1121
-  _globals['_KVINDEX']._serialized_end=1396
+  _globals['_RESYNCREQUEST']._serialized_start=906
+  _globals['_RESYNCREQUEST']._serialized_end=940
+  _globals['_RESYNCRESPONSE']._serialized_start=942
+  _globals['_RESYNCRESPONSE']._serialized_end=973
+  _globals['_INDEXSTATSREQUEST']._serialized_start=975
+  _globals['_INDEXSTATSREQUEST']._serialized_end=994
+  _globals['_INDEXSTATS']._serialized_start=997
+  _globals['_INDEXSTATS']._serialized_end=1187
+  _globals['_INDEXSTATS_SOURCE']._serialized_start=1104
+  _globals['_INDEXSTATS_SOURCE']._serialized_end=1187
+  _globals['_KVINDEX']._serialized_start=1190
+  _globals['_KVINDEX']._serialized_end=1532
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,11 @@ class KvIndexStub:
                 request_serializer=armature_dot_v1_dot_kv__index__pb2.AssumeRequest.SerializeToString,
                 response_deserializer=armature_dot_v1_dot_kv__index__pb2.AssumeResponse.FromString,
                 _registered_method=True)
+        self.Resync = channel.unary_unary(
+                '/armature.v1.KvIndex/Resync',
+                request_serializer=armature_dot_v1_dot_kv__index__pb2.ResyncRequest.SerializeToString,
+                response_deserializer=armature_dot_v1_dot_kv__index__pb2.ResyncResponse.FromString,
+                _registered_method=True)
         self.GetStats = channel.unary_unary(
                 '/armature.v1.KvIndex/GetStats',
                 request_serializer=armature_dot_v1_dot_kv__index__pb2.IndexStatsRequest.SerializeToString,
@@ -81,6 +86,14 @@ class KvIndexServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Resync(self, request, context):
+        """A router does not believe what a source tells: its events are taken in anew, from a dump, unless that was done a
+        moment ago. What comes of it is told to all followers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStats(self, request, context):
         """How much is known, and how far each source can be trusted; for people and tools.
         """
@@ -105,6 +118,11 @@ def add_KvIndexServicer_to_server(servicer, server):
                     servicer.Assume,
                     request_deserializer=armature_dot_v1_dot_kv__index__pb2.AssumeRequest.FromString,
                     response_serializer=armature_dot_v1_dot_kv__index__pb2.AssumeResponse.SerializeToString,
+            ),
+            'Resync': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resync,
+                    request_deserializer=armature_dot_v1_dot_kv__index__pb2.ResyncRequest.FromString,
+                    response_serializer=armature_dot_v1_dot_kv__index__pb2.ResyncResponse.SerializeToString,
             ),
             'GetStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStats,
@@ -193,6 +211,33 @@ class KvIndex:
             '/armature.v1.KvIndex/Assume',
             armature_dot_v1_dot_kv__index__pb2.AssumeRequest.SerializeToString,
             armature_dot_v1_dot_kv__index__pb2.AssumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resync(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/armature.v1.KvIndex/Resync',
+            armature_dot_v1_dot_kv__index__pb2.ResyncRequest.SerializeToString,
+            armature_dot_v1_dot_kv__index__pb2.ResyncResponse.FromString,
             options,
             channel_credentials,
             insecure,

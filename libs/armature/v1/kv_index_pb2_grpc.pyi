@@ -39,6 +39,10 @@ class KvIndexStub:
     """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
     May be repeated: assuming a block twice is assuming it later.
     """
+    Resync: _grpc.UnaryUnaryMultiCallable[_kv_index_pb2.ResyncRequest, _kv_index_pb2.ResyncResponse]
+    """A router does not believe what a source tells: its events are taken in anew, from a dump, unless that was done a
+    moment ago. What comes of it is told to all followers.
+    """
     GetStats: _grpc.UnaryUnaryMultiCallable[_kv_index_pb2.IndexStatsRequest, _kv_index_pb2.IndexStats]
     """How much is known, and how far each source can be trusted; for people and tools."""
 
@@ -52,6 +56,10 @@ class KvIndexAsyncStub(KvIndexStub):
     Assume: _aio.UnaryUnaryMultiCallable[_kv_index_pb2.AssumeRequest, _kv_index_pb2.AssumeResponse]  # type: ignore[assignment]
     """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
     May be repeated: assuming a block twice is assuming it later.
+    """
+    Resync: _aio.UnaryUnaryMultiCallable[_kv_index_pb2.ResyncRequest, _kv_index_pb2.ResyncResponse]  # type: ignore[assignment]
+    """A router does not believe what a source tells: its events are taken in anew, from a dump, unless that was done a
+    moment ago. What comes of it is told to all followers.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_kv_index_pb2.IndexStatsRequest, _kv_index_pb2.IndexStats]  # type: ignore[assignment]
     """How much is known, and how far each source can be trusted; for people and tools."""
@@ -81,6 +89,16 @@ class KvIndexServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_kv_index_pb2.AssumeResponse, _abc.Awaitable[_kv_index_pb2.AssumeResponse]]:
         """Requests were routed to workers that publish no events: their prompts' blocks are assumed to be held for a while.
         May be repeated: assuming a block twice is assuming it later.
+        """
+
+    @_abc_1.abstractmethod
+    def Resync(
+        self,
+        request: _kv_index_pb2.ResyncRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_index_pb2.ResyncResponse, _abc.Awaitable[_kv_index_pb2.ResyncResponse]]:
+        """A router does not believe what a source tells: its events are taken in anew, from a dump, unless that was done a
+        moment ago. What comes of it is told to all followers.
         """
 
     @_abc_1.abstractmethod

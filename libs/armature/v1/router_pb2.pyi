@@ -261,6 +261,8 @@ class Progress(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     AGE_S_FIELD_NUMBER: _builtins.int
+    ONBOARD_ASKED_TOKENS_FIELD_NUMBER: _builtins.int
+    ONBOARD_FOUND_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     kind: Global___Progress.Kind.ValueType
     cached_tokens: _builtins.int
@@ -269,6 +271,9 @@ class Progress(_message.Message):
     """With KIND_FINISHED: tokens produced for this placement."""
     age_s: _builtins.float
     """How long ago it was when this is sent: progress waits a little for company."""
+    onboard_asked_tokens: _builtins.int
+    """With KIND_FIRST_TOKEN, as in ServingInfo."""
+    onboard_found_tokens: _builtins.int
     def __init__(
         self,
         *,
@@ -277,10 +282,12 @@ class Progress(_message.Message):
         cached_tokens: _builtins.int = ...,
         output_tokens: _builtins.int = ...,
         age_s: _builtins.float = ...,
+        onboard_asked_tokens: _builtins.int = ...,
+        onboard_found_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "cached_tokens", b"cached_tokens", "kind", b"kind", "output_tokens", b"output_tokens", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "cached_tokens", b"cached_tokens", "kind", b"kind", "onboard_asked_tokens", b"onboard_asked_tokens", "onboard_found_tokens", b"onboard_found_tokens", "output_tokens", b"output_tokens", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ from armature.blocks.hashing import BlockHasher, pack_hashes
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import ROUTE, _RouterStream
 from armature.runtime.channels import ChannelPool
-from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, ROLE_DECODE, ROLE_PREFILL
+from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, ROLE_DECODE, ROLE_PREFILL, ServingInfo
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
 from tests.services.gateway.fakes import FakeRouter, breaking_after, listen, listening, token_array
 from tests.services.gateway.harness import MODEL, TEXT, Gateway, answer, make_worker, running_gateway
@@ -80,7 +80,7 @@ async def test_queries_of_one_moment_share_a_message_and_a_stream() -> None:
 async def test_progress_waits_for_more_of_it_and_a_query_takes_it_along() -> None:
     async with scripted_route() as (route, stream):
         for number in range(40):
-            stream.first_token(f"a{number}", 0)
+            stream.first_token(f"a{number}", ServingInfo())
             await asyncio.sleep(0)  # the writer would have its turn here
         asking = asyncio.create_task(stream.ask(Query(request_id="b"), lambda _: None))
         await eventually(lambda: any(told.queries for told in route.told))

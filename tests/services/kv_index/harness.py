@@ -62,7 +62,7 @@ class Registry:
         self.sources = Sources(self.book, self.channels, spawn, store)
         self.silent = SilentWorkers(self.book, settings.assumed_ttl_s, store, spawn)
         self.server = RpcServer("127.0.0.1")
-        servicer = KvIndexServicer(self.book, self.silent, settings)
+        servicer = KvIndexServicer(self.book, self.sources, self.silent, settings)
         self.server.add(add_KvIndexServicer_to_server, servicer, "armature.v1.KvIndex")
         self.stub = KvIndexStub(self.channels.get(""))
 

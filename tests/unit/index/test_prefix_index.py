@@ -61,6 +61,7 @@ class AgainstOracle(RuleBasedStateMachine):
         self.index = PrefixIndex()
         self.held: dict[str, dict[Tier, set[int]]] = {}
         self.attached: dict[str, set[str]] = {}
+        self.ignored: frozenset[str] = frozenset()
         for worker_id in IDLE:
             self.index.add(worker_id)
             self.tiers_of(worker_id)
@@ -110,6 +111,11 @@ class AgainstOracle(RuleBasedStateMachine):
         self.tiers_of(source_id)
         self.attached[source_id] = worker_ids
 
+    @rule(source_ids=st.frozensets(st.sampled_from(SOURCES)))
+    def ignore(self, source_ids: frozenset[str]) -> None:
+        self.index.ignore(source_ids)
+        self.ignored = source_ids
+
     @rule(prompt=PROMPTS)
     def reach(self, prompt: list[int]) -> None:
         levels = [self.naive_reach(prompt, lowest) for lowest in Tier]
@@ -126,7 +132,7 @@ class AgainstOracle(RuleBasedStateMachine):
         for worker_id, tiers in self.held.items():
             usable = set(tiers[Tier.G1])
             readable = [source_id for source_id, readers in self.attached.items() if worker_id in readers]
-            for source_id in [*readable, worker_id]:
+            for source_id in {*readable, worker_id} - self.ignored:
                 usable.update(*(self.held[source_id][tier] for tier in Tier if Tier.G1 < tier <= lowest))
             depths[worker_id] = naive_depth(usable, prompt)
         return depths

@@ -157,3 +157,36 @@ def test_the_factor_stays_between_nothing_and_all(acts: list[tuple[str, object]]
             trust.silence(now_s)
         assert 0 <= trust.factor("w", now_s) <= 1
     assert trust.accuracy.predicted - trust.accuracy.missing + trust.accuracy.unforeseen == trust.accuracy.actual
+
+
+def test_a_kv_offload_that_has_not_what_it_tells_is_distrusted_until_its_events_are_taken_in_anew() -> None:
+    trust = trust_in(TrustState.EXACT)
+    for _ in range(3):
+        assert trust.distrusted({"w"}, 0.0) == frozenset()
+        trust.answered("w", 2000, 0)
+    assert trust.distrusted({"w", "unknown"}, 0.0) == {"w"}
+    assert trust.distrusted({"x"}, 0.0) == frozenset(), "only of those that are asked about"
+    # Time heals nothing, and neither does silence.
+    assert trust.distrusted({"w"}, 1e6) == {"w"}
+    trust.mark("w", TrustState.REPAIRING, 1e6)
+    trust.mark("w", TrustState.EXACT, 1e6)
+    assert trust.distrusted({"w"}, 1e6) == frozenset()
+    assert trust.accuracy == Accuracy(), "what devices hold is counted apart"
+
+
+@pytest.mark.parametrize(("found", "is_distrusted"), [(2000, False), (1990, False), (1200, False), (400, True)])
+def test_a_kv_offload_from_which_blocks_go_now_and_then_is_believed(found: int, is_distrusted: bool) -> None:
+    trust = trust_in(TrustState.EXACT)
+    for _ in range(50):
+        trust.answered("w", 2000, found)
+    assert bool(trust.distrusted({"w"}, 0.0)) is is_distrusted
+
+
+def test_a_kv_offload_that_is_silent_for_long_is_distrusted() -> None:
+    trust = trust_in(TrustState.STALE)
+    assert not trust.distrusted({"w"}, 1.0)
+    assert trust.distrusted({"w"}, 2 * POLICY.stale_half_life_s) == {"w"}
+    with pytest.raises(ValueError, match="neither may be negative"):
+        trust.answered("w", -1, 0)
+    with pytest.raises(ValueError, match="least_factor"):
+        TrustPolicy(least_factor=1.5)

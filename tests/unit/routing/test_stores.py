@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from armature.index.tiers import LOWER_TIERS, Tier
+from armature.index.trust import Answered, TrustState
 from armature.routing.decision import Candidate, Placed
 from armature.routing.router import RoutingCore
 from armature.routing.worker import Reading, Store
@@ -119,3 +120,37 @@ def test_a_worker_on_its_own_can_read_from_another_node() -> None:
 
 def replace_tiers(reading: Reading, tiers: dict[Tier, TierSpeed]) -> Reading:
     return reading._replace(tiers=tiers)
+
+
+def asked(core: RoutingCore, number: int, found_tokens: int, excluded: Sequence[str] = ()) -> Candidate:
+    """Place a prompt of 1,000 tokens; a kv-offload that is asked for all of it has so many."""
+    outcome = core.place(query(f"r{number}", 1000, excluded=excluded), now_s=100.0 * number)
+    assert isinstance(outcome, Placed)
+    best = outcome.chosen
+    if best.pull_id or best.onboard_blocks:
+        wanted = 990 if best.pull_id else 10 * sum(best.onboard_blocks.values())
+        core.first_token("gateway", f"r{number}", 0, Answered(wanted, found_tokens))
+    core.finish("gateway", f"r{number}")
+    return best
+
+
+@pytest.mark.parametrize("excluded", ["a1", "a2"], ids=["another node's", "the own node's"])
+def test_a_store_that_has_not_what_it_tells_counts_for_nothing_until_it_is_taken_in_anew(excluded: str) -> None:
+    core = two_nodes(900, home=replace_tiers(PULLS, {Tier.G2: TierSpeed(1e10)}))
+    core.trust.mark("n1", TrustState.EXACT, 0.0)
+    believed = [asked(core, number, 0, [excluded]).terms["prefill"] == pytest.approx(0.1) for number in range(10)]
+    # 900 tokens each time, against 4,096 by which it is believed at first.
+    assert believed == [True] * 5 + [False] * 5
+    assert core.distrusted_stores(2000.0) == {"n1"}
+    for state in (TrustState.REPAIRING, TrustState.EXACT):
+        core.trust.mark("n1", state, 2000.0)
+    assert asked(core, 30, 900, [excluded]).terms["prefill"] == pytest.approx(0.1)
+    assert core.distrusted_stores(4000.0) == frozenset()
+
+
+def test_a_store_is_not_blamed_for_what_it_never_told_to_keep() -> None:
+    core = two_nodes(900)
+    core.trust.mark("n1", TrustState.EXACT, 0.0)
+    # A pull asks for the whole prompt, of which it has told to keep nine tenths.
+    assert [asked(core, number, 900, ["a1"]).pull_id for number in range(20)] == ["n1"] * 20
+    assert core.trust.factor("n1", 0.0) == 1.0

@@ -338,8 +338,9 @@ class Generations:
             info.transferred_bytes = report.size_bytes
             info.transport = report.transport
             info.transfer_s = report.reading_s
-        if generation.onboarding is not None:
-            generation.onboarding.describe(info, self._engine.info.block_size)
+        onboarding = report if isinstance(report, OnboardReport) else generation.onboarding
+        if onboarding is not None:
+            onboarding.describe(info, self._engine.info.block_size)
         metrics.cached_tokens.inc(cached_tokens)
 
     def _describe_source(
@@ -348,9 +349,7 @@ class Generations:
         if target.cached_only:
             info.pull_worker = target.worker_id
             info.prefill_cached_tokens = info.cached_tokens + report.blocks * self._engine.info.block_size
-        if isinstance(report, OnboardReport):
-            report.describe(info, self._engine.info.block_size)
-        elif not target.cached_only:
+        if isinstance(report, FetchReport) and not target.cached_only:
             info.prefill_worker = target.worker_id
             info.prefill_cached_tokens = report.prefill_cached_tokens
             info.onboarded.extend(report.onboarded)

@@ -47,6 +47,8 @@ class ServingInfo(Shape):
     """Cached tokens that were read from tiers below the device: `{"G2": 160}`."""
     onboard_s: float
     pull_worker: str
+    onboard_asked_tokens: int
+    onboard_found_tokens: int
 
 
 class PromptTokensDetails(Shape):

@@ -96,7 +96,7 @@ class Generation:
         """Whether nothing but its text is wanted of a token."""
         self._failure: Exception | None = None
         self._cached_tokens: int | None = None
-        self._worker_cached_tokens = 0
+        self._worker_info = ServingInfo()
         """Of the prompt that the worker was sent, which has our own output in it after a move."""
         self._said: list[AnswerEvent] = []
         self._last_s = 0.0
@@ -147,7 +147,7 @@ class Generation:
                         piece = self._accept(await call.read())
                         if piece.token_ids and not is_told:
                             is_told = True
-                            ledger.first_token(attempt_id, self._worker_cached_tokens)
+                            ledger.first_token(attempt_id, self._worker_info)
                         if piece.token_ids or piece.finish_reason is not None:
                             yield piece
                         if piece.finish_reason is not None:
@@ -220,7 +220,7 @@ class Generation:
         )
         self.info.decode_worker = assignment.worker_id
         self.info.reason = assignment.reason
-        self._worker_cached_tokens = 0
+        self._worker_info = ServingInfo()
         call = self._workers.open(assignment.worker_id, assignment.address, request, limits)
         if not job.stop:  # which could be found in any piece
             call.on_deltas = self._pass_on
@@ -318,7 +318,7 @@ class Generation:
 
     def _take_info(self, info: ServingInfo) -> None:
         ours = self.info
-        self._worker_cached_tokens = info.cached_tokens
+        self._worker_info = info
         if self._cached_tokens is None:  # of the prompt; a later worker's would count our own output too
             self._cached_tokens = min(max(info.cached_tokens, info.prefill_cached_tokens), len(self.job.prompt))
         info.decode_worker = info.decode_worker or ours.decode_worker

@@ -14,7 +14,7 @@ from armature.runtime.placement import placement_of, query_of, worker_of
 from armature.runtime.policies import DEFAULT_POLICY, load_policy
 from armature.runtime.roster import MemberChange
 from armature.v1 import router_pb2
-from armature.v1.common_pb2 import Member
+from armature.v1.common_pb2 import Member, ServingInfo
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class LocalRouter:
             placement.assigned.reason = f"no router could be asked; {placement.assigned.reason}"
         return placement
 
-    def first_token(self, request_id: str, cached_tokens: int) -> None:
-        self._core.first_token("", request_id, cached_tokens)
+    def first_token(self, request_id: str, info: ServingInfo) -> None:
+        self._core.first_token("", request_id, info.cached_tokens)
 
     def finished(self, request_id: str, output_tokens: int) -> None:
         self._core.finish("", request_id)

@@ -20,7 +20,7 @@ from armature.openai.serving.options import ServingOptions
 from armature.runtime.channels import ChannelPool
 from armature.runtime.lean_call import Method
 from armature.runtime.roster import MemberChange
-from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
+from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member, ServingInfo
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ wakes both sides, which under little load is most of what they do. Times are tol
 class Ledger(Protocol):
     """Whoever placed a request and wants to know what becomes of it."""
 
-    def first_token(self, request_id: str, cached_tokens: int) -> None: ...
+    def first_token(self, request_id: str, info: ServingInfo) -> None: ...
     def finished(self, request_id: str, output_tokens: int) -> None: ...
 
 
@@ -180,8 +180,15 @@ class _RouterStream:
             self._abandon(query_id, query.request_id)
             raise
 
-    def first_token(self, request_id: str, cached_tokens: int) -> None:
-        self._tell(Progress(request_id=request_id, kind=Progress.KIND_FIRST_TOKEN, cached_tokens=cached_tokens))
+    def first_token(self, request_id: str, info: ServingInfo) -> None:
+        progress = Progress(
+            request_id=request_id,
+            kind=Progress.KIND_FIRST_TOKEN,
+            cached_tokens=info.cached_tokens,
+            onboard_asked_tokens=info.onboard_asked_tokens,
+            onboard_found_tokens=info.onboard_found_tokens,
+        )
+        self._tell(progress)
 
     def finished(self, request_id: str, output_tokens: int) -> None:
         self._tell(Progress(request_id=request_id, kind=Progress.KIND_FINISHED, output_tokens=output_tokens))

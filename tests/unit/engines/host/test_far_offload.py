@@ -63,6 +63,7 @@ async def test_what_another_nodes_kv_offload_keeps_is_read_and_counts_as_cached(
         assert (info.pull_worker, info.prefill_worker, info.cached_tokens) == ("n1", "", 0)
         assert (info.transferred_tokens, info.prefill_cached_tokens) == (240, 240)
         assert [(one.tier, one.tokens) for one in info.onboarded] == [(common.TIER_G2, 240)]
+        assert (info.onboard_asked_tokens, info.onboard_found_tokens) == (len(longer) // 16 * 16, 240)
         assert below.tenants[-1] == "payer"
         alone = await (await client.ask(longer, cache_namespace="alone")).wait()
         assert answer.tokens == alone.tokens
@@ -96,6 +97,8 @@ async def test_what_does_not_come_right_and_in_time_is_computed(
         answer = await (await client.ask(PROMPT, prefill=target_of(below))).wait()
         assert (answer.tokens, answer.info.transferred_tokens) == (tokens, 16 * blocks)
         assert failures(reason) == before + 1
+        told = answer.info.onboard_asked_tokens, answer.info.onboard_found_tokens
+        assert told == ((0, 0) if below.is_mute else (240, 0 if reason == "gone" else 240))
         if below.is_mute:
             # Nobody else waits for it now.
             await (await client.ask(PROMPT, prefill=target_of(below), cache_namespace="other")).wait()

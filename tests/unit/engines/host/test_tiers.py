@@ -71,6 +71,7 @@ async def test_what_the_device_has_evicted_is_read_back() -> None:
         assert [answer.info.cached_tokens for answer in answers] == [240] * 3
         onboarded = [(one.tier, one.tokens) for answer in answers for one in answer.info.onboarded]
         assert onboarded == [(common.TIER_G2, 240)] * 3
+        assert {(one.info.onboard_asked_tokens, one.info.onboard_found_tokens) for one in answers} == {(240, 240)}
         assert metric("onboarded_blocks", tier="g2") - before == 45
         assert here.worker.host.tiers is not None and Tier.G2 in here.worker.host.tiers.speeds
         assert [(len(prompt.digests), prompt.tenant) for prompt in here.below.seen[:3]] == [(15 * 16, "payer")] * 3

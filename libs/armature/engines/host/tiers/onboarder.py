@@ -50,6 +50,8 @@ _ENDS = {
 class OnboardReport(LandingReport):
     """How it went."""
 
+    asked_blocks: int = 0
+    """Of a kv-offload that has answered."""
     tiers: Sequence[Tier] = ()
     """Of the blocks that were found."""
     seconds: float = 0.0
@@ -64,6 +66,9 @@ class OnboardReport(LandingReport):
         for tier, tokens in self.tokens_by_tier(block_size).items():
             info.onboarded.add(tier=WireTier.ValueType(tier), tokens=tokens)
         info.onboard_s = self.seconds
+        if isinstance(info, ServingInfo):
+            info.onboard_asked_tokens = self.asked_blocks * block_size
+            info.onboard_found_tokens = len(self.tiers) * block_size
 
 
 class Keeper(NamedTuple):
@@ -139,7 +144,7 @@ class Onboarder:
                 await self._read(landing, onboarding, self._patience(reserved, costs))
         except (ReadError, PeerError, TimeoutError, grpc.aio.AioRpcError) as error:
             report.failure = reason_of(error)
-            if not report.tiers:  # it has not even answered
+            if not report.asked_blocks:  # it has not even answered
                 self._avoided.add(keeper.address)
             log.info("onboarding %d blocks from %s: %s", len(reserved.block_ids), keeper.name, explain(error))
         except asyncio.CancelledError:
@@ -175,6 +180,7 @@ class Onboarder:
                 raise PeerError("kv-offload did not begin with where the blocks are")
             keeper.answered(_now_s() - began_s)
             source = Source.of(keeper.address, start.start.source)
+            report.asked_blocks = len(reserved.block_ids)
             report.tiers = [Tier(tier) for tier in start.start.tiers]
             patience.promised(len(report.tiers))
             deadline_s = patience.deadline_s(0, _now_s())
