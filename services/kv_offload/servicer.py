@@ -89,10 +89,10 @@ class KvOffloadServicer(kv_offload_pb2_grpc.KvOffloadServicer, worker_pb2_grpc.B
         store, digests = self._asked(request)
         if len(request.block_ids) != len(digests):
             raise CallerError(f"block_ids has {len(request.block_ids)} entries; there are {len(digests)} digests")
-        source = Source.of(request.address, request.source)
-        if source.region.block_bytes != store.pool.block_bytes or not source.region.holds(request.block_ids):
+        source, block_ids = Source.of(request.address, request.source), list(request.block_ids)
+        if source.region.block_bytes != store.pool.block_bytes or not source.region.holds(block_ids):
             raise CallerError("source does not hold these blocks: block_bytes or block_ids are wrong")
-        offer = Offer(source, digests, list(request.block_ids), _facts(request), request.stay_on_device)
+        offer = Offer(source, digests, block_ids, _facts(request), request.stay_on_device)
         outcomes = list(map(_OUTCOMES.__getitem__, await store.take(offer)))
         for outcome in set(outcomes):
             name = pb.OffloadResponse.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()

@@ -2,8 +2,9 @@
 
 The kv-offload is a process of its own; this one is the worker. Times hold everything: the call, the policy, NIXL, the
 comparison of every digest. What is compared takes turns in one run; `of_...` are ratios of the best times and of the
-medians. `kernel` is the system call that NIXL uses on one machine by itself: nothing that reads another process's
-memory can be faster.
+medians. `kernel` is the system call that NIXL uses on one machine by itself, on one thread, as the copy is (`memcpy`);
+large reads are shared by two. `offload` and `onboard` are one request at a time; `offload_stream` is several, two of
+them under way at any time, as two workers of a node have.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,13 @@ from armature.runtime.runtime import settle_collector
 from armature.transfer.source import Source
 from armature.v1 import kv_offload_pb2 as pb
 from tests.bench.transfer import kernel_copy
-from tests.support.offloading import FINGERPRINT, Tiers, WorkerMemory, content, digest, node, packed, worker_memory
+from tests.support.offloading import FINGERPRINT, Tiers, WorkerMemory, content, digest, node, worker_memory
 
 BLOCK_BYTES = 256 * 1024
 NUM_BLOCKS = 256
+LARGE_BLOCK_BYTES = 5 * 1024 * 1024
+"""Of 16 tokens of a model with 70 billion parameters."""
+NUM_LARGE_BLOCKS = 24
 ROUNDS = 12
 DISK_BATCH = 16
 """Blocks of one write: what a kv-offload copies at a time."""
@@ -61,51 +67,99 @@ def compared(taken_s: Mapping[str, list[float]], size_bytes: int, base: str) -> 
     return found
 
 
-async def onboard(worker: WorkerMemory) -> None:
-    """Read all blocks back into the pool's second half."""
-    call = worker.stub.Onboard(pb.OnboardRequest(layout=worker.layout, digests=packed(range(NUM_BLOCKS))), timeout=60)
-    start = (await call.read()).start
-    source, remote, came = Source.of("", start.source), list(start.block_ids), 0
-    while remote:
-        local = list(range(NUM_BLOCKS + came, NUM_BLOCKS + came + len(remote)))
-        await worker.transports.choose(source).read(source, local, remote)
-        assert worker.memory.digests(local) == [digest(came + i) for i in range(len(remote))]
-        came += len(remote)
-        remote = list((await call.read()).ready.block_ids) if came < NUM_BLOCKS else []
-    call.cancel()
-    assert came == NUM_BLOCKS
+@dataclass(frozen=True)
+class Prompts:
+    """What a worker offers and wants back: so many requests, each for as many blocks."""
+
+    block_bytes: int
+    num_blocks: int
+    requests: int = 4
+
+    @property
+    def size_bytes(self) -> int:
+        """Of one request."""
+        return self.num_blocks * self.block_bytes
+
+    @cached_property
+    def digests(self) -> list[list[bytes]]:
+        """As a worker has them, by request."""
+        return [list(map(digest, self.numbers(number))) for number in range(self.requests)]
+
+    def numbers(self, request: int) -> range:
+        return range(request * self.num_blocks, (request + 1) * self.num_blocks)
+
+    @property
+    def landing(self) -> range:
+        """Blocks of the worker's pool that it reads into."""
+        return self.numbers(self.requests)
 
 
-async def host_memory() -> dict[str, Any]:
+class HostBench:
+    """A worker beside a kv-offload that has room for all that it offers."""
+
+    def __init__(self, worker: WorkerMemory, prompts: Prompts) -> None:
+        self.worker = worker
+        self.prompts = prompts
+        worker.hold(range(prompts.requests * prompts.num_blocks))
+
+    async def forget(self) -> None:
+        await self.worker.stub.Evict(pb.EvictRequest(layout=self.worker.layout, all=True), timeout=30)
+
+    async def offload(self, number: int = 0) -> None:
+        digests, worker = self.prompts.digests[number], self.worker
+        assert await worker.offer(digests, self.prompts.numbers(number)) == ["taken"] * len(digests)
+
+    async def offload_stream(self, at_once: int = 2) -> None:
+        """All requests, so many at a time."""
+        waiting = list(range(self.prompts.requests))
+
+        async def lane() -> None:
+            while waiting:
+                await self.offload(waiting.pop())
+
+        await asyncio.gather(*[lane() for _ in range(at_once)])
+
+    async def onboard(self) -> None:
+        """Read the first request's blocks back into the pool's last ones."""
+        worker, digests, landing = self.worker, self.prompts.digests[0], self.prompts.landing
+        request = pb.OnboardRequest(layout=worker.layout, digests=b"".join(digests))
+        call = worker.stub.Onboard(request, timeout=60)
+        start = (await call.read()).start
+        source, remote, came = Source.of("", start.source), list(start.block_ids), 0
+        while remote:
+            local = list(landing[came : came + len(remote)])
+            await worker.transports.choose(source).read(source, local, remote)
+            assert worker.memory.digests(local) == digests[came : came + len(remote)]
+            came += len(remote)
+            remote = list((await call.read()).ready.block_ids) if came < len(digests) else []
+        call.cancel()
+        assert came == len(digests)
+
+
+async def host_memory(prompts: Prompts) -> dict[str, Any]:
     """Between a worker's pool and host memory, both ways."""
-    command = [sys.executable, "-m", "tests.bench.offload", "serve"]
+    sizes = [str(prompts.block_bytes), str((prompts.requests + 1) * prompts.num_blocks)]
+    command = [sys.executable, "-m", "tests.bench.offload", "serve", *sizes]
     child = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert child.stdout is not None
     try:
         told = json.loads(await child.stdout.readline())
-        async with worker_memory(told["address"], "nixl", 2 * NUM_BLOCKS, BLOCK_BYTES) as worker:
-            return await _measure_host(worker, child.pid, told["base_address"])
+        async with worker_memory(told["address"], "nixl", int(sizes[1]), prompts.block_bytes) as worker:
+            return await _measure_host(HostBench(worker, prompts), child.pid, told["base_address"])
     finally:
         child.kill()
         await child.wait()
 
 
-async def _measure_host(worker: WorkerMemory, pid: int, base_address: int) -> dict[str, Any]:
-    numbers = range(NUM_BLOCKS)
-    worker.hold(numbers)
-    pairs = list(zip(range(NUM_BLOCKS, 2 * NUM_BLOCKS), numbers, strict=True))
-    kernel_read = kernel_copy(pid, worker.memory.base_address, base_address, pairs)
-    own, other = np.ones((NUM_BLOCKS, BLOCK_BYTES), np.uint8), np.zeros((NUM_BLOCKS, BLOCK_BYTES), np.uint8)
-    order = np.random.default_rng(0).permutation(NUM_BLOCKS).tolist()
-    offload_s: list[float] = []
-
-    async def offload() -> None:
-        await worker.stub.Evict(pb.EvictRequest(layout=worker.layout, all=True), timeout=30)
-        started_s = time.perf_counter()
-        assert await worker.offload(numbers) == ["taken"] * NUM_BLOCKS
-        offload_s.append(time.perf_counter() - started_s)
+async def _measure_host(bench: HostBench, pid: int, base_address: int) -> dict[str, Any]:
+    prompts, count = bench.prompts, bench.prompts.num_blocks
+    pairs = list(zip(prompts.landing, prompts.numbers(0), strict=True))
+    kernel_read = kernel_copy(pid, bench.worker.memory.base_address, base_address, pairs, prompts.block_bytes)
+    own, other = np.ones((count, prompts.block_bytes), np.uint8), np.zeros((count, prompts.block_bytes), np.uint8)
+    order = np.random.default_rng(0).permutation(count).tolist()
+    stream_s: list[float] = []
 
     async def memcpy() -> None:
         for here, there in enumerate(order):
@@ -114,12 +168,19 @@ async def _measure_host(worker: WorkerMemory, pid: int, base_address: int) -> di
     async def kernel() -> None:
         kernel_read()
 
+    async def stream() -> None:
+        started_s = time.perf_counter()
+        await bench.offload_stream()
+        stream_s.append((time.perf_counter() - started_s) / prompts.requests)
+
     works: dict[str, Work] = {
-        "memcpy": memcpy, "kernel": kernel, "offload": offload, "onboard": lambda: onboard(worker),
+        "memcpy": memcpy, "kernel": kernel, "evict": bench.forget, "offload": bench.offload, "onboard": bench.onboard,
+        "evict_again": bench.forget, "offload_stream": stream, "evict_stream": bench.forget,
     }  # fmt: skip
     taken_s = await by_turns(works)
-    taken_s["offload"] = offload_s[1:]
-    return compared(taken_s, NUM_BLOCKS * BLOCK_BYTES, "memcpy")
+    taken_s["offload_stream"] = stream_s[1:]
+    kept = {name: taken_s[name] for name in ("memcpy", "kernel", "offload", "offload_stream", "onboard")}
+    return compared(kept, prompts.size_bytes, "memcpy")
 
 
 class Disk:
@@ -203,8 +264,11 @@ async def disk() -> dict[str, Any]:
 
 
 async def _run() -> dict[str, Any]:
-    found: dict[str, Any] = {"blocks": NUM_BLOCKS, "block_bytes": BLOCK_BYTES, "load": os.getloadavg()[0]}
-    return found | {"host_memory": await host_memory(), "disk": await disk()}
+    found: dict[str, Any] = {"load": os.getloadavg()[0], "disk_blocks": NUM_BLOCKS, "disk_block_bytes": BLOCK_BYTES}
+    for prompts in (Prompts(BLOCK_BYTES, NUM_BLOCKS), Prompts(LARGE_BLOCK_BYTES, NUM_LARGE_BLOCKS)):
+        name = f"host_memory_{prompts.num_blocks}_blocks_of_{prompts.block_bytes >> 10}_kib"
+        found[name] = await host_memory(prompts)
+    return found | {"disk": await disk()}
 
 
 def run() -> dict[str, Any]:
@@ -212,9 +276,8 @@ def run() -> dict[str, Any]:
     return asyncio.run(_run())
 
 
-async def _serve() -> None:
-    tiers = Tiers(host=2 * NUM_BLOCKS, transport="nixl", block_bytes=BLOCK_BYTES)
-    async with node(tiers) as here:
+async def _serve(block_bytes: int, num_blocks: int) -> None:
+    async with node(Tiers(host=num_blocks, transport="nixl", block_bytes=block_bytes)) as here:
         settle_collector()  # as every service does
         told = {"address": here.address, "base_address": here.store.pool.base_address}
         print(json.dumps(told), flush=True)
@@ -222,7 +285,7 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        asyncio.run(_serve())
+    if sys.argv[1:2] == ["serve"]:
+        asyncio.run(_serve(*map(int, sys.argv[2:])))
     else:
         print(json.dumps(run(), indent=2))

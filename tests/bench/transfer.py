@@ -49,17 +49,19 @@ class _Piece(ctypes.Structure):
     _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
 
-def kernel_copy(pid: int, local: int, remote: int, ids: Sequence[tuple[int, int]]) -> Callable[[], None]:
+def kernel_copy(
+    pid: int, local: int, remote: int, ids: Sequence[tuple[int, int]], block_bytes: int = BLOCK_BYTES
+) -> Callable[[], None]:
     """Reads blocks (here, there) of another process's pool by one `process_vm_readv`."""
     libc, count = ctypes.CDLL(None, use_errno=True), len(ids)
-    here = (_Piece * count)(*[(local + block * BLOCK_BYTES, BLOCK_BYTES) for block, _ in ids])
-    there = (_Piece * count)(*[(remote + block * BLOCK_BYTES, BLOCK_BYTES) for _, block in ids])
+    here = (_Piece * count)(*[(local + block * block_bytes, block_bytes) for block, _ in ids])
+    there = (_Piece * count)(*[(remote + block * block_bytes, block_bytes) for _, block in ids])
 
     def copy() -> None:
         copied = libc.process_vm_readv(
             pid, here, ctypes.c_ulong(count), there, ctypes.c_ulong(count), ctypes.c_ulong(0)
         )
-        if copied != count * BLOCK_BYTES:
+        if copied != count * block_bytes:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     return copy

@@ -138,14 +138,18 @@ class WorkerMemory:
 
     async def offload(self, numbers: Sequence[int], **fields: Any) -> list[str]:
         """Offer blocks, the first of the pool; what became of each."""
+        return await self.offer(list(map(digest, numbers)), range(len(numbers)), **fields)
+
+    async def offer(self, digests: Sequence[bytes], block_ids: Sequence[int], **fields: Any) -> list[str]:
+        """Offer these blocks of the pool; what became of each."""
         region = Region.of(self.memory)
         source = StagingInfo(
             nixl_metadata=self.transports.nixl_metadata, base_address=region.base_address,
             block_bytes=region.block_bytes, num_blocks=region.num_blocks, memory_kind="DRAM", staging_id="s",
         )  # fmt: skip
         request = pb.OffloadRequest(
-            layout=self.layout, address=self.address, source=source, digests=packed(numbers),
-            block_ids=range(len(numbers)), **fields,
+            layout=self.layout, address=self.address, source=source, digests=b"".join(digests),
+            block_ids=block_ids, **fields,
         )  # fmt: skip
         with self.transports.attending():
             response = await self.stub.Offload(request, timeout=20)
