@@ -1,14 +1,14 @@
 """The connector that does nothing: it tells what it would have been told to do."""
 
 from armature.connectors.census import fleet_of
-from armature.connectors.connector import Observed, Order, Outcome, Workers
+from armature.connectors.connector import Observed, Order, Outcome, Reach, Workers
 
 
 class AdviceConnector:
     """Sees the workers of the cell and leaves them alone; whoever scales them by hand is seen to do so."""
 
     name = "advice"
-    starts_workers = False
+    reach = Reach.TELLS
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers

@@ -84,6 +84,17 @@ class Workers(Protocol):
         ...
 
 
+class Reach(Enum):
+    """What a connector can do; plans go no further."""
+
+    TELLS = "tells"
+    """Nothing: people read the plans."""
+    FLIPS = "flips"
+    """It changes roles; how many workers there are is somebody else's business."""
+    SCALES = "scales"
+    """It starts and drains workers, too."""
+
+
 class Connector(Protocol):
     """A way to change the fleet of one model.
 
@@ -96,8 +107,8 @@ class Connector(Protocol):
         ...
 
     @property
-    def starts_workers(self) -> bool:
-        """Whether it could bring a fleet back of which nobody is left."""
+    def reach(self) -> Reach:
+        """What it can do about a plan."""
         ...
 
     async def observe(self) -> Observed:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lightkube import ConfigError
 
 from armature.connectors.census import ROLES, counts_of
-from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind
+from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind, Reach
 from armature.connectors.kubernetes_api import KubernetesApi, KubernetesError, PodView, Scale
 from armature.connectors.role import Roles, joined, name_of
 from armature.connectors.workloads import Workload, workloads_of
@@ -49,7 +49,7 @@ class KubernetesConnector:
     """A fleet in one namespace."""
 
     name = "kubernetes"
-    starts_workers = True
+    reach = Reach.SCALES
 
     def __init__(self, api: KubernetesApi, workloads: "Mapping[Role.ValueType, Workload]", roles: Roles) -> None:
         self._api = api

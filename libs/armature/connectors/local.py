@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import grpc
 
 from armature.connectors.census import ROLES, counts_of, fleet_of
-from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind, Workers
+from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind, Reach, Workers
 from armature.connectors.role import Roles, joined, name_of
 from armature.planning.fleet import Fleet
 from armature.runtime.channels import ChannelPool
@@ -22,7 +22,7 @@ class LocalConnector:
     """A cell on one machine. Where roles differ from those that processes were started with, the workers' own count."""
 
     name = "local"
-    starts_workers = True
+    reach = Reach.SCALES
 
     def __init__(self, control: str, workers: Workers, channels: ChannelPool) -> None:
         """`control` is the address of the cell's control, `unix:/path`."""

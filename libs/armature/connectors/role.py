@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import grpc
 
 from armature.connectors.census import ROLES, fleet_of
-from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind, Workers
+from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind, Reach, Workers
 from armature.planning.decision import Flips
 from armature.planning.fleet import Counts
 from armature.runtime.channels import ChannelPool
@@ -75,7 +75,7 @@ class RoleConnector:
     """Changes roles and nothing else: for fleets whose size is somebody else's business."""
 
     name = "role"
-    starts_workers = False
+    reach = Reach.FLIPS
 
     def __init__(self, workers: Workers, channels: ChannelPool) -> None:
         self._roles = Roles(workers, channels)

@@ -23,12 +23,7 @@ class Wish(NamedTuple):
 def balanced(now: Counts, least: Counts, settled: Counts, spare: Counts, hysteresis: float) -> Wish:
     """`least` is wanted now; `settled` and `spare` were the most wanted lately, over a long and a short time."""
     flips = _flips(now, least, spare)
-    turned = Counts(
-        now.aggregated,
-        now.prefill + flips.to_prefill - flips.to_decode,
-        now.decode + flips.to_decode - flips.to_prefill,
-    )
-    grown = Counts(*map(max, turned, least))
+    grown = Counts(*map(max, _turned(now, flips), least))
     if grown.total > now.total:
         return Wish(grown, Reason.DEMAND, f"{least} are needed, {now} are there", flips, _without(flips, now, least))
     kept = Counts(*(min(have, max(want, lately)) for have, want, lately in zip(grown, least, settled, strict=True)))
@@ -59,10 +54,26 @@ def within(wish: Wish, now: Counts, policy: PlannerPolicy, kind: WorkerKind) -> 
         text = f"{wish.text}; the limits allow {high}"
         return Wish(kept, Reason.LIMIT, text, flips, (*wish.rejected, why_not))
     if counts.total < low:
-        role = 0 if policy.mode == "aggregated" else 2
-        filled = [count + (low - counts.total if i == role else 0) for i, count in enumerate(counts)]
-        return wish._replace(counts=Counts(*filled), text=f"{wish.text}; at least {low} stay")
+        kept = _filled(counts, _turned(now, wish.flips), low, 0 if policy.mode == "aggregated" else 2)
+        return wish._replace(counts=kept, text=f"{wish.text}; at least {low} stay")
     return wish
+
+
+def _filled(counts: Counts, have: Counts, total: int, needed: int) -> Counts:
+    """Somebody of the role that is needed, then those who are there, of roles with most to spare; then of that role."""
+    filled = list(counts)
+    filled[needed] = max(filled[needed], 1)
+    while sum(filled) < total:
+        spare = [have[i] - filled[i] for i in range(3)]
+        most = max(range(3), key=lambda i: (spare[i], i))
+        filled[most if spare[most] > 0 else needed] += 1
+    return Counts(*filled)
+
+
+def _turned(now: Counts, flips: Flips) -> Counts:
+    """After changes of role."""
+    change = flips.to_prefill - flips.to_decode
+    return Counts(now.aggregated, now.prefill + change, now.decode - change)
 
 
 def _flips(now: Counts, least: Counts, spare: Counts) -> Flips:

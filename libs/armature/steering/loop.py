@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from armature.connectors.connector import Connector, Observed, Order, Outcome
+from armature.connectors.connector import Connector, Observed, Order, Outcome, Reach
 from armature.planning.decision import Decision
 from armature.planning.fleet import Counts, Fleet, WorkerKind
 from armature.planning.observer import Observer, Seen
@@ -145,7 +145,7 @@ class Steering:
     def promise(self) -> PlannerInfo:
         """What those who have requests may count on: with a fleet that may vanish, that it comes back for them."""
         policy, card = self.policy, self._board.card
-        if policy.limits.min_workers or card is None or self.is_paused or not self._connector.starts_workers:
+        if policy.limits.min_workers or card is None or self.is_paused or self._connector.reach is not Reach.SCALES:
             return PlannerInfo()
         start_up_s = (self._seen.start_up_s if self._seen else 0.0) or policy.start_up_s
         return PlannerInfo(wakes=card, start_up_s=start_up_s)
@@ -184,7 +184,7 @@ class Steering:
         observed = await self._connector.observe()
         metrics.count(observed.problems)
         kind, obstacles = self._board.kind, [problem.text for problem in observed.problems]
-        policy = self._of_mode(self.policy, observed.fleet)
+        policy = self._within_reach(self._of_mode(self.policy, observed.fleet), observed.fleet)
         if kind is None:
             obstacles.append("no worker has measured its steps yet: they do so with the first prompts")
         elif observed.is_stale:
@@ -205,6 +205,13 @@ class Steering:
             # Who comes back is what has left.
             return replace(policy, mode=self._mode or policy.mode)
         return replace(policy, mode="disaggregated" if fleet.wanted.prefill or fleet.wanted.decode else "aggregated")
+
+    def _within_reach(self, policy: PlannerPolicy, fleet: Fleet) -> PlannerPolicy:
+        """Where only roles can change, there are as many workers as there are."""
+        total = fleet.wanted.total
+        if self._connector.reach is not Reach.FLIPS or not total:
+            return policy
+        return replace(policy, limits=replace(policy.limits, min_workers=total, max_workers=total, gpus=0))
 
     async def _plan(
         self, policy: PlannerPolicy, kind: WorkerKind, observed: Observed, obstacles: Sequence[str]

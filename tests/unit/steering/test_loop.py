@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind
+from armature.connectors.connector import Observed, Order, Outcome, Problem, ProblemKind, Reach
 from armature.performance.linear import LinearModel
 from armature.planning.fleet import Counts, Fleet, WorkerKind
 from armature.planning.observer import Backlog, Observer
@@ -68,7 +68,7 @@ class FakeConnector:
     orders: list[Order] = field(default_factory=list[Order])
     problems: tuple[Problem, ...] = ()
     name: str = "fake"
-    starts_workers: bool = True
+    reach: Reach = Reach.SCALES
     before: Callable[[], None] = lambda: None
 
     async def observe(self) -> Observed:
@@ -212,12 +212,23 @@ async def test_a_fleet_that_may_vanish_is_promised_to_come_back_and_a_request_br
     assert world.book.noted[-1].plan.reason == "wake" and world.connector.orders[-1].counts == Counts(1)
 
 
+async def test_where_only_roles_can_change_plans_are_for_as_many_workers_as_there_are() -> None:
+    world = World()
+    world.connector.reach, world.connector.fleet = Reach.FLIPS, Fleet(Counts(0, 1, 3))
+    world.overload(prompt_rate=6000.0)
+    await world.run(lambda: world.connector.fleet.ready == Counts(0, 3, 1))
+    assert sum(order.flips.to_prefill - order.flips.to_decode for order in world.connector.orders) == 2
+    world.connector.before = lambda: None
+    await world.run(lambda: world.steering.status.plan.reason in ("surplus", "settling", "steady"))
+    assert all(order.counts.total == 4 for order in world.connector.orders)
+
+
 async def test_nobody_is_promised_what_will_not_be_done() -> None:
     world = World(policy=replace(POLICY, limits=replace(POLICY.limits, min_workers=0)))
     assert world.steering.promise().HasField("wakes")
     world.book.targets = replace_targets(world, is_paused=True)
     assert not world.steering.promise().HasField("wakes")
-    world.book.targets, world.connector.starts_workers = None, False
+    world.book.targets, world.connector.reach = None, Reach.TELLS
     assert not world.steering.promise().HasField("wakes")
     assert not World().steering.promise().HasField("wakes")
 

@@ -171,7 +171,8 @@ function transfers(cell) {
 }
 
 function plan(cell) {
-  const planners = Object.entries(cell.planners);
+  // Whoever leads comes first.
+  const planners = Object.entries(cell.planners).sort(([a, one], [b, other]) => (other.leader === b) - (one.leader === a));
   return h(
     "section",
     { class: "card" },
