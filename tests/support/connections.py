@@ -20,9 +20,13 @@ def port_of(writer: asyncio.StreamWriter) -> int:
 
 
 def is_connected(server_port: int, client_port: int) -> bool:
-    """Whether the server still has its end of a connection: what the kernel has yet to send is no matter of ours."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, state, *_ = line.split()
-        if state == ESTABLISHED and [int(end[-4:], 16) for end in (local, remote)] == [server_port, client_port]:
-            return True
-    return False
+    """Whether the server still has its end of a connection."""
+    return client_port in clients_of(server_port)
+
+
+def clients_of(server_port: int) -> list[int]:
+    """The ports of clients whose connections a server has: what the kernel has yet to send is no matter of ours."""
+    tables = (path.read_text() for path in Path("/proc/net").glob("tcp*") if path.name in ("tcp", "tcp6"))
+    lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+    ends = [[int(end[-4:], 16) for end in line[1:3]] for line in lines if line[3] == ESTABLISHED]
+    return [remote for local, remote in ends if local == server_port]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -31,6 +31,7 @@ from armature.v1.worker_pb2 import WorkerError
 from services.gateway.servicer import InferenceServicer
 from tests.services.gateway.fakes import FakeRouter, FakeWorker, breaking_after, error, listening
 from tests.services.gateway.harness import EOS, MODEL, QUICK, TEXT, answer, card, encode, make_worker, running_core
+from tests.support.connections import clients_of
 from tests.support.eventually import eventually
 
 CHAT = ChatMessages(messages=[ChatMessage(role="user", content="hello")])
@@ -43,14 +44,29 @@ SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 <<
 async def inference(
     *workers: FakeWorker, router: FakeRouter | None = None, options: ServingOptions = QUICK
 ) -> AsyncIterator[Any]:
+    async with listening_gateway(*workers, router=router, options=options) as address, client_of(address) as stub:
+        yield stub
+
+
+@asynccontextmanager
+async def client_of(address: str) -> AsyncIterator[Any]:
+    """Over a connection of its own."""
+    options = (*SMALL_WINDOW, ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        yield InferenceStub(channel)
+
+
+@asynccontextmanager
+async def listening_gateway(
+    *workers: FakeWorker, router: FakeRouter | None, options: ServingOptions
+) -> AsyncIterator[str]:
     router = router or FakeRouter(list(workers))
     async with listening(*workers, router), running_core(workers, [router], options) as (core, _):
         server = RpcServer("127.0.0.1")
         server.add(add_InferenceServicer_to_server, InferenceServicer(core), "armature.v1.Inference")
         await server.start()
         try:
-            async with grpc.aio.insecure_channel(server.address, options=SMALL_WINDOW) as channel:
-                yield InferenceStub(channel)
+            yield server.address
         finally:
             await server.stop()
 
@@ -259,14 +275,26 @@ async def test_texts_become_tokens_and_tokens_texts() -> None:
     assert not chat.token_strings
 
 
-async def test_a_client_that_does_not_read_is_given_up() -> None:
+async def test_clients_that_do_not_read_are_given_up_and_hold_neither_slots_nor_work_nor_descriptors() -> None:
     worker = make_worker(answer=(*(answer()[:-1] * 400), EOS), batch=50, card=card(context_length=1_000_000))
-    router = FakeRouter([worker])
-    options = ServingOptions(write_timeout_s=0.3, max_buffered_bytes=100_000_000)
+    router, clients = FakeRouter([worker]), 2
+    options = ServingOptions(write_timeout_s=0.3, max_buffered_bytes=100_000_000, max_concurrent_requests=clients)
+    async with listening_gateway(worker, router=router, options=options) as address, client_of(address) as other:
+        port = int(address.rpartition(":")[2])
+        async with AsyncExitStack() as held:
+            for _ in range(clients):
+                await hold(await held.enter_async_context(client_of(address)), held)
+            await eventually(lambda: len(router.finished()) == clients, what="they are given up")
+            await eventually(lambda: len(worker.cancelled) == clients, what="their work ends")
+            few = GenerateRequest(model=MODEL, prompt="x", max_tokens=3)
+            assert [r async for r in other.Generate(few, timeout=10)], "a slot is free while they hold on"
+            assert len(clients_of(port)) == clients + 1
+        await eventually(lambda: len(clients_of(port)) == 1, what="their connections are gone")
+
+
+async def hold(stub: Any, held: AsyncExitStack) -> None:
+    """Begin to read an answer, without a deadline, and stop."""
     asked = GenerateRequest(model=MODEL, prompt="x", sampling=SamplingParams(logprobs=True, top_logprobs=20))
-    async with inference(worker, router=router, options=options) as stub:
-        call = stub.Generate(asked)  # without a deadline
-        assert (await call.read()).token_ids
-        await eventually(router.finished, what="it is given up")
-        await eventually(lambda: worker.cancelled, what="its work ends")
-        call.cancel()
+    call = stub.Generate(asked)
+    held.callback(call.cancel)
+    assert (await call.read()).token_ids
