@@ -53,6 +53,7 @@ class S3BlockStore(LowerStore):
         self._object_bytes = layout.block_bytes + CHECKSUM_BYTES
         self._ttl_s = ttl_s
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._num_adopted = 0
         self._others: dict[bytes, str] = {}
         """Where blocks are that another node has written."""
         self._unwanted: dict[str, None] = {}
@@ -82,7 +83,7 @@ class S3BlockStore(LowerStore):
         for digest in digests:
             if self._others.pop(digest, None) is None:
                 self._unwanted[self._path(digest)] = None
-        for path in list(self._unwanted)[: max(0, len(self._unwanted) - _MAX_UNWANTED)]:
+        for path in list(islice(self._unwanted, max(0, len(self._unwanted) - _MAX_UNWANTED))):
             del self._unwanted[path]
         self._news.fire()
 
@@ -91,7 +92,9 @@ class S3BlockStore(LowerStore):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_deleting(), name="deletions in S3")
             await self._until_answered(lambda: self._find(self._own, adopt))
+            num_own = self._num_adopted
             await self._until_answered(lambda: self._find(self._layout, adopt))
+            log.info("S3: %d blocks of an earlier process, %d of others", num_own, self._num_adopted - num_own)
             while True:
                 await self._until_answered(self._expire)
                 pause_s = min(self._ttl_s / 4, _LONGEST_SURVEY_INTERVAL_S)
@@ -129,16 +132,18 @@ class S3BlockStore(LowerStore):
     async def _find(self, folder: str, adopt: Adopt) -> None:
         """Have blocks adopted until there is no room for any, or none is new."""
         async for page in self._client.list(folder):
-            blocks = {_digest(one.path): one for one in sorted(page, key=_modified) if self._is_whole(one)}
+            blocks = {_digest(one.path): one for one in sorted(page, key=_modified) if self._is_of_use(one)}
             if not blocks:
                 continue
             adopted = adopt(list(blocks))
             self._others |= {one: blocks[one].path for one in adopted if blocks[one].path != self._path(one)}
+            self._num_adopted += len(adopted)
             if not adopted:
                 return
 
-    def _is_whole(self, found: Listed) -> bool:
-        return found.size_bytes == self._object_bytes and _is_block_path(found.path) and not self._is_old(found)
+    def _is_of_use(self, found: Listed) -> bool:
+        is_going = found.path in self._unwanted or found.path in self._deleting or self._is_old(found)
+        return found.size_bytes == self._object_bytes and _is_block_path(found.path) and not is_going
 
     def _is_old(self, found: Listed) -> bool:
         return found.modified < datetime.now(UTC) - timedelta(seconds=self._ttl_s)

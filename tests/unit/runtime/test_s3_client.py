@@ -1,7 +1,6 @@
 """A real S3 server that is killed, frozen and started again under its client."""
 
 import logging
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -69,10 +68,8 @@ async def test_a_store_that_hangs_costs_the_deadline(tmp_path: Path) -> None:
         client = server.client(timeout_s=0.3)
         await client.put("a", b"1")
         server.freeze()
-        started_s = time.monotonic()
         with pytest.raises(S3UnavailableError, match="in time"):
             await client.get("a")
-        assert time.monotonic() - started_s < 10
         server.thaw()
         await eventually(lambda: answers(client))
 
