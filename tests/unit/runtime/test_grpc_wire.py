@@ -130,6 +130,39 @@ def test_the_peer_may_go_on_sending_after_a_window_full() -> None:
     assert told[0] == told[1] >= 2 * WINDOW_BYTES
 
 
+@given(reads=st.lists(st.lists(st.integers(0, 20_000), min_size=1, max_size=3), max_size=6), behind=st.integers(0, 30))
+@settings(max_examples=60, deadline=None)
+def test_messages_that_come_one_by_one_are_the_same_as_in_one_read(reads: list[list[int]], behind: int) -> None:
+    """Most reads are one message in one frame; `behind` bytes of each wait for the next read."""
+    at_once, one_by_one, got = call(), call(), list[bytes]()
+    left, everything = b"", b""
+    for sizes in reads:
+        body = b"".join(message(bytes([size % 251]) * size) for size in sizes)
+        parts = [frame(Frame.DATA, body[start : start + 16_384]) for start in range(0, len(body), 16_384)]
+        everything += b"".join(parts)
+        data = left + b"".join(parts)
+        left = data[len(data) - behind :]
+        got += one_by_one.feed(data[: len(data) - behind])
+    got += one_by_one.feed(left)
+    assert got == at_once.feed(everything) == [bytes([size % 251]) * size for sizes in reads for size in sizes]
+    assert (one_by_one.ended, at_once.ended) == (None, None)
+
+
+def test_a_frame_of_one_message_is_refused_for_what_any_other_is() -> None:
+    for wrong, why in (
+        (frame(Frame.DATA, message(b"x"), stream_id=3), "stream 3"),
+        (frame(Frame.DATA, b"\1" + message(b"x")[1:]), "compressed"),
+    ):
+        reader = call()
+        assert reader.feed(wrong) == []
+        assert why in (reader.ended or "")
+    reader = GrpcCall("/t.Test/Stream", "host:1", max_message_bytes=3)
+    assert reader.feed(frame(Frame.DATA, message(b"abc"))) == [b"abc"]
+    reader.feed(frame(Frame.DATA, message(b"abcd")))
+    assert "too large" in (reader.ended or "")
+    assert reader.feed(frame(Frame.DATA, message(b"abc"))) == []
+
+
 def test_pings_are_answered_and_settings_acknowledged() -> None:
     reader = call()
     reader.feed(frame(Frame.PING, b"12345678", stream_id=0) + frame(Frame.SETTINGS, b"", stream_id=0))
