@@ -43,11 +43,15 @@ DISK_THREADS = 4
 Work = Callable[[], Awaitable[object]]
 
 
-async def by_turns(works: Mapping[str, Work], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each, after a first round that is not counted."""
+async def by_turns(
+    works: Mapping[str, Work], rounds: int = ROUNDS, *, is_rotating: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of each, after a first round that is not counted; `is_rotating`: each round begins with another."""
     taken_s: dict[str, list[float]] = {name: [] for name in works}
+    ordered = list(works.items())
     for round_ in range(rounds + 1):
-        for name, work in works.items():
+        first = round_ % len(ordered) if is_rotating else 0
+        for name, work in ordered[first:] + ordered[:first]:
             started_s = time.perf_counter()
             await work()
             if round_:
@@ -257,8 +261,8 @@ async def disk() -> dict[str, Any]:
 
         found: dict[str, Any] = {}
         for move in ("write", "read"):
-            found[move] = compared(await by_turns(cached(move)), size_bytes, "plain")
-            found[f"{move}_device"] = compared(await by_turns(device(move), 8), size_bytes, "plain")
+            for name, works in ((move, cached(move)), (f"{move}_device", device(move))):
+                found[name] = compared(await by_turns(works, is_rotating=True), size_bytes, "plain")
         await store.close()
     return found
 

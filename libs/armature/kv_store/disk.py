@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_THREADS = 4
+_MOST_THREADS = 4
+"""And no more than processors: more would wait for each other, and read in no order what a device likes in a row."""
 _PIECE_BYTES = 4 * 1024 * 1024
 """Of one read or write, and looked at in one go: a file has one writer at a time, so others can do that meanwhile. Less
 means that threads wait for each other more often than they work."""
@@ -49,7 +50,8 @@ class DiskStore(LowerStore):
         directory.mkdir(parents=True, exist_ok=True)
         self._block_bytes = block_bytes
         self._stride = _stride(block_bytes)
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
+        threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="disk")
         self._index_fd = os.open(directory / _INDEX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._fd = -1
         self._tenants: TenantNames | None = None
