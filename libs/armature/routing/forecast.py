@@ -137,12 +137,12 @@ def _fetch(snapshot: Snapshot, ways: Ways, forecast: Forecast) -> None:
         reach = _usable(snapshot, ways, reach)
         _pull(snapshot, ways, source, reach, (reach - ways.overlap) * block_s + forecast.pull_latency_s)
     for source, kept in enumerate(snapshot.kept, len(snapshot.roster.worker_ids)):
-        first, end = kept.readers
-        is_reader = (ways.decode >= first) & (ways.decode < end) & ~np.isin(ways.decode, kept.at_home)
-        reached: Floats = ways.overlap
+        is_reader, reached = kept.readers[ways.decode], ways.overlap
         read_s = np.full(len(ways), forecast.pull_latency_s)
         for depth, (lift_s, latency_s) in zip(kept.depths, kept.lifts, strict=True):
             reach = np.maximum(_usable(snapshot, ways, np.where(is_reader, depth, 0.0)), reached)
+            if not (reach > reached).any():
+                continue
             # While a run travels, the next one comes up: the slower of the two counts.
             read_s = read_s + (reach - reached) * np.maximum(block_s, lift_s) + (reach > reached) * latency_s
             reached = reach

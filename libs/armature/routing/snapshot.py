@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from armature.routing import columns as at
-from armature.routing.columns import Floats, Roster
+from armature.routing.columns import Flags, Floats, Roster
 from armature.routing.decision import Query
 
 
@@ -27,10 +27,9 @@ class Kept(NamedTuple):
     """What one kv-offload keeps of a prompt, for workers of other nodes."""
 
     store_id: str
-    readers: tuple[int, int]
-    """Columns of those decode workers whose blocks are like its own."""
-    at_home: Sequence[int]
-    """Columns of its own node's workers, who onboard instead."""
+    readers: Flags
+    """By column, whether the worker may read from it: those whose blocks are like its own, but for its own node's, who
+    onboard instead."""
     depths: Sequence[float]
     """Blocks from the prompt's first that are in its host memory, without a hole; likewise down to further tiers."""
     lifts: Sequence[tuple[float, float]]

@@ -21,6 +21,9 @@ class Stores:
 
     def __init__(self) -> None:
         self._stores: dict[str, Store] = {}
+        self._slots: Sequence[str] | None = None
+        self._bits: dict[bytes, int] = {}
+        """Those of all stores whose blocks are alike, as the index had its slots when they were gathered."""
 
     def __len__(self) -> int:
         return len(self._stores)
@@ -28,30 +31,40 @@ class Stores:
     def put(self, store: Store) -> None:
         """One has come, or keeps other blocks now."""
         self._stores[store.store_id] = store
+        self._slots = None
 
     def remove(self, store_id: str) -> None:
         """One is gone; unknown ones are ignored."""
         self._stores.pop(store_id, None)
+        self._slots = None
 
     def keeping(self, index: PrefixIndex, below: Mapping[Tier, Ends], roster: Roster, state: Floats) -> list[Kept]:
         """For each kind of blocks, who keeps the longest run in host memory, and who with each further tier."""
-        slots, bits = index.slots, dict[bytes, int]()
-        for slot, worker_id in enumerate(slots):
-            store = self._stores.get(worker_id)
-            if store is not None:
-                bits[store.fingerprint] = bits.get(store.fingerprint, 0) | 1 << slot
+        slots = index.slots
+        if slots is not self._slots:
+            self._slots, self._bits = slots, self._gather(slots)
         kept: list[Kept] = []
-        for fingerprint, mask in bits.items():
-            readers = roster.kinds.get(fingerprint)
-            deepest = {_deepest(below.get(tier, ()), mask) for tier in LOWER_TIERS if readers} - {-1}
+        for fingerprint, mask in self._bits.items():
+            first, end = roster.kinds.get(fingerprint, (0, 0))
+            deepest = {_deepest(below.get(tier, ()), mask) for tier in LOWER_TIERS if end} - {-1}
             for slot in sorted(deepest):
-                assert readers is not None
                 at_home = [roster.slots[one] for one in index.attached.get(slots[slot], ()) if one in roster.slots]
                 lifts = _lifts(state, at_home)
                 depths = _depths(below, 1 << slot, len(lifts))
                 if depths[-1]:
-                    kept.append(Kept(slots[slot], readers, at_home, depths, lifts))
+                    readers = np.zeros(len(roster.worker_ids), np.bool_)
+                    readers[first:end] = True
+                    readers[at_home] = False
+                    kept.append(Kept(slots[slot], readers, depths, lifts))
         return kept
+
+    def _gather(self, slots: Sequence[str]) -> dict[bytes, int]:
+        bits: dict[bytes, int] = {}
+        for slot, worker_id in enumerate(slots):
+            store = self._stores.get(worker_id)
+            if store is not None:
+                bits[store.fingerprint] = bits.get(store.fingerprint, 0) | 1 << slot
+        return bits
 
 
 def _deepest(ends: Ends | tuple[()], mask: int) -> int:
