@@ -254,6 +254,10 @@ class Steering:
             return self._note("plan", entry, "held")
         if not self._is_leader():  # a rehearsal takes time
             return None
+        if self._connector.reach is Reach.TELLS:
+            metrics.orders.labels("told").inc()
+            entry.kind, entry.text = LogEntry.KIND_HELD, f"advice, not done: {text}"
+            return self._note("plan", entry, "told")
         outcome = await self._connector.apply(Order(decision.counts, decision.flips))
         self._applied(entry, text, outcome, seen, decision)
         return None

@@ -406,7 +406,7 @@ class LogEntry(_message.Message):
         KIND_CHANGE: LogEntry._Kind.ValueType  # 3
         """A plan was carried out, as far as `problems` let it."""
         KIND_HELD: LogEntry._Kind.ValueType  # 4
-        """A plan was not carried out, since the rehearsal says that keeping is better, or since it is paused."""
+        """A plan was not carried out, since the rehearsal says that keeping is better, or since it is paused or only tells."""
         KIND_NEWS: LogEntry._Kind.ValueType  # 5
         """A worker that was asked for is ready, or something is in the way."""
 
@@ -419,7 +419,7 @@ class LogEntry(_message.Message):
     KIND_CHANGE: LogEntry.Kind.ValueType  # 3
     """A plan was carried out, as far as `problems` let it."""
     KIND_HELD: LogEntry.Kind.ValueType  # 4
-    """A plan was not carried out, since the rehearsal says that keeping is better, or since it is paused."""
+    """A plan was not carried out, since the rehearsal says that keeping is better, or since it is paused or only tells."""
     KIND_NEWS: LogEntry.Kind.ValueType  # 5
     """A worker that was asked for is ready, or something is in the way."""
 

@@ -223,6 +223,16 @@ async def test_where_only_roles_can_change_plans_are_for_as_many_workers_as_ther
     assert all(order.counts.total == 4 for order in world.connector.orders)
 
 
+async def test_advice_is_told_once_and_not_as_done() -> None:
+    world = World()
+    world.connector.reach = Reach.TELLS
+    world.overload()
+    await world.run(world.kinds)
+    await world.run(lambda: world.steering.status.plan.is_change)
+    assert set(world.kinds()) == {LogEntry.KIND_HELD} and not world.connector.orders
+    assert world.book.noted[0].text.startswith("advice, not done: ")
+
+
 async def test_nobody_is_promised_what_will_not_be_done() -> None:
     world = World(policy=replace(POLICY, limits=replace(POLICY.limits, min_workers=0)))
     assert world.steering.promise().HasField("wakes")
