@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.support.cell import Cell, running_cell
-from tests.support.dashboards import BOARDS, queries
+from tests.support.dashboards import exposed, metrics_asked_for
 
 QUESTION = [{"role": "user", "content": "What does os.path.join do? " + "Explain it with care. " * 30}]
 
@@ -141,6 +141,5 @@ async def test_answers_keep_to_other_grammars_too(
 
 async def test_a_running_cell_exposes_whatever_the_dashboards_ask_for(cell: Cell) -> None:
     pages = await asyncio.gather(*(service.scrape() for service in cell.services.values()))
-    exposed = {name for page in pages for name in re.findall(r"^# TYPE (\w+) ", page, re.MULTILINE)}
-    asked = {name for board in BOARDS for query in queries(board) for name in re.findall(r"armature_\w+", query)}
-    assert {name.removesuffix("_bucket") for name in asked} <= exposed
+    of_planners = {name for name in metrics_asked_for() if name.startswith("armature_planner_")}
+    assert metrics_asked_for() - of_planners <= set[str]().union(*map(exposed, pages))

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from tests.campaigns.planner.run import (
@@ -16,6 +17,7 @@ from tests.campaigns.planner.run import (
     traffic_on,
 )
 from tests.support.asking import ask
+from tests.support.dashboards import exposed, metrics_asked_for
 from tests.support.eventually import eventually
 
 POLICY = """
@@ -50,6 +52,9 @@ async def test_workers_start_turn_and_drain_with_the_load_and_no_request_notices
             await cell.until(did("drains"), "workers drain", turned.number)
         assert traffic.answered == traffic.asked and not traffic.failures
         log = await cell.log()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            page = (await client.get(f"http://{cell.planners()[0].metrics_address}/metrics")).text
+    assert {name for name in metrics_asked_for() if name.startswith("armature_planner_")} <= exposed(page)
     assert [entry.number for entry in log] == list(range(1, len(log) + 1))
     for entry in log:
         assert not entry.problems, entry

@@ -21,9 +21,10 @@ from armature.runtime.http2_stream import (
 
 _OK = "0"
 _STATUS_NAMES = {str(code.value[0]): code.name for code in grpc.StatusCode}
-_REFUSED_STREAM = 7
+_NO_ERROR, _REFUSED_STREAM = 0, 7
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _CONTENT_TYPE = "application/grpc"
+_ANSWERED = "the call is answered"
 
 
 class GrpcCall(Http2Stream):
@@ -85,6 +86,11 @@ class GrpcAnswer(Http2Stream):
         self._trailers: list[tuple[str, str]] | None = None
         self._greet(Setting.MAX_CONCURRENT_STREAMS, 1)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether it has ended with its status sent."""
+        return self.ended == _ANSWERED
+
     def feed(self, data: bytes) -> list[bytes]:
         """As for every stream."""
         if self._preface and self.ended is None:
@@ -108,8 +114,11 @@ class GrpcAnswer(Http2Stream):
             return
         if self.path:
             self._emit_headers(self._trailers, Flag.END_STREAM)
+            if not self.is_heard_out:
+                # grpcio's client else ends its own side by a message, and forgets the status if it can't send that.
+                self._reset(_NO_ERROR)
         self._emit(Frame.GOAWAY, STREAM_ID.to_bytes(4, "big") + bytes(4), stream_id=0)
-        self.ended = "the call is answered"
+        self.ended = _ANSWERED
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes, messages: list[bytes]) -> None:
         if stream_id == STREAM_ID:

@@ -20,6 +20,9 @@ from armature.runtime.lean_stream import PING_AFTER_S, PING_TIMEOUT_S, LeanStrea
 
 MAX_CONNECTIONS = 4096
 """Beyond it connections are closed at once."""
+LINGER_S = 2.0
+"""For a client to close the connection whose call is answered: closed from here with something of the client's unread,
+the answer could be lost on its way."""
 
 
 Stream = Callable[[Any, Any], AsyncIterator[Any]]
@@ -109,6 +112,15 @@ class _Connection(LeanStream):
         if len(self._server.connections) > MAX_CONNECTIONS:
             self.close()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._server.connections.discard(self)
+        self.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer.ended is None:
+            super().data_received(data)
+
     def _take(self, messages: list[bytes]) -> None:
         self._inbox += messages
         if messages or self._answer.is_heard_out:
@@ -127,10 +139,12 @@ class _Connection(LeanStream):
             self._end("UNAVAILABLE: nothing was called")
 
     def _over(self, ended: asyncio.Future[str]) -> None:
-        self._server.connections.discard(self)
         if self._call is not None:
             self._call.cancel()
-        self.close()
+        if self._answer.is_answered:
+            self._later(LINGER_S, self.close)
+        else:
+            self.close()
 
     async def _serve(self) -> None:
         context, status = _Context(self._answer), grpc.StatusCode

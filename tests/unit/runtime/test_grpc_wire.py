@@ -3,11 +3,13 @@
 import struct
 from itertools import pairwise
 
+import grpc
 import hpack
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armature.runtime.grpc_wire import GrpcCall
+from armature.runtime.grpc_wire import GrpcAnswer, GrpcCall
 from armature.runtime.http2_stream import DEFAULT_WINDOW_BYTES, PREFACE, WINDOW_BYTES, Flag, Frame, Setting
 
 MAX_MESSAGE_BYTES = 100_000
@@ -209,3 +211,17 @@ def test_no_bytes_make_it_raise(noise: list[tuple[int, int, int, bytes]]) -> Non
     reader = call()
     for kind, flags, stream_id, payload in noise:
         reader.feed(struct.pack(">HBBBL", 0, len(payload), kind, flags, stream_id) + payload)
+
+
+@pytest.mark.parametrize("flags", [Flag.NONE, Flag.END_STREAM], ids=["still sending", "has sent all"])
+def test_a_status_ends_both_sides_of_a_call(flags: int) -> None:
+    answer = GrpcAnswer(max_message_bytes=MAX_MESSAGE_BYTES)
+    asked = [(":method", "POST"), (":path", "/t.Test/Stream"), ("content-type", "application/grpc")]
+    answer.feed(PREFACE + headers(hpack.Encoder(), asked, Flag.END_HEADERS | flags))
+    answer.take_output()
+    answer.finish(grpc.StatusCode.UNAVAILABLE)
+    said = [(kind, payload) for kind, _, _, payload in frames_of(answer.take_output())]
+    expected = [Frame.HEADERS, Frame.RST_STREAM, Frame.GOAWAY]
+    assert [kind for kind, _ in said] == (expected if flags == Flag.NONE else [Frame.HEADERS, Frame.GOAWAY])
+    assert all(payload == bytes(4) for kind, payload in said if kind == Frame.RST_STREAM), "it is no error"
+    assert answer.is_answered
