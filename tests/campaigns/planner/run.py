@@ -14,6 +14,7 @@ import grpc
 
 from armature.cli.state import CellDirectory, CellState, ProcessState
 from armature.runtime.channels import ChannelPool
+from armature.runtime.children import tethered
 from armature.v1 import planner_pb2 as pb
 from armature.v1.planner_pb2_grpc import PlannerStub
 from tests.support.asking import ask
@@ -135,7 +136,7 @@ async def planned_cell(folder: Path, policy: str, *flags: str) -> AsyncIterator[
     command += ["--planners=2", "--set=planner.lease_ttl_s=2", "--set=planner.rehearsal_budget_s=2"]
     command += [f"--set={kind}-worker.{flag}" for kind in ("prefill", "decode") for flag in WORKER_FLAGS]
     log = (folder / "up.log").open("wb")
-    up = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, start_new_session=True)
+    up = await asyncio.create_subprocess_exec(*tethered(command), stdout=log, stderr=log, start_new_session=True)
     channels = ChannelPool()
     try:
         cell = PlannedCell(CellDirectory(folder / "default"), channels)
