@@ -183,6 +183,7 @@ async def test_etcd_may_die_and_come_back(cell: Cell, etcd_server: EtcdServer, u
     await assert_healed(cell, undisturbed)
 
 
+@pytest.mark.slow
 async def test_without_any_worker_left_a_stream_ends_with_a_clean_error(cell: Cell, undisturbed: list[Answer]) -> None:
     decoders = [cell.services["decode-worker-0"], cell.services["decode-worker-1"]]
     async with channel_to(cell) as channel:
@@ -202,6 +203,7 @@ async def test_without_any_worker_left_a_stream_ends_with_a_clean_error(cell: Ce
     await assert_healed(cell, undisturbed)
 
 
+@pytest.mark.slow
 async def test_a_frozen_decode_worker_loses_its_streams_to_the_others(cell: Cell, undisturbed: list[Answer]) -> None:
     victim = cell.services["decode-worker-0"]
     async with channel_to(cell) as channel:
