@@ -193,3 +193,5 @@ def test_a_workload_is_scaled_by_one_only(overlay: str) -> None:
     planned = {one.name for one in workloads_of(planner.workloads).values()}
     scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(overlay, "HorizontalPodAutoscaler")}
     assert (planner.connector == "kubernetes") == (not planned & scaled)
+    fixed = {one["metadata"]["name"] for one in workloads(overlay) if "replicas" in one["spec"]}
+    assert not fixed & (planned | scaled), "applying the manifests again would undo what was scaled"

@@ -177,7 +177,7 @@ def containers(overlay: str) -> Iterator[Container]:
     for workload in selected(overlay, {"matchLabels": COMPONENT}):
         (spec,) = workload["spec"]["template"]["spec"]["containers"]
         own = {entry["name"]: _value(entry) for entry in spec.get("env", [])}
-        env = stages()[-1].env | _config(overlay, spec) | own
+        env = stages()[-1].env | _config(overlay, spec) | {name: text for name, text in own.items() if text is not None}
         name = labels(workload)["app.kubernetes.io/name"]
         yield Container(name, env, set(own), tuple(spec.get("args", ())), ports_of(workload), workload)
 
@@ -190,8 +190,11 @@ def _config(overlay: str, spec: Manifest) -> dict[str, str]:
     return found
 
 
-def _value(entry: Manifest) -> str:
+def _value(entry: Manifest) -> str | None:
+    """None where the secret need not be there: the cell is looked at without."""
     if "value" in entry:
         return entry["value"]
     source = entry["valueFrom"]
-    return FIELDS[source["fieldRef"]["fieldPath"]] if "fieldRef" in source else SECRET
+    if "fieldRef" in source:
+        return FIELDS[source["fieldRef"]["fieldPath"]]
+    return None if source["secretKeyRef"].get("optional") else SECRET
