@@ -100,7 +100,7 @@ plan-claims: setup $(SILICON)/.installed ## Public claims on disaggregation, by 
 test-plan: setup $(SILICON)/.installed ## Run the tests that need the silicon tables
 	@$(SILICON)/bin/python -m pytest tests/unit/engines/test_silicon.py tests/unit/cli/test_deployment.py
 
-campaign-planner: setup ## Planners under load that comes, doubles, shifts and vanishes while leaders die; some ten minutes
+campaign-planner: setup ## Planners under load that comes, doubles, shifts and vanishes while leaders die; a quarter of an hour
 	@$(BIN)/python -m tests.campaigns.planner
 
 clean: ## Remove what make and the tests have made

@@ -90,13 +90,25 @@ class Capacity:
             return Predicted(float("inf"), float("inf"), float("inf"), float("inf"))
         return self._predicted(met, correction)
 
-    def holds(self, predicted: Predicted, aim: "Aim | None" = None) -> bool:
+    def holds(self, predicted: Predicted, aim: Aim | None = None) -> bool:
         """Whether what is aimed at, or else the targets, is met and memory suffices."""
         ttft_s, itl_s = aim or Aim(self.targets.ttft_s, self.targets.itl_s)
         fits = predicted.kv_share <= _ROOM and predicted.load < 1.0
         return fits and predicted.ttft_s <= ttft_s and predicted.itl_s <= itl_s
 
-    def aim(self, demand: "Demand", headroom: float, correction: Correction = EXACT) -> "Aim":
+    def lacking(self, predicted: Predicted, aim: Aim) -> str:
+        """In words, why what is aimed at is not met."""
+        if not np.isfinite(predicted.load):
+            return "a role has no worker"
+        if predicted.load >= 1.0:
+            return f"prompts alone are {predicted.load:.2g} times what it can compute"
+        if predicted.kv_share > _ROOM:
+            return f"answers would fill {predicted.kv_share:.0%} of its KV memory"
+        if predicted.ttft_s > aim.ttft_s:
+            return f"TTFT {predicted.ttft_s:.3g} s, and {aim.ttft_s:.3g} s is aimed at"
+        return f"ITL {predicted.itl_s * 1000:.3g} ms, and {aim.itl_s * 1000:.3g} ms is aimed at"
+
+    def aim(self, demand: "Demand", headroom: float, correction: Correction = EXACT) -> Aim:
         """Targets times `headroom`; where no number of workers reaches that, a little above what can be reached."""
         targets = self.targets
         if not len(demand.jobs.arrival_s):

@@ -99,7 +99,11 @@ class Planner:
             self._wanted.clear()
             return self._tell(seen, Wish(Counts(), Reason.IDLE, f"no request for {idle_s:.0f} s"), None)
         foreseen = self._foresee(seen, demand)
-        return self._tell(seen, self._wish(seen, foreseen), foreseen)
+        wish = self._wish(seen, foreseen)
+        if not len(foreseen.demand.work):
+            quiet_s = seen.now_s - self._asked_s
+            return self._tell(seen, wish._replace(text=f"{wish.text}; nobody has asked for {quiet_s:.0f} s"), None)
+        return self._tell(seen, wish, foreseen)
 
     # --- what will be asked
 
@@ -239,7 +243,8 @@ class Planner:
         if self._capacity.holds(predicted, aim):
             fewer = counts.total < wish.counts.total
             return "would do for what is foreseen, but has not for long enough" if fewer else "is more than is needed"
-        return "would leave no headroom" if self._capacity.holds(predicted) else "would miss a target"
+        short = "leave no headroom" if self._capacity.holds(predicted) else "miss a target"
+        return f"would {short}: {self._capacity.lacking(predicted, aim)}"
 
 
 def _step(counts: Counts, change: int) -> Counts | None:

@@ -119,7 +119,7 @@ def sentence(decision: Decision, fleet: Fleet, targets: Targets) -> str:
     if decision.forecast is not None:
         parts.append(f"{decision.demand:.2f} workers' work is foreseen ({decision.forecast.forecaster})")
     if decision.predicted is not None:
-        parts.append(f"that comes to {_expected(decision.predicted, targets)}")
+        parts.append(f"that comes to {_expected(decision.predicted, targets)}{_corrected(decision)}")
     parts += [f"not {one.counts}, which {one.why_not}" for one in decision.rejected]
     return "; ".join(parts)
 
@@ -133,6 +133,13 @@ def judged(rehearsed: Rehearsed) -> str:
         f"rehearsed with {rehearsed.scene.arrivals.num_requests} requests: targets hold in {attained:.0%} of windows, "
         f"in {now:.0%} as it is"
     )
+
+
+def _corrected(decision: Decision) -> str:
+    """What a rehearsal, which knows the model alone, does not count in."""
+    told = (("TTFT", decision.notes.get("ttft_correction", 1.0)), ("ITL", decision.notes.get("itl_correction", 1.0)))
+    apart = [f"{name} is measured to be {times:.2g} times the model's" for name, times in told if abs(times - 1) > 0.1]
+    return f", as {' and '.join(apart)}" if apart else ""
 
 
 def _expected(predicted: Predicted, targets: Targets) -> str:
