@@ -82,6 +82,7 @@ def _http_server(rest: ASGIApp, settings: GatewaySettings) -> HttpServer:
         certificate=settings.certificate,
         write_timeout_s=settings.write_timeout_s,
         reuse_port=settings.http_reuse_port,
+        seats=settings.seats,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from armature.openai.serving.certificate import Certificate
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.response_store import StoreOptions
+from armature.openai.serving.seats import SeatOptions
 from armature.runtime.connection_age import ConnectionAge
 from armature.runtime.redis_client import RedisSettings
 from armature.runtime.settings import option
@@ -36,7 +37,10 @@ class GatewaySettings(RedisSettings):
         (), help="MODEL=DIRECTORY, where this gateway finds a model's tokenizer if not at the path that workers tell"
     )
     max_concurrent_requests: int = option(1024, help="requests served at once, beyond is 429; lower it to save memory")
+    max_connections: int = option(8192, help="HTTP connections of a process, beyond is 503; raise it for more clients")
+    max_connections_per_address: int = option(0, help="of one IP address, if above 0; set it if no proxy is in front")
     max_body_bytes: int = option(8 * 1024 * 1024, help="largest request body; raise it for very long prompts")
+    max_body_bytes_in_all: int = option(512 * 1024 * 1024, help="all bodies at once; raise it for many long prompts")
     request_timeout_s: float = option(600.0, help="time for a whole answer; raise it for slow models and long answers")
     first_token_timeout_s: float = option(120.0, help="time to the first token; raise it for very long prompts")
     stall_timeout_s: float = option(30.0, help="silence after which a worker counts as stuck and its request moves")
@@ -85,7 +89,7 @@ class GatewaySettings(RedisSettings):
             model, equals, directory = entry.partition("=")
             if not (model and equals and directory):
                 raise ValueError("tokenizer must be a list of MODEL=DIRECTORY")
-        _ = self.serving, self.store
+        _ = self.serving, self.store, self.seats
 
     @property
     def max_request_bytes(self) -> int:
@@ -102,6 +106,11 @@ class GatewaySettings(RedisSettings):
         if self.http_tls_cert is None or self.http_tls_key is None:
             return None
         return Certificate(self.http_tls_cert, self.http_tls_key)
+
+    @property
+    def seats(self) -> SeatOptions:
+        """How many may be connected, checked."""
+        return SeatOptions(self.max_connections, self.max_connections_per_address)
 
     @property
     def serving(self) -> ServingOptions:

@@ -21,6 +21,7 @@ from armature.openai.serving.http_server import HttpServer
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.response_store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
+from armature.openai.serving.seats import SeatOptions
 from armature.openai.tokenization import ModelTokenizer
 from armature.runtime.channels import ChannelPool
 from armature.runtime.roster import MemberChange
@@ -140,13 +141,14 @@ async def running_gateway(
     routers: Sequence[FakeRouter] | None = None,
     options: ServingOptions = QUICK,
     serve: bool = True,
+    seats: SeatOptions | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway with a router in front of the workers, unless others are given; `serve` starts the fakes too."""
     routers = [FakeRouter(list(workers))] if routers is None else routers
     fakes = listening(*workers, *routers) if serve else contextlib.nullcontext()
     async with fakes, running_core(workers, routers, options) as (core, _):
         app = make_rest_app(core, ResponseStore(None, "test"))
-        http = HttpServer(app, "127.0.0.1", 0, write_timeout_s=options.write_timeout_s)
+        http = HttpServer(app, "127.0.0.1", 0, write_timeout_s=options.write_timeout_s, seats=seats)
         running = asyncio.create_task(http.run())
         await http.started()
         url = f"http://127.0.0.1:{http.port}"

@@ -18,6 +18,7 @@ from armature.openai.parsers.families import Reading
 from armature.openai.prompt_scores import check_scores
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.backlog import Backlog
+from armature.openai.serving.bodies import BodyRoom
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
 from armature.openai.serving.choices import Choices
 from armature.openai.serving.embedder import Embedder
@@ -60,6 +61,7 @@ class ServingCore:
         self.options = options or ServingOptions()
         self.tasks = tasks
         """Owns what is done besides answering requests."""
+        self.bodies = BodyRoom(self.options.max_body_bytes_in_all)
         self.catalog = ModelCatalog(tasks, secret, self.options, tokenizers or {})
         self.doorkeeper = Doorkeeper()
         """Finds out who is calling; everybody may, until it is given keys."""
@@ -97,9 +99,17 @@ class ServingCore:
         if change.kind == "left":
             self._workers.release(change.member.id)
 
+    def check_open(self) -> None:
+        """Raise 503 if the gateway is draining, 429 if all places are taken."""
+        if self._is_draining:
+            raise ApiError(503, "This gateway is shutting down; try again", code="draining", retry_after_s=1.0)
+        if self._inflight >= self.options.max_concurrent_requests:
+            raise overloaded(f"{self._inflight} requests are being served already; try again later")
+
     @contextmanager
     def admitted(self, timeout_s: float | None = None) -> Generator[None, None, None]:
-        """A place among the requests that are served at the same time, to be taken before anything costly.
+        """A place among the requests that are served at the same time, to be taken before anything costly, and when
+        nothing more is awaited of the client.
 
         `timeout_s` is how long the client waits for its answer, if it says so.
 
@@ -107,10 +117,7 @@ class ServingCore:
             ApiError: 429 if all are taken or the tenant can't send requests now, 503 if the gateway is draining.
             LookupError: nobody has found out who is calling.
         """
-        if self._is_draining:
-            raise ApiError(503, "This gateway is shutting down; try again", code="draining", retry_after_s=1.0)
-        if self._inflight >= self.options.max_concurrent_requests:
-            raise overloaded(f"{self._inflight} requests are being served already; try again later")
+        self.check_open()
         patience_s = math.inf if timeout_s is None else timeout_s
         admission = begin(self.doorkeeper.caller(), self.quotas, patience_s)
         self._inflight += 1

@@ -92,10 +92,13 @@ class Endpoint(ABC):
         """The status that the client got, whatever happened."""
         options = self._core.options
         try:
-            with self._core.admitted(requested_timeout_s(call.exchange.scope)):
+            with self._core.bodies.body() as body:
+                timeout_s = requested_timeout_s(call.exchange.scope)
+                self._core.check_open()
                 check_headers(call.exchange.scope, options.max_body_bytes)
-                data = await call.exchange.read_body(options.max_body_bytes, options.body_timeout_s)
-                return await self.answer(call, data)
+                data = await call.exchange.read_body(body, options.max_body_bytes, options.body_timeout_s)
+                with self._core.admitted(timeout_s):
+                    return await self.answer(call, data)
         except ApiError as error:
             return await self._fail(call, error)
         except ClientLeftError:

@@ -13,6 +13,7 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from armature.openai.errors import ApiError, invalid
+from armature.openai.serving.bodies import Body
 from armature.openai.serving.http_protocol import CLOSE, Client
 from armature.openai.tenancy.admission import current_admission
 
@@ -102,19 +103,19 @@ class Exchange:
         self._is_complete = False
         self._client = Client.of(scope)
 
-    async def read_body(self, max_body_bytes: int, timeout_s: float) -> bytes:
-        """The whole body.
+    async def read_body(self, body: Body, max_body_bytes: int, timeout_s: float) -> bytes:
+        """The whole body, for which there is room in `body`.
 
         Raises:
-            ApiError: 413 if it is too large, 408 if it does not come in time.
+            ApiError: 413 if it is too large, 408 if it does not come in time, 429 if there is no room.
             ClientLeftError: it ends early.
         """
-        if (body := self._client.whole_body()) is not None:
-            if len(body) > max_body_bytes:
+        if (data := self._client.whole_body()) is not None:
+            if len(data) > max_body_bytes:
                 raise body_too_large(max_body_bytes)
-            return body
-        parts: list[bytes] = []
-        size = 0
+            body.grow(len(data), is_last=True)
+            return data
+        whole = bytearray()
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -122,12 +123,13 @@ class Exchange:
                     if message["type"] == "http.disconnect":
                         raise ClientLeftError
                     part: bytes = message.get("body", b"")
-                    size += len(part)
-                    if size > max_body_bytes:
+                    if len(whole) + len(part) > max_body_bytes:
                         raise body_too_large(max_body_bytes)
-                    parts.append(part)
-                    if not message.get("more_body", False):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
+                    is_last = not message.get("more_body", False)
+                    body.grow(len(part), is_last=is_last)
+                    whole += part
+                    if is_last:
+                        return bytes(whole)
         except TimeoutError:
             raise ApiError(408, f"The body did not arrive within {timeout_s:g} s", code="request_timeout") from None
 
@@ -142,11 +144,21 @@ class Exchange:
                     max_bytes -= len(message.get("body", b""))
 
     async def send_json(self, status: int, body: bytes, headers: Headers = ()) -> None:
-        """A whole answer. A large one is written as the client takes it: at once, it would wait here for ever."""
+        """A whole answer. A large one is written as the client takes it, which must not take for ever.
+
+        Raises:
+            ClientLeftError: it takes too long; the connection is ended.
+        """
         first, size = body[:PART_BYTES], len(body)
         self._begin(status, (JSON, *self.headers, *headers), first, size)
-        for start in range(PART_BYTES, size, PART_BYTES):
-            await self._write(body[start : start + PART_BYTES], is_last=False)
+        if size > PART_BYTES:
+            try:
+                async with asyncio.timeout(self._client.time_to_take_s(size)):
+                    for start in range(PART_BYTES, size, PART_BYTES):
+                        await self._write(body[start : start + PART_BYTES], is_last=False)
+            except TimeoutError:
+                self._client.break_off()
+                raise ClientLeftError from None
         await self._write(b"", is_last=True)
 
     async def send_error(self, error: ApiError) -> None:

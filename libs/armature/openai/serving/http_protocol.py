@@ -26,6 +26,8 @@ MAX_REQUESTS_AHEAD = 64
 """That wait for the answers before them."""
 
 WRITE_TIMEOUT_S = 30.0
+LEAST_BYTES_PER_S = 64 * 1024
+"""At which a client must take whole answers; a stream's time is bounded by its request's."""
 
 CLOSE = (b"connection", b"close")
 """The header of an answer after which nothing more is read."""
@@ -65,6 +67,14 @@ class Client:
             return None
         body, cycle.body = bytes(cycle.body), bytearray()
         return body
+
+    def time_to_take_s(self, size_bytes: int) -> float:
+        """Within which the client must take a whole answer: it may spend some of it on nothing."""
+        return self._connection.write_timeout_s + size_bytes / self._connection.least_bytes_per_s
+
+    def break_off(self) -> None:
+        """The client is too slow: end its connection, whatever waits for it."""
+        self._connection.break_off()
 
     def begin(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, size: int | None = None) -> None:
         """Send the head of the answer and the first of its body in one write.
@@ -116,9 +126,16 @@ class BoundedProtocol(HttpToolsProtocol):
     clients (that of Java's library, for one) make every request such an offer.
     """
 
-    def __init__(self, *args: Any, write_timeout_s: float = WRITE_TIMEOUT_S, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+        least_bytes_per_s: float = LEAST_BYTES_PER_S,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
-        self._write_timeout_s = write_timeout_s
+        self.write_timeout_s = write_timeout_s
+        self.least_bytes_per_s = least_bytes_per_s
         self._write_timer: asyncio.TimerHandle | None = None
         """Runs while more is waiting for the client than may, and when nothing but its taking it is awaited."""
         self._awaits_head = True
@@ -128,6 +145,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self.on_leaving: Callable[[], None] | None = None
         """Of the request that is being answered."""
+        self.on_lost: Callable[[], None] | None = None
+        """Called when the connection is no more."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -139,6 +158,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.on_leaving is not None:
             self.on_leaving()
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         heads, is_head = self._heads, self._awaits_head
@@ -212,16 +233,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _await_taking(self) -> None:
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self._write_timeout_s, self._break_off)
+            self._write_timer = self.loop.call_later(self.write_timeout_s, self.break_off)
 
     def _forget_write_timer(self) -> None:
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
 
-    def _break_off(self) -> None:
-        self._write_timer = None
-        log.info("a client did not take its answer within %.1f s", self._write_timeout_s)
+    def break_off(self) -> None:
+        """The client has not taken what it had time for."""
+        self._forget_write_timer()
+        log.info("a client did not take its answer in time")
         self.transport.abort()
 
     def _take_leave(self) -> None:

@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from armature.openai.serving.acceptor import Acceptor
 from armature.openai.serving.certificate import Certificate
-from armature.openai.serving.http_protocol import WRITE_TIMEOUT_S, BoundedProtocol
+from armature.openai.serving.http_protocol import LEAST_BYTES_PER_S, WRITE_TIMEOUT_S, BoundedProtocol
+from armature.openai.serving.seats import Seat, SeatOptions, Seats
+from armature.openai.serving.spare_seats import SPARE_IDLE_TIMEOUT_S, told_to_come_back
 from armature.runtime.addresses import join_host_port
 from armature.runtime.errors import StartError
 
@@ -35,14 +38,18 @@ class HttpServer:
         certificate: Certificate | None = None,
         idle_timeout_s: int = IDLE_TIMEOUT_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
+        least_bytes_per_s: float = LEAST_BYTES_PER_S,
         reuse_port: bool = False,
+        seats: SeatOptions | None = None,
     ) -> None:
         self._certificate = certificate
         self._socket = _listen(host, port, reuse_port=reuse_port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http=partial(BoundedProtocol, write_timeout_s=write_timeout_s),  # pyright: ignore[reportArgumentType]
+            http=partial(  # pyright: ignore[reportArgumentType]
+                BoundedProtocol, write_timeout_s=write_timeout_s, least_bytes_per_s=least_bytes_per_s
+            ),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -55,12 +62,14 @@ class HttpServer:
             timeout_keep_alive=idle_timeout_s,
             ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         )
-        self._server = _EmbeddedServer(config)
+        tls = certificate.context if certificate else None
+        self._server = _EmbeddedServer(config, Acceptor(self._socket, Seats(seats or SeatOptions()), tls))
 
     async def run(self) -> None:
         """Until `stop`; open answers are finished first."""
         async with asyncio.TaskGroup() as tasks:
             renewing = tasks.create_task(self._certificate.follow()) if self._certificate else None
+            self._server.tasks = tasks
             await self._server.serve(sockets=[self._socket])
             if renewing is not None:
                 renewing.cancel()
@@ -76,9 +85,13 @@ class HttpServer:
 
 
 class _EmbeddedServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    tasks: asyncio.TaskGroup
+    """Of whoever has it serve."""
+
+    def __init__(self, config: uvicorn.Config, acceptor: Acceptor) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._acceptor = acceptor
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
@@ -90,8 +103,24 @@ class _EmbeddedServer(uvicorn.Server):
         await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Instead of servers that accept whoever comes."""
+        self.servers = []
+        self._acceptor.open(self.tasks, self._protocol)
+        self.started = True
         self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._acceptor.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self, seat: Seat, on_lost: Callable[[], None]) -> BoundedProtocol:
+        make: type[BoundedProtocol] = self.config.http_protocol_class  # pyright: ignore[reportAssignmentType]
+        protocol = make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol.on_lost = on_lost
+        if seat.reason is not None:
+            protocol.timeout_keep_alive = SPARE_IDLE_TIMEOUT_S
+            protocol.app = told_to_come_back(protocol.app, seat.reason)  # pyright: ignore[reportArgumentType]
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -17,6 +17,12 @@ REQUESTS = Counter(
     "armature_gateway_requests_total", "Requests that have ended; 499: the client left.", ["route", "status"]
 )
 INFLIGHT = Gauge("armature_gateway_inflight_requests", "Requests that are being served.")
+CONNECTIONS = Gauge("armature_gateway_http_connections", "Connections to the HTTP port.")
+CONNECTIONS_REFUSED = Counter(
+    "armature_gateway_http_connections_refused_total",
+    "Connections beyond --max-connections (all_taken) or those of one address, told so or closed.",
+    ["reason"],
+)
 REQUEST_S = Histogram(
     "armature_gateway_request_duration_seconds", "From receipt to the end of the answer.", buckets=_SECONDS
 )

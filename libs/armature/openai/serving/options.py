@@ -12,6 +12,8 @@ class ServingOptions:
     max_concurrent_requests: int = 1024
     """Requests beyond are refused with 429 at once: a queue here would only hide the load from the router."""
     max_body_bytes: int = 8 * 1024 * 1024
+    max_body_bytes_in_all: int = 512 * 1024 * 1024
+    """Of requests that are read or being answered; a prompt of 128,000 tokens takes about 0.5 MiB."""
     request_timeout_s: float = 600.0
     first_token_timeout_s: float = 120.0
     stall_timeout_s: float = 30.0
@@ -39,3 +41,5 @@ class ServingOptions:
             value = getattr(self, name)
             if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
                 raise ValueError(f"{name} is {value}; it must be above 0")
+        if self.max_body_bytes_in_all < 2 * self.max_body_bytes:
+            raise ValueError("max_body_bytes_in_all must be at least twice max_body_bytes, or no large request fits")
