@@ -79,8 +79,8 @@ async def simulated_worker(runtime: Runtime[FleetSettings], number: int) -> Asyn
     await engine.start(host.on_step)
     await server.start()
     member = Member(
-        id=member_id, kind="decode-worker", address=server.address, epoch=epoch, state=MEMBER_STATE_READY,
-        pid=os.getpid(), worker=host.worker_info,
+        id=member_id, kind="decode-worker", address=server.address, stream_address=server.stream_address, epoch=epoch,
+        state=MEMBER_STATE_READY, pid=os.getpid(), worker=host.worker_info,
     )  # fmt: skip
     try:
         await presence.join(member)

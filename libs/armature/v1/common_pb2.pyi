@@ -189,7 +189,8 @@ class Member(_message.Message):
     node: _builtins.str
     """The machine it runs on: members of one node reach each other's memory."""
     stream_address: _builtins.str
-    """Where the streams that carry everything (a router's Route) are best opened, `host:port`: one call a connection.
+    """Where the streams that carry everything (Router.Route, Decode.Stream) are best opened, `host:port`: one call a
+    connection.
     They are served at `address` too. Empty: only there.
     """
     @_builtins.property

@@ -84,6 +84,7 @@ class FakeWorker(DecodeServicer):
     """If set, each step waits until it is set."""
     top_logprobs: bool = False
     address: str = ""
+    stream_address: str = ""
     requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
@@ -104,7 +105,7 @@ class FakeWorker(DecodeServicer):
             engine="simulated",
         )
         return common.Member(
-            id=self.worker_id, kind="decode-worker", address=self.address,
+            id=self.worker_id, kind="decode-worker", address=self.address, stream_address=self.stream_address,
             state=common.MEMBER_STATE_READY, worker=info,
         )  # fmt: skip
 

@@ -8,9 +8,13 @@ from typing import Any
 from armature.blocks.hashing import BlockHasher, pack_hashes
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import ROUTE, _RouterStream
+from armature.openai.serving.worker_streams import DECODE_STREAM
 from armature.runtime.channels import ChannelPool
+from armature.runtime.processes import free_port
+from armature.runtime.server import RpcServer
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, ROLE_DECODE, ROLE_PREFILL, ServingInfo
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
+from armature.v1.worker_pb2 import DecodeFrame
 from tests.services.gateway.fakes import FakeRouter, breaking_after, listen, listening, token_array
 from tests.services.gateway.harness import MODEL, TEXT, Gateway, answer, make_worker, running_gateway
 from tests.support.eventually import eventually
@@ -36,6 +40,20 @@ async def test_the_router_hears_of_the_prompt_the_first_token_and_the_end() -> N
     assert query.request_id == request.request_id
     assert [progress.kind for progress in router.progress] == [Progress.KIND_FIRST_TOKEN, Progress.KIND_FINISHED]
     assert {progress.request_id for progress in router.progress} == {query.request_id}
+
+
+async def test_tokens_come_from_where_a_worker_says_that_its_streams_are() -> None:
+    worker, server = make_worker(), RpcServer("127.0.0.1")
+    server.stream_lean(DECODE_STREAM, worker.Stream, DecodeFrame.FromString)
+    await server.start()
+    worker.address, worker.stream_address = f"127.0.0.1:{free_port()}", server.stream_address
+    router = FakeRouter([worker])
+    async with listening(router), running_gateway(worker, routers=[router], serve=False) as gateway:
+        assert await is_answered(gateway)
+        assert worker.open_streams == 1
+        gateway.tell("left", worker.member)
+        await eventually(lambda: not worker.open_streams)
+    await server.stop()
 
 
 async def test_the_router_hears_who_asks_and_what_is_hinted() -> None:

@@ -27,6 +27,7 @@ from armature.transfer.grpc_transport import BlocksServicer
 from armature.transfer.transports import Transports
 from armature.v1 import common_pb2 as common
 from armature.v1 import worker_pb2_grpc as stubs
+from armature.v1.worker_pb2 import DecodeFrame
 
 MAX_FAILED_STEPS = 20
 """In a row: then it is not one poisonous request."""
@@ -159,6 +160,7 @@ class WorkerHost:
         server.add(stubs.add_PrefillServicer_to_server, prefill, "armature.v1.Prefill")
         decode = DecodeServicer(self.generations, self.embeddings)
         server.add(stubs.add_DecodeServicer_to_server, decode, "armature.v1.Decode")
+        server.stream_lean("/armature.v1.Decode/Stream", decode.Stream, DecodeFrame.FromString)
         self._server = server
         blocks = BlocksServicer(self._engine.memory, self._blocks_to_read)
         server.add(stubs.add_BlocksServicer_to_server, blocks, "armature.v1.Blocks")

@@ -96,8 +96,7 @@ class ServingCore:
         self.catalog.member_changed(change, time.time())
         self._local_router.member_changed(change)
         self._router.member_changed(change)
-        if change.kind == "left":
-            self._workers.release(change.member.id)
+        self._workers.member_changed(change)
 
     def check_open(self) -> None:
         """Raise 503 if the gateway is draining, 429 if all places are taken."""

@@ -18,6 +18,7 @@ from armature.openai.serving.frames import FrameStream
 from armature.openai.serving.options import ServingOptions
 from armature.runtime.channels import ChannelPool
 from armature.runtime.lean_call import Method
+from armature.runtime.roster import MemberChange
 from armature.v1.worker_pb2 import DecodeFrame, DecodeRequest, TokenFrame
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class WorkerStreams:
         self._tasks = tasks
         self._interval_s = min(MAX_WATCH_INTERVAL_S, options.stall_timeout_s / 4, options.first_token_timeout_s / 4)
         self._streams: dict[str, _WorkerStream] = {}
+        self._stream_addresses: dict[str, str] = {}
+        """Of workers that have one of their own for streams."""
         self._running: set[_WorkerStream] = set()
         """Those too whose worker has left and whose requests have not ended."""
         self._watchdog: asyncio.TimerHandle | None = None
@@ -51,7 +54,7 @@ class WorkerStreams:
         """Send `request`, whose `stream_id` is set here."""
         stream = self._streams.get(worker_id)
         if stream is None or stream.has_ended:
-            method = self._channels.method(address, DECODE_STREAM)
+            method = self._channels.method(self._stream_addresses.get(worker_id, address), DECODE_STREAM)
             stream = self._streams[worker_id] = _WorkerStream(worker_id, method)
             self._running.add(stream)
             self._tasks.create_task(self._run(worker_id, stream, address), name=f"decode stream {worker_id}")
@@ -59,10 +62,18 @@ class WorkerStreams:
             self._watchdog = self._loop.call_later(self._interval_s, self._watch)
         return stream.begin(request, limits)
 
-    def release(self, worker_id: str) -> None:
-        """The member has left: end its stream as soon as no request is on it."""
-        stream = self._streams.pop(worker_id, None)
-        self._lost.pop(worker_id, None)
+    def member_changed(self, change: MemberChange) -> None:
+        """Somebody has come, changed or left; the stream to a worker that has left ends when no request is on it."""
+        member = change.member
+        if change.kind != "left":
+            if member.stream_address and member.HasField("worker"):
+                self._stream_addresses[member.id] = member.stream_address
+            else:
+                self._stream_addresses.pop(member.id, None)
+            return
+        self._stream_addresses.pop(member.id, None)
+        self._lost.pop(member.id, None)
+        stream = self._streams.pop(member.id, None)
         if stream is not None:
             stream.end_when_idle()
 

@@ -26,9 +26,15 @@ async def serving() -> AsyncIterator[Worker]:
         yield running
 
 
+@pytest.fixture(params=["grpcio", "lean"])
+def address(request: pytest.FixtureRequest, serving: Worker) -> str:
+    """Of either server that the stream can be opened on."""
+    return serving.address if request.param == "grpcio" else serving.server.stream_address
+
+
 @pytest.fixture
-async def client(serving: Worker) -> AsyncIterator[DecodeClient]:
-    async with decode_client(serving.address) as opened:
+async def client(address: str) -> AsyncIterator[DecodeClient]:
+    async with decode_client(address) as opened:
         yield opened
 
 
@@ -108,8 +114,8 @@ async def test_a_request_that_is_late_ends_with_its_deadline(client: DecodeClien
     await eventually(lambda: is_idle(serving))
 
 
-async def test_everything_on_a_broken_stream_is_stopped(serving: Worker) -> None:
-    async with decode_client(serving.address) as client:
+async def test_everything_on_a_broken_stream_is_stopped(serving: Worker, address: str) -> None:
+    async with decode_client(address) as client:
         answers = [await client.ask(PROMPT, max_tokens=100_000) for _ in range(5)]
         await asyncio.gather(*(answer.first_token() for answer in answers))
     await eventually(lambda: is_idle(serving))
@@ -156,13 +162,13 @@ async def test_more_requests_than_may_wait_are_sent_elsewhere() -> None:
 
 
 async def test_a_client_that_does_not_read_loses_its_requests_and_nobody_else_does(
-    serving: Worker, client: DecodeClient
+    serving: Worker, client: DecodeClient, address: str
 ) -> None:
     def slow_readers() -> float:
         return REGISTRY.get_sample_value("armature_worker_slow_readers_total") or 0.0
 
     before = slow_readers()
-    async with grpc.aio.insecure_channel(serving.address, options=CHANNEL_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         stuck = DecodeStub(channel).Stream()
         sampling = common.SamplingParams(temperature=0.0, logprobs=True, top_logprobs=20)  # fills buffers quickly
         for stream_id in range(8):
