@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from armature.routing.history import History
@@ -14,6 +14,8 @@ from armature.runtime.assumptions import Assumptions
 from armature.runtime.cell import Cell
 from armature.runtime.disbelief import Disbelief
 from armature.runtime.index_replica import Replica
+from armature.runtime.membership import MemberChange
+from armature.runtime.news_gate import NewsGate
 from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import OFFLOAD_KIND, WORKER_KINDS, promise_of
 from armature.runtime.redis_client import RedisClient
@@ -30,11 +32,16 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     settings, policy = runtime.settings, runtime.settings.load_policy()
     core, changed = RoutingCore(policy, random.Random()), asyncio.Event()
     history = History(policy, settings.history_bytes)
-    cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_reports_per_s, changed)
-    replica = Replica(core, runtime.channels)
-    await runtime.view(*WORKER_KINDS, OFFLOAD_KIND, on_change=cell.on_change)
-    await runtime.view("planner", on_change=lambda change: core.promise(change.member.id, *promise_of(change)))
-    await runtime.view("kv-index", on_change=replica.on_change)
+    gate = NewsGate()
+    cell = Cell(core, runtime.channels, runtime.tasks.create_task, settings.load_reports_per_s, changed, gate)
+    replica = Replica(core, runtime.channels, gate)
+    hears: dict[str, Callable[[MemberChange], None]] = {
+        **dict.fromkeys((*WORKER_KINDS, OFFLOAD_KIND), cell.on_change),
+        "planner": lambda change: core.promise(change.member.id, *promise_of(change)),
+        "kv-index": replica.on_change,
+    }
+    # One view of all: each asks etcd for signs of life.
+    await runtime.view(*hears, on_change=lambda change: hears[change.member.kind](change))
     runtime.tasks.create_task(replica.run(), name="index replica")
     runtime.tasks.create_task(replica.measure(), name="index gauges")
     if not await replica.settled(settings.warm_up_s):
@@ -44,7 +51,7 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     disbelief = Disbelief(core, lambda: replica.followed, runtime.channels)
     runtime.tasks.create_task(disbelief.run(), name="disbelief")
     async with _peers(runtime, core) as peers:
-        servicer = RouterServicer(Dispatcher(core), cell.members, history, changed, assumptions.note, peers)
+        servicer = RouterServicer(Dispatcher(core), cell.members, history, changed, assumptions.note, peers, gate)
         runtime.tasks.create_task(servicer.run(), name="queue")
         runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
         runtime.server.stream_lean("/armature.v1.Router/Route", servicer.Route, RouteRequest.FromString)

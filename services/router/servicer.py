@@ -14,6 +14,7 @@ from armature.routing.history import History
 from armature.routing.queueing.dispatcher import Dispatcher
 from armature.routing.queueing.outcome import Outcome
 from armature.runtime import decision_metrics
+from armature.runtime.news_gate import NewsGate
 from armature.runtime.outbox import Outbox
 from armature.runtime.peer_routers import Peers
 from armature.runtime.placement import answered_of, placement_of, query_of
@@ -35,7 +36,8 @@ Assume = Callable[[str, bytes], None]
 class RouterServicer(router_pb2_grpc.RouterServicer):
     """Decodes, lets the core decide, encodes. `members` has the record of every worker that the core knows.
 
-    `changed` is set by whoever tells the core something that may make room for a request that waits.
+    `changed` is set by whoever tells the core something that may make room for a request that waits. Placements hold
+    the `gate` of news, unless somebody waits for them.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         changed: asyncio.Event,
         assume: Assume | None = None,
         peers: Peers | None = None,
+        gate: NewsGate | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._core = dispatcher.core
@@ -54,6 +57,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         self._changed = changed
         self._assume = assume
         self._peers = peers
+        self._gate = gate or NewsGate()
         self._explainer = Explainer(history, {name: load_policy(name) for name in shipped_policies()})
         self._numbers = itertools.count(1)
         self._streams: dict[str, Outbox[router_pb2.Placement]] = {}
@@ -118,6 +122,10 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                 self._note(owner, progress)
             for query in request.queries:
                 self._submit(owner, query)
+            if request.queries and not len(self._dispatcher):
+                self._gate.hold()
+            else:
+                self._gate.open()
             await answers.taken()
 
     def _note(self, owner: str, progress: router_pb2.Progress) -> None:

@@ -11,6 +11,7 @@ from armature.runtime.errors import PeerError
 from armature.runtime.lean_call import read_messages
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import MemberChange
+from armature.runtime.news_gate import NewsGate
 from armature.runtime.placement import OFFLOAD_KIND, load_from, store_of, worker_of
 from armature.runtime.tasks import Spawn
 from armature.v1.common_pb2 import Member
@@ -24,13 +25,21 @@ LEAST_INTERVAL_S = 0.05
 class Cell:
     """Follows the membership of workers and kv-offloads, and each worker's load.
 
-    While a load stream is broken the last report counts on, corrected by placements and time. News sets `changed`.
+    While a load stream is broken the last report counts on, corrected by placements and time. News comes through
+    `gate` and sets `changed`.
     """
 
     def __init__(
-        self, core: RoutingCore, channels: ChannelPool, spawn: Spawn, reports_per_s: float, changed: asyncio.Event
+        self,
+        core: RoutingCore,
+        channels: ChannelPool,
+        spawn: Spawn,
+        reports_per_s: float,
+        changed: asyncio.Event,
+        gate: NewsGate | None = None,
     ) -> None:
         self._core = core
+        self._gate = gate
         self._channels = channels
         self._reports_per_s = reports_per_s
         self._changed = changed
@@ -78,5 +87,6 @@ class Cell:
         # Hundreds of workers report many times a second: that is what a call without grpcio's threads is for.
         interval_s = max(LEAST_INTERVAL_S, len(self.members) / self._reports_per_s)
         request = LoadRequest(min_interval_s=interval_s).SerializeToString()
-        reason = await read_messages(self._channels.method(member.address, "/armature.v1.Worker/Load"), request, take)
+        method = self._channels.method(member.address, "/armature.v1.Worker/Load")
+        reason = await read_messages(method, request, take, self._gate)
         log.info("load of %s broke: %s", member.id, reason)

@@ -18,6 +18,7 @@ from armature.runtime.errors import PeerError
 from armature.runtime.index_changes import change_of
 from armature.runtime.lean_call import read_messages
 from armature.runtime.membership import MemberChange
+from armature.runtime.news_gate import NewsGate
 from armature.runtime.trust_meter import TrustMeter
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member
 from armature.v1.kv_index_pb2 import FollowRequest, IndexUpdate
@@ -47,8 +48,9 @@ class Replica:
     kept, and all of it is stale.
     """
 
-    def __init__(self, holder: IndexHolder, channels: ChannelPool) -> None:
+    def __init__(self, holder: IndexHolder, channels: ChannelPool, gate: NewsGate | None = None) -> None:
         self._holder = holder
+        self._gate = gate
         self._channels = channels
         self.followed: Member | None = None
         """The kv-index whose changes come in; None while the copy is not followed."""
@@ -134,7 +136,7 @@ class Replica:
 
         method = self._channels.method(member.address, FOLLOW)
         try:
-            return await read_messages(method, FollowRequest().SerializeToString(), take)
+            return await read_messages(method, FollowRequest().SerializeToString(), take, self._gate)
         finally:
             if self.followed is not None:
                 self.followed = None

@@ -12,6 +12,7 @@ from typing import Protocol
 from armature.runtime.addresses import split_host_port
 from armature.runtime.grpc_wire import GrpcCall
 from armature.runtime.lean_stream import PING_AFTER_S, PING_TIMEOUT_S, LeanStream
+from armature.runtime.news_gate import NewsGate
 
 CONNECT_TIMEOUT_S = 3.0
 
@@ -80,8 +81,12 @@ class _Reader:
         """All there is to send is sent."""
 
 
-async def read_messages(method: Method, request: bytes, take: Callable[[bytes], None]) -> str:
+async def read_messages(
+    method: Method, request: bytes, take: Callable[[bytes], None], gate: NewsGate | None = None
+) -> str:
     """Call a method that answers one message with a stream of them, which `take` gets; why it has ended.
+
+    They are read with those of other streams at the same `gate`.
 
     Raises:
         Exception: what `take` has raised; the call is over then.
@@ -91,6 +96,8 @@ async def read_messages(method: Method, request: bytes, take: Callable[[bytes], 
         call = await open_call(method, reader)
     except (OSError, TimeoutError) as error:
         return f"UNAVAILABLE: {error or 'it does not answer'}"
+    gate = gate or NewsGate()
+    gate.add(call)
     try:
         call.send(request, is_last=True)
         await asyncio.wait((call.ended, reader.failed), return_when=asyncio.FIRST_COMPLETED)
@@ -99,6 +106,7 @@ async def read_messages(method: Method, request: bytes, take: Callable[[bytes], 
         return call.ended.result()
     finally:
         reader.failed.cancel()
+        gate.discard(call)
         call.close()
 
 

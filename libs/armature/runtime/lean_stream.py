@@ -39,6 +39,16 @@ class LeanStream(asyncio.Protocol):
         self._wire.send(message, is_last=is_last)
         self._flush()
 
+    def hold(self) -> None:
+        """Leave what comes unread until `release`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def close(self) -> None:
         """Cancel the call if it still runs, and drop the connection once all is written."""
         if self._timer is not None:

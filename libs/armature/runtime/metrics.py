@@ -13,7 +13,8 @@ from prometheus_client import Gauge, Histogram, start_http_server
 
 from armature.runtime.errors import StartError
 
-LAG_INTERVAL_S = 0.25
+LAG_INTERVAL_S = 1.0
+"""More often would keep processors from resting that have nothing to do."""
 
 _build_info = Gauge("armature_build_info", "Always 1; the labels say what runs.", ["version", "kind", "member"])
 _loop_lag_s = Histogram(

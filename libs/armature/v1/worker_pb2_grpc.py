@@ -350,7 +350,8 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Load now, then whenever it has changed, at most every `min_interval_s`.
+        """Load now, then whenever it has changed, at most every `min_interval_s`; what could move no placement is told once a
+        second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

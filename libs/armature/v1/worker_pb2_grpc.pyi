@@ -176,7 +176,9 @@ class WorkerStub:
     first message comes at once, without events if there is nothing to tell: from then on the caller is up to date.
     """
     Load: _grpc.UnaryStreamMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadReport]
-    """Load now, then whenever it has changed, at most every `min_interval_s`."""
+    """Load now, then whenever it has changed, at most every `min_interval_s`; what could move no placement is told once a
+    second.
+    """
     SetRole: _grpc.UnaryUnaryMultiCallable[_worker_pb2.SetRoleRequest, _worker_pb2.SetRoleResponse]
     """Do something else from now on, without reloading weights or giving up cached KV; epoch and KV events go on. The
     answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
@@ -195,7 +197,9 @@ class WorkerAsyncStub(WorkerStub):
     first message comes at once, without events if there is nothing to tell: from then on the caller is up to date.
     """
     Load: _aio.UnaryStreamMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadReport]  # type: ignore[assignment]
-    """Load now, then whenever it has changed, at most every `min_interval_s`."""
+    """Load now, then whenever it has changed, at most every `min_interval_s`; what could move no placement is told once a
+    second.
+    """
     SetRole: _aio.UnaryUnaryMultiCallable[_worker_pb2.SetRoleRequest, _worker_pb2.SetRoleResponse]  # type: ignore[assignment]
     """Do something else from now on, without reloading weights or giving up cached KV; epoch and KV events go on. The
     answer comes when the record in etcd says so. What it does already goes on to its end, and requests of the former
@@ -223,7 +227,9 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.LoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.LoadReport], _abc.AsyncIterator[_worker_pb2.LoadReport]]:
-        """Load now, then whenever it has changed, at most every `min_interval_s`."""
+        """Load now, then whenever it has changed, at most every `min_interval_s`; what could move no placement is told once a
+        second.
+        """
 
     @_abc_1.abstractmethod
     def SetRole(

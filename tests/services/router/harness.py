@@ -16,6 +16,7 @@ from armature.routing.queueing.dispatcher import Dispatcher
 from armature.routing.router import RoutingCore
 from armature.runtime.cell import Cell
 from armature.runtime.channels import ChannelPool
+from armature.runtime.news_gate import NewsGate
 from armature.runtime.policies import load_policy
 from armature.runtime.roster import MemberChange
 from armature.runtime.server import RpcServer
@@ -43,10 +44,12 @@ class Routing:
             return self.tasks[-1]
 
         changed = asyncio.Event()
-        self.cell = Cell(self.core, self.channels, spawn, 0.01, changed)
+        gate = NewsGate()
+        self.cell = Cell(self.core, self.channels, spawn, 0.01, changed, gate)
         self.server = RpcServer("127.0.0.1")
         self.dispatcher = Dispatcher(self.core)
-        servicer = RouterServicer(self.dispatcher, self.cell.members, History(self.core.policy, 1 << 20), changed)
+        history = History(self.core.policy, 1 << 20)
+        servicer = RouterServicer(self.dispatcher, self.cell.members, history, changed, gate=gate)
         spawn(servicer.run())
         self.server.add(add_RouterServicer_to_server, servicer, "armature.v1.Router")
         self.server.stream_lean("/armature.v1.Router/Route", servicer.Route, RouteRequest.FromString)

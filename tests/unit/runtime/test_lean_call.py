@@ -120,6 +120,30 @@ def test_messages_of_all_sizes_come_back_in_order(
         runner.run(sends_and_gets(tls))
 
 
+async def leaves_unread() -> None:
+    async with serving() as server, calling(server.method) as (held, heard), calling(server.method) as (other, others):
+        held.send(b"first")
+        await eventually(lambda: heard.messages, what="the echo")
+        held.hold()
+        held.hold()
+        held.send(b"second")
+        for number in range(20):
+            other.send(b"round trip")
+            await eventually(lambda number=number: len(others.messages) > number, what="the other's echo")
+        assert heard.messages == [b"first"]
+        held.release()
+        await eventually(lambda: len(heard.messages) == 2, what="what was held")
+        held.release()
+        held.close()
+        held.hold()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_comes_while_it_is_held_is_read_afterwards(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(leaves_unread())
+
+
 async def test_it_tells_why_the_server_has_ended_the_call() -> None:
     async with serving() as server:
         for last, reason in ((b"end", "ended by its server"), (b"fail", "UNAVAILABLE: as asked: ü")):

@@ -1,6 +1,7 @@
 """Serves `armature.v1.Worker`: what a worker tells about its prefix cache and its load."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
@@ -13,6 +14,7 @@ from armature.engines.kv_event_stream import event_batches
 from armature.index.tiers import Tier
 from armature.runtime.errors import CallerError
 from armature.runtime.pulse import Pulse
+from armature.scheduling.load_news import differs, is_news
 from armature.scheduling.lower_tiers import TierSpeed
 from armature.scheduling.request import EngineLoad
 from armature.v1 import common_pb2 as common
@@ -22,6 +24,10 @@ from armature.v1 import worker_pb2_grpc
 MIN_LOAD_INTERVAL_S = 0.01
 """Nobody decides better for hearing more than a hundred times a second."""
 MAX_LOAD_INTERVAL_S = 3600.0
+LITTLE_NEWS_INTERVAL_S = 1.0
+"""After which changes are told that move no placement."""
+SETTLE_S = 0.02
+"""A prompt that has come waits, and runs a step later: one report says both."""
 ROLES = (common.ROLE_AGGREGATED, common.ROLE_PREFILL, common.ROLE_DECODE)
 
 SetRole = Callable[["common.Role.ValueType"], Awaitable["common.Role.ValueType"]]
@@ -77,11 +83,17 @@ class WorkerServicer(worker_pb2_grpc.WorkerServicer):
             )
         interval_s = max(request.min_interval_s, MIN_LOAD_INTERVAL_S)
         while True:
-            told, rate = board.load, self._transfer_bytes_per_s()
+            told, rate, told_s = board.load, self._transfer_bytes_per_s(), time.monotonic()
             yield self._report(told, rate)
             await asyncio.sleep(interval_s)
             while board.load == told and self._transfer_bytes_per_s() == rate:
                 await board.load_changed.wait()
+            # What a step changes, the next one often changes back: looked at now and then, not at each.
+            await asyncio.sleep(min(interval_s, SETTLE_S))
+            while not (is_news(board.load, told) or differs(self._transfer_bytes_per_s(), rate)):
+                if time.monotonic() >= told_s + LITTLE_NEWS_INTERVAL_S:
+                    break
+                await asyncio.sleep(interval_s)
 
     async def SetRole(self, request: worker.SetRoleRequest, context: object) -> worker.SetRoleResponse:
         if request.role not in ROLES:
