@@ -51,6 +51,7 @@ class GatewaySettings(RedisSettings):
         0.05, help="time for Redis to tell whether a tenant is within its limits before this gateway decides itself"
     )
     router_retry_s: float = option(1.0, help="pause before a router that failed is asked again")
+    router_port_retry_s: float = option(30.0, help="pause before a router's blocked port for streams is tried again")
     migration_limit: int = option(3, help="how often a request may move to another worker; 0: never")
     max_buffered_bytes: int = option(
         256 * 1024, help="what may wait for a slow client before it is given up; raise it for many log probabilities"

@@ -1,6 +1,6 @@
 """Log probabilities in OpenAI's two shapes: chat's list of entries and the legacy parallel lists."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -14,6 +14,8 @@ from armature.openai.vocabulary import Vocabulary
 _encode = msgspec.json.Encoder().encode
 
 PART_TOKENS = 64
+LONG_SCORED_TOKENS = 100
+"""With 20 log probabilities each, encoding them takes 10 ms: more is done on a thread."""
 
 _LOWEST = -9999.0
 """JSON has no infinity; this is what the OpenAI API says for tokens that can't be chosen."""
@@ -21,12 +23,7 @@ _LOWEST = -9999.0
 
 def chat_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str, Any]:
     """`choices[].logprobs` of /v1/chat/completions; `top` likeliest tokens each."""
-    entries: list[dict[str, Any]] = []
-    for tokens in piece.tokens:
-        entry = _entry(vocabulary, *tokens[0])
-        entry["top_logprobs"] = [_entry(vocabulary, *token) for token in tokens[1 : 1 + top]]
-        entries.append(entry)
-    return {"content": entries, "refusal": None}
+    return {"content": _entries(vocabulary, piece.tokens, top), "refusal": None}
 
 
 def legacy_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str, Any]:
@@ -37,6 +34,14 @@ def legacy_logprobs(vocabulary: Vocabulary, piece: Piece, top: int) -> dict[str,
         "top_logprobs": [_by_name(vocabulary, tokens, top) for tokens in piece.tokens] if top else None,
         "text_offset": list(piece.offsets),
     }
+
+
+def encoded_entries(vocabulary: Vocabulary, tokens: Iterable[TopTokens], top: int) -> msgspec.Raw:
+    """The list that `chat_logprobs` has for these tokens, as JSON that is made of a few tokens at a time."""
+    left, parts = iter(tokens), list[bytes]()
+    while part := [*islice(left, PART_TOKENS)]:
+        parts.append(_encode(_entries(vocabulary, part, top))[1:-1])
+    return msgspec.Raw(b"[" + b",".join(parts) + b"]")
 
 
 def encoded(
@@ -56,6 +61,15 @@ def encoded(
                 others[name] = shown
     raw = {name: msgspec.Raw(b"[" + b",".join(parts) + b"]") for name, parts in lists.items()}
     return msgspec.Raw(_encode({**raw, **others}))
+
+
+def _entries(vocabulary: Vocabulary, scored: Iterable[TopTokens], top: int) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for tokens in scored:
+        entry = _entry(vocabulary, *tokens[0])
+        entry["top_logprobs"] = [_entry(vocabulary, *token) for token in tokens[1 : 1 + top]]
+        entries.append(entry)
+    return entries
 
 
 def _entry(vocabulary: Vocabulary, token_id: int, logprob: float) -> dict[str, Any]:

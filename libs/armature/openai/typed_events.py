@@ -22,13 +22,13 @@ class TypedEvents:
     """Collects the events of one answer; nothing if it is not streamed."""
 
     def __init__(self, *, is_streamed: bool, is_numbered: bool) -> None:
-        self._is_streamed = is_streamed
+        self.is_streamed = is_streamed
         self._is_numbered = is_numbered
         self._told = 0
         self._events: list[bytes] = []
 
     def tell(self, kind: str, **fields: Any) -> None:
-        if self._is_streamed:
+        if self.is_streamed:
             data = _encode({"type": kind, **fields})
             self._events += (_head(kind), self._number(), data[1:], b"\n\n")
 
@@ -38,7 +38,7 @@ class TypedEvents:
         return Delta(_head(kind), before, after + b"\n\n")
 
     def tell_delta(self, delta: Delta, text: str) -> None:
-        if self._is_streamed:
+        if self.is_streamed:
             self._events += (delta.head, self._number(), delta.before, _encode(text), delta.after)
 
     def take(self) -> bytes:

@@ -206,6 +206,7 @@ class FakeRouter(RouterServicer):
     router_id: str = "router-a"
     decide: Callable[[router_pb2.Query], router_pb2.Placement | None] | None = None
     address: str = ""
+    stream_address: str = ""
     queries: list[router_pb2.Query] = field(default_factory=list)
     progress: list[router_pb2.Progress] = field(default_factory=list)
     messages: int = 0
@@ -217,7 +218,8 @@ class FakeRouter(RouterServicer):
     @property
     def member(self) -> common.Member:
         return common.Member(
-            id=self.router_id, kind="router", address=self.address, state=common.MEMBER_STATE_READY
+            id=self.router_id, kind="router", address=self.address, stream_address=self.stream_address,
+            state=common.MEMBER_STATE_READY,
         )  # fmt: skip
 
     def finished(self) -> list[str]:

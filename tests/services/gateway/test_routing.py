@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 from armature.blocks.hashing import BlockHasher, pack_hashes
 from armature.openai.serving.options import ServingOptions
 from armature.openai.serving.router_client import ROUTE, _RouterStream
@@ -334,3 +336,34 @@ async def test_an_answer_in_the_moment_in_which_its_client_leaves_is_given_back(
         await eventually(lambda: len(route.told) == 2, what="the router is told")
         (progress,) = route.told[1].progress
         assert (progress.request_id, progress.kind) == ("leaver", Progress.KIND_FINISHED)
+
+
+async def test_a_router_whose_port_for_streams_is_blocked_is_asked_on_the_other_until_it_is_not() -> None:
+    """What was placed through one is reported through it, also when new queries take the other."""
+    step = asyncio.Event()
+    worker = make_worker(step=step)
+    router, unblocked = FakeRouter([worker]), FakeRouter([worker])
+    async with listening(unblocked) as (server,):
+        router.stream_address = unblocked.address
+        await server.stop(0)
+    options = ServingOptions(router_port_retry_s=0.05)
+    async with running_gateway(worker, routers=[router], options=options) as gateway:
+        before = fallbacks()
+        asked = [asyncio.create_task(is_answered(gateway))]
+        await eventually(lambda: len(worker.requests) == 1)
+        assert (len(router.queries), fallbacks()) == (1, before + 1)
+        async with listening(unblocked):
+
+            def is_asked() -> bool:
+                asked.append(asyncio.create_task(is_answered(gateway)))
+                return bool(unblocked.queries)
+
+            await eventually(is_asked, what="queries take the port for streams")
+            step.set()
+            assert all(await asyncio.gather(*asked))
+            for one in (router, unblocked):
+                await eventually(lambda one=one: set(one.finished()) == {query.request_id for query in one.queries})
+
+
+def fallbacks() -> float:
+    return REGISTRY.get_sample_value("armature_gateway_router_fallbacks_total") or 0.0

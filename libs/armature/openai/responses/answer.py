@@ -3,7 +3,7 @@
 Whole and streamed answers are made by the same code: a whole one just has no events.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,20 @@ import msgspec
 from armature.openai.answers import Usage, info_dict
 from armature.openai.assembler import LENGTH
 from armature.openai.errors import ApiError
+from armature.openai.packed_tokens import PackedTokens, TopTokens
 from armature.openai.parsers.events import AnswerEvent, Content, Reasoning, ToolCallArguments, ToolCallStart
 from armature.openai.responses.schema import ResponseBody
 from armature.openai.typed_events import Delta, TypedEvents
 from armature.v1.common_pb2 import ServingInfo
 
 _encode = msgspec.json.Encoder().encode
+
+Shown = Callable[[Iterable[TopTokens]], msgspec.Raw]
+"""A list of log probabilities as JSON. Until their item ends they wait packed: as JSON they take ten times as much."""
+
+
+def _unshown(tokens: Iterable[TopTokens]) -> msgspec.Raw:
+    raise AssertionError("nobody has asked for log probabilities")
 
 
 @dataclass(slots=True)
@@ -30,14 +38,16 @@ class _Open:
     """What its events have in common."""
     delta: Delta
     text: list[str] = field(default_factory=list[str])
-    logprobs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    tokens: PackedTokens = field(default_factory=PackedTokens)
+    """Those whose log probabilities are told."""
 
 
 class OutputItems:
     """Turns what an answer says into items; one at a time is open."""
 
-    def __init__(self, request_id: str, events: TypedEvents) -> None:
+    def __init__(self, request_id: str, events: TypedEvents, shown: Shown) -> None:
         self.items: list[dict[str, Any]] = []
+        self._shown = shown
         self._request_id = request_id
         self._events = events
         self._open: _Open | None = None
@@ -46,8 +56,8 @@ class OutputItems:
     def is_empty(self) -> bool:
         return self._open is None and not self.items
 
-    def feed(self, event: AnswerEvent, logprobs: Sequence[dict[str, Any]] = ()) -> None:
-        """Take in an event; `logprobs` are those of the tokens of a content."""
+    def feed(self, event: AnswerEvent, tokens: Sequence[TopTokens] = ()) -> None:
+        """Take in an event; `tokens` are those of a content, with their log probabilities."""
         if isinstance(event, ToolCallStart):
             call_id = event.call_id or f"call_{self._request_id}{event.index}"
             self._begin("function_call", call_id=call_id, name=event.name, arguments="")
@@ -60,17 +70,18 @@ class OutputItems:
                 self._begin("reasoning", summary=[], content=[])
         assert self._open is not None
         self._open.text.append(event.text)
-        if logprobs:
-            self._open.logprobs.extend(logprobs)
-            where = self._open.where
-            self._events.tell("response.output_text.delta", **where, delta=event.text, logprobs=logprobs)
+        if tokens:
+            self._open.tokens.extend(tokens)
+            if self._events.is_streamed:
+                told = {**self._open.where, "delta": event.text, "logprobs": self._shown(tokens)}
+                self._events.tell("response.output_text.delta", **told)
         else:
             self._events.tell_delta(self._open.delta, event.text)
 
-    def close(self, status: str, logprobs: Sequence[dict[str, Any]] = ()) -> None:
-        """Nothing more comes; `status` is that of the last item, `logprobs` those of tokens without text at its end."""
+    def close(self, status: str, tokens: Sequence[TopTokens] = ()) -> None:
+        """Nothing more comes; `status` is that of the last item, `tokens` those without text at its end."""
         if self._open is not None:
-            self._open.logprobs.extend(logprobs)
+            self._open.tokens.extend(tokens)
             self._end(status)
 
     def _begin(self, kind: str, **fields: Any) -> None:
@@ -94,10 +105,10 @@ class OutputItems:
             item["arguments"] = text
             tell("response.function_call_arguments.done", **where, name=item["name"], arguments=text)
         else:
-            part = _part(kind, text, self._open.logprobs)
+            part = _part(kind, text, self._shown(self._open.tokens) if self._open.tokens else ())
             item["content"] = [part]
             if kind == "message":
-                tell("response.output_text.done", **where, text=text, logprobs=self._open.logprobs)
+                tell("response.output_text.done", **where, text=text, logprobs=part["logprobs"])
             else:
                 tell("response.reasoning_text.done", **where, text=text)
             tell("response.content_part.done", **where, part=part)
@@ -117,7 +128,7 @@ _DELTAS: dict[str, tuple[type[AnswerEvent], str, dict[str, Any]]] = {
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 
 
-def _part(kind: str, text: str, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _part(kind: str, text: str, logprobs: msgspec.Raw | tuple[()]) -> dict[str, Any]:
     if kind == "reasoning":
         return {"type": "reasoning_text", "text": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
@@ -126,22 +137,26 @@ def _part(kind: str, text: str, logprobs: Sequence[dict[str, Any]]) -> dict[str,
 class ResponseAnswer:
     """One response as it is made. Feed it, then `finish` or `fail` it, once."""
 
-    def __init__(self, request_id: str, body: ResponseBody, created_s: int) -> None:
+    def __init__(self, request_id: str, body: ResponseBody, created_s: int, shown: Shown = _unshown) -> None:
         self.response_id = response_id_of(request_id)
         self.response = _response_object(self.response_id, body, created_s)
         self._events = TypedEvents(is_streamed=bool(body.stream), is_numbered=True)
-        self._logprobs: list[dict[str, Any]] = []
-        self._output = OutputItems(request_id, self._events)
+        self._tokens = PackedTokens()
+        self.num_scored = 0
+        """Tokens whose log probabilities are told."""
+        self._output = OutputItems(request_id, self._events, shown)
         for kind in ("response.created", "response.in_progress"):
             self._events.tell(kind, response=self.response)
 
-    def feed(self, events: Iterable[AnswerEvent], logprobs: Sequence[dict[str, Any]] = ()) -> None:
-        """What a piece of the answer says, and the log probabilities of its tokens: they go with the text to come."""
-        self._logprobs.extend(logprobs)
+    def feed(self, events: Iterable[AnswerEvent], tokens: Sequence[TopTokens] = ()) -> None:
+        """What a piece of the answer says, and its tokens' log probabilities: they go with the text to come."""
+        if tokens:
+            self._tokens.extend(tokens)
+            self.num_scored += len(tokens)
         for event in events:
-            if isinstance(event, Content):
-                self._output.feed(event, self._logprobs)
-                self._logprobs = []
+            if self._tokens and isinstance(event, Content):
+                self._output.feed(event, self._tokens)
+                self._tokens = PackedTokens()
             else:
                 self._output.feed(event)
 
@@ -150,7 +165,7 @@ class ResponseAnswer:
         is_cut = finish_reason == LENGTH
         if self._output.is_empty:
             self._output.feed(Content(""))
-        self._output.close("incomplete" if is_cut else "completed", self._logprobs)
+        self._output.close("incomplete" if is_cut else "completed", self._tokens)
         self.response["usage"] = _usage(usage)
         if info is not None:
             self.response["armature"] = info_dict(info)

@@ -9,6 +9,7 @@ from typing import Literal
 from armature.openai.answers import DONE, ChunkEncoder, Form, PromptShown, whole_answer
 from armature.openai.asks import chat_ask, completion_asks
 from armature.openai.assembler import Piece, Whole
+from armature.openai.logprobs import LONG_SCORED_TOKENS
 from armature.openai.prompt_scores import Echo, echoed, prompt_logprobs
 from armature.openai.rules import Ask, TextPrompt
 from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
@@ -20,9 +21,6 @@ from armature.openai.serving.http_io import Exchange
 from armature.openai.serving.job import Job
 
 Kind = Literal["chat", "completion"]
-
-LONG_SCORED_TOKENS = 100
-"""With 20 log probabilities each, encoding them takes 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,10 @@ ROUTE_S = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5),
 )
 ROUTED_LOCALLY = Counter("armature_gateway_routed_locally_total", "Placements decided here: no router could be asked.")
+ROUTER_FALLBACKS = Counter(
+    "armature_gateway_router_fallbacks_total",
+    "Streams to routers on their gRPC ports, since those for streams were out of reach.",
+)
 MIGRATIONS = Counter("armature_gateway_migrations_total", "Requests moved to another worker.")
 NEXT_TURNS = Counter(
     "armature_gateway_next_turns_total",

@@ -26,6 +26,8 @@ class ServingOptions:
     """Time for a router to answer before the gateway decides itself."""
     router_retry_s: float = 1.0
     """Pause before a router that failed is asked again."""
+    router_port_retry_s: float = 30.0
+    """Pause before a router's port for streams that was out of reach is tried again."""
     migration_limit: int = 3
     max_buffered_bytes: int = 256 * 1024
     """What a request may have waiting for a slow client; a token takes 15 bytes, with 20 log probabilities 240."""

@@ -4,13 +4,13 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from armature.openai.assembler import Piece
 from armature.openai.errors import ApiError, invalid
-from armature.openai.logprobs import chat_logprobs
+from armature.openai.logprobs import LONG_SCORED_TOKENS, encoded_entries
 from armature.openai.renaming import renaming
 from armature.openai.responses.answer import ResponseAnswer, response_id_of
 from armature.openai.responses.asks import NAMES, check_body, response_ask
@@ -55,7 +55,7 @@ class ResponsesEndpoint(Endpoint):
                     await self._show(call, begun.tape)
                 return 200
             job = await self._prepare(call, turn)
-            answer = ResponseAnswer(call.request_id, body, int(time.time()))
+            answer = _answer(call, body, job)
             call.error_event = answer.fail
             await self._make(self._core.generation(job), answer, exchange if body.stream else None)
             if body.store is not False:
@@ -105,7 +105,7 @@ class ResponsesEndpoint(Endpoint):
         try:
             with self._core.admitted(requested_timeout_s(call.exchange.scope)):
                 job = await self._prepare(call, turn)
-                answer = ResponseAnswer(call.request_id, turn.body, int(time.time()))
+                answer = _answer(call, turn.body, job)
                 await self._background.hold(name)
                 await self._store.put(*name, turn.record(answer, is_open=True))
                 if turn.body.stream:
@@ -136,23 +136,18 @@ class ResponsesEndpoint(Endpoint):
 
     async def _make(self, generation: Generation, answer: ResponseAnswer, stream: Exchange | Tape | None) -> None:
         """All of the answer but the last events, which are told once it has been kept."""
-        job = generation.job
-        vocabulary, top = job.model.tokenizer.vocabulary, job.sampling.top_logprobs
-
-        def feed(piece: Piece) -> None:
-            answer.feed(piece.said, chat_logprobs(vocabulary, piece, top)["content"] if piece.tokens else ())
 
         def more(piece: Piece) -> bool:
-            feed(piece)
+            answer.feed(piece.said, piece.tokens)
             return stream is not None and stream.send_more(answer.take_events())
 
         generation.on_piece = more if stream is not None else None
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
-                feed(piece)
+                answer.feed(piece.said, piece.tokens)
                 if piece.finish_reason is not None:
-                    info = generation.info if job.include_info else None
-                    answer.finish(piece.finish_reason, generation.usage, int(time.time()), info)
+                    info = generation.info if generation.job.include_info else None
+                    await _finish(answer, piece.finish_reason, generation.usage, int(time.time()), info)
                 elif stream is not None and (events := answer.take_events()):
                     await stream.send_events(events)
 
@@ -167,6 +162,25 @@ class ResponsesEndpoint(Endpoint):
             fix = f'its items have {len(encoded)} bytes and {most} are kept; send "store": false'
             raise invalid("input", fix, code="input_too_large")
         return encoded
+
+
+async def _finish(answer: ResponseAnswer, *end: Any) -> None:
+    if answer.num_scored <= LONG_SCORED_TOKENS:
+        answer.finish(*end)
+        return
+    finishing = asyncio.ensure_future(asyncio.to_thread(answer.finish, *end))
+    try:
+        await asyncio.shield(finishing)
+    except asyncio.CancelledError:
+        await asyncio.wait([finishing])  # which takes milliseconds, and nobody may change the answer meanwhile
+        raise
+
+
+def _answer(call: Call, body: ResponseBody, job: Job) -> ResponseAnswer:
+    vocabulary, top = job.model.tokenizer.vocabulary, job.sampling.top_logprobs
+    return ResponseAnswer(
+        call.request_id, body, int(time.time()), lambda tokens: encoded_entries(vocabulary, tokens, top)
+    )
 
 
 class _Begun(NamedTuple):

@@ -3,22 +3,27 @@
 Several routers: this gateway has its favourite (so that gateways spread over routers), and goes on to the next when it
 fails. None can be asked: the gateway decides itself, see `local_router`. A router hears at once of a request that
 nobody waits for any more, be it placed or in its queue.
+
+Routers take streams on a port of their own, which costs them less than the one for all of gRPC. Where that can't be
+reached, behind a firewall that was not told of it, the other serves until it can.
 """
 
 import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from armature.openai.serving.frames import FrameStream
 from armature.openai.serving.local_router import LocalRouter
-from armature.openai.serving.metrics import ROUTED_LOCALLY
+from armature.openai.serving.metrics import ROUTED_LOCALLY, ROUTER_FALLBACKS
 from armature.openai.serving.options import ServingOptions
+from armature.runtime.addresses import split_host_port
 from armature.runtime.channels import ChannelPool
-from armature.runtime.lean_call import Method
+from armature.runtime.lean_call import CONNECT_TIMEOUT_S, Method
 from armature.runtime.roster import MemberChange
 from armature.v1.common_pb2 import MEMBER_STATE_DRAINING, Member, ServingInfo
 from armature.v1.router_pb2 import Placement, Progress, Query, RouteRequest, RouteResponse
@@ -34,6 +39,10 @@ A plan is no worse for it: what this gateway asks takes along what it has to tel
 what the workers' own reports take, which come every 50 ms at best. A message costs the router as much as a query, and
 wakes both sides, which under little load is most of what they do. Times are told by `age_s`.
 """
+
+
+LAST_WORDS_S = 1.0
+"""In which the last progress leaves a stream that is not used any more."""
 
 
 class Ledger(Protocol):
@@ -57,6 +66,8 @@ class RouterClient:
         self._routers: dict[str, Member] = {}
         self._streams: dict[str, _RouterStream] = {}
         self._retry_at_s: dict[str, float] = {}
+        self._blocked: set[str] = set()
+        """Routers whose ports for streams could not be reached when they were last tried."""
         self._now_s = asyncio.get_running_loop().time
 
     def member_changed(self, change: MemberChange) -> None:
@@ -67,6 +78,7 @@ class RouterClient:
         if change.kind == "left":
             self._routers.pop(member.id, None)
             self._retry_at_s.pop(member.id, None)
+            self._blocked.discard(member.id)
             if stream := self._streams.pop(member.id, None):
                 stream.stop()
         else:
@@ -80,8 +92,7 @@ class RouterClient:
             TimeoutError: it is `due_s`, as the event loop counts, and there is none.
         """
         patience_s = self._options.route_timeout_s
-        for router in self._candidates():
-            stream = self._stream(router)
+        for router, stream in self._ways():
             limit = asyncio.timeout_at(min(self._now_s() + patience_s, due_s))
             try:
                 async with limit:
@@ -113,19 +124,61 @@ class RouterClient:
     def _distance(self, router_id: str) -> bytes:
         return blake2b(f"{self._own_id}/{router_id}".encode(), digest_size=8).digest()
 
+    def _ways(self) -> "Iterator[tuple[Member, _RouterStream]]":
+        """Whom to ask, and after a failure whom to ask next."""
+        for router in self._candidates():
+            stream = self._stream(router)
+            was_blocked = router.id in self._blocked
+            yield router, stream
+            if router.id in self._blocked and not was_blocked:
+                self._retry_at_s.pop(router.id, None)
+                yield router, self._stream(router)
+
     def _stream(self, router: Member) -> "_RouterStream":
         stream = self._streams.get(router.id)
         if stream is None or stream.has_ended:
-            stream = self._streams[router.id] = _RouterStream(
-                router.id, self._channels.method(router.stream_address or router.address, ROUTE)
-            )
+            if router.id in self._blocked:
+                method = self._channels.method(router.address, ROUTE)
+                stream = _RouterStream(router.id, method, on_heard=lambda: _tell_of_fallback(router))
+            else:
+                stream = _RouterStream(router.id, self._channels.method(router.stream_address or router.address, ROUTE))
+            self._streams[router.id] = stream
             self._tasks.create_task(self._run(stream, router), name=f"route stream {router.id}")
         return stream
 
     async def _run(self, stream: "_RouterStream", router: Member) -> None:
-        await stream.run()
+        if router.id in self._blocked:
+            async with asyncio.TaskGroup() as both:
+                looking = both.create_task(self._look(stream, router))
+                await stream.run()
+                looking.cancel()
+            self._blocked.discard(router.id)
+        else:
+            await stream.run()
+            if not stream.has_heard and router.stream_address not in ("", router.address):
+                self._blocked.add(router.id)
         if router.id not in self._routers:
             await self._channels.discard(router.address)
+
+    async def _look(self, stream: "_RouterStream", router: Member) -> None:
+        """Return when a router's port for streams can be reached again: others than those on `stream` go there."""
+        host, port = split_host_port(router.stream_address)
+        while True:
+            await asyncio.sleep(self._options.router_port_retry_s)
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    _, writer = await asyncio.open_connection(host, port)
+                writer.close()
+                break
+        self._blocked.discard(router.id)
+        if self._streams.get(router.id) is stream:
+            del self._streams[router.id]
+        stream.end_when_idle()
+
+
+def _tell_of_fallback(router: Member) -> None:
+    ROUTER_FALLBACKS.inc()
+    log.warning("router %s is asked on %s: %s is out of reach", router.id, router.address, router.stream_address)
 
 
 class _Expected(NamedTuple):
@@ -138,8 +191,9 @@ class _Expected(NamedTuple):
 class _RouterStream:
     """Queries wait here for their answers. What waits to be written is bounded by the requests that are admitted."""
 
-    def __init__(self, router_id: str, method: Method) -> None:
+    def __init__(self, router_id: str, method: Method, on_heard: Callable[[], None] | None = None) -> None:
         self._router_id = router_id
+        self._on_heard = on_heard
         self._frames = FrameStream[RouteRequest, RouteResponse](
             method, RouteResponse.FromString, self._take, self._on_frames
         )
@@ -152,6 +206,11 @@ class _RouterStream:
         """By query, in the order of asking, until the answer comes or nobody waits for it any more."""
         self._now_s = asyncio.get_running_loop().time
         self._task: asyncio.Task[str] | None = None
+        self._unfinished = 0
+        """Requests that it has placed."""
+        self._is_wanted = True
+        self.has_heard = False
+        """Whether the router has ever said anything."""
         self.has_ended = False
 
     @property
@@ -173,12 +232,14 @@ class _RouterStream:
         self._queries[query_id] = query
         self._frames.wake()
         try:
-            return await answer
+            placement = await answer
         except asyncio.CancelledError:
             if not answer.cancelled():
                 answer.exception()  # taken notice of
             self._abandon(query_id, query.request_id)
             raise
+        self._unfinished += placement.HasField("assigned")
+        return placement
 
     def first_token(self, request_id: str, info: ServingInfo) -> None:
         progress = Progress(
@@ -191,6 +252,18 @@ class _RouterStream:
         self._tell(progress)
 
     def finished(self, request_id: str, output_tokens: int) -> None:
+        self._unfinished -= 1
+        self._tell_end(request_id, output_tokens)
+        if not self._is_wanted:
+            self.end_when_idle()
+
+    def end_when_idle(self) -> None:
+        """Nobody asks here any more: end when the requests that were placed have ended, and the router knows."""
+        self._is_wanted = False
+        if not self._unfinished and not self._answers:
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, self.stop)
+
+    def _tell_end(self, request_id: str, output_tokens: int) -> None:
         self._tell(Progress(request_id=request_id, kind=Progress.KIND_FINISHED, output_tokens=output_tokens))
 
     async def run(self) -> None:
@@ -216,7 +289,9 @@ class _RouterStream:
         hears that the request has ended."""
         self._answers.pop(query_id, None)
         if self._queries.pop(query_id, None) is None:
-            self.finished(request_id, 0)
+            self._tell_end(request_id, 0)
+        if not self._is_wanted:
+            self.end_when_idle()
 
     def _tell(self, progress: Progress) -> None:
         if not self.has_ended:  # a new stream's router knows nothing of this request
@@ -238,6 +313,10 @@ class _RouterStream:
         return request
 
     def _on_frames(self, responses: list[RouteResponse]) -> None:
+        if not self.has_heard:
+            self.has_heard = True
+            if self._on_heard is not None:
+                self._on_heard()
         for placement in [placement for response in responses for placement in response.placements]:
             if placement.HasField("waiting"):
                 if placement.query_id in self._answers:
