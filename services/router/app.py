@@ -14,6 +14,7 @@ from armature.runtime.assumptions import Assumptions
 from armature.runtime.cell import Cell
 from armature.runtime.disbelief import Disbelief
 from armature.runtime.index_replica import Replica
+from armature.runtime.lingering import Lingering
 from armature.runtime.membership import MemberChange
 from armature.runtime.news_gate import NewsGate
 from armature.runtime.peer_routers import Peers
@@ -37,7 +38,7 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
     replica = Replica(core, runtime.channels, gate)
     hears: dict[str, Callable[[MemberChange], None]] = {
         **dict.fromkeys((*WORKER_KINDS, OFFLOAD_KIND), cell.on_change),
-        "planner": lambda change: core.promise(change.member.id, *promise_of(change)),
+        "planner": Lingering(lambda change: core.promise(change.member.id, *promise_of(change))),
         "kv-index": replica.on_change,
     }
     # One view of all: each asks etcd for signs of life.

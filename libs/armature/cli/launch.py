@@ -1,6 +1,7 @@
 """Starts one process of a cell and waits until it says that it serves. Nothing is left running if it does not."""
 
 import shutil
+import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from armature.cli.ready import PREFIX, Ready, parse_ready
 from armature.runtime.children import Child, spawn
 from armature.runtime.errors import StartError
 from armature.runtime.processes import start_etcd, start_valkey
+
+_LEAVE_S = 5.0
+"""For a process that is not wanted any more before it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class ServiceLauncher:
             await child.kill()
             raise StartError(f"{self.name} {reason} (log: {self.log_path})") from error
         except BaseException:
-            await child.kill()
+            # It may have registered already: killed, it would be sent requests until its lease has ended.
+            await _end(child)
             raise
         child.address = ready.grpc
         self._http_port = ready.http.rpartition(":")[2]
@@ -73,6 +78,14 @@ class ServerLauncher:
         child = await start(self.data_dir, port=self._port)
         self._port = int(child.address.rpartition(":")[2])
         return Running(child, Ready(self.kind, "", grpc=child.address))
+
+
+async def _end(child: Child) -> None:
+    """Have it leave the cell, for as long as nobody cancels that."""
+    try:
+        await child.stop(_LEAVE_S)
+    finally:
+        child.signal(signal.SIGKILL)
 
 
 def exit_reason(child: Child) -> str:

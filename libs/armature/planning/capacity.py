@@ -103,7 +103,7 @@ class Capacity:
         if predicted.load >= 1.0:
             return f"prompts alone are {predicted.load:.2g} times what it can compute"
         if predicted.kv_share > _ROOM:
-            return f"answers would fill {predicted.kv_share:.0%} of its KV memory"
+            return f"answers would take {predicted.kv_share:.0%} of its places or KV memory"
         if predicted.ttft_s > aim.ttft_s:
             return f"TTFT {predicted.ttft_s:.3g} s, and {aim.ttft_s:.3g} s is aimed at"
         return f"ITL {predicted.itl_s * 1000:.3g} ms, and {aim.itl_s * 1000:.3g} ms is aimed at"

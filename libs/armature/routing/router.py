@@ -96,11 +96,16 @@ class RoutingCore:
         return pool.state if pool else None
 
     def awaited_s(self, model: str) -> float | None:
-        """How long the first worker takes that is started when somebody asks; None: there is one, or none will be."""
-        pool = self._pool(model)
-        if pool is not None and pool.roster.num_decoders:
+        """How long the first worker takes that is started when somebody asks; None: there is one, or none will be.
+
+        Those that drain are as good as gone.
+        """
+        promised = [start_up_s for served, start_up_s in self._promises.values() if served == model]
+        if not promised:
             return None
-        return min([start_up_s for promised, start_up_s in self._promises.values() if promised == model], default=None)
+        pool = self._pool(model)
+        is_served = pool is not None and (pool.state[at.CAPACITY, : pool.roster.num_decoders] > 0).any()
+        return None if is_served else min(promised)
 
     # --- what is heard
 

@@ -107,7 +107,7 @@ async def test_a_lost_worker_is_asked_when_there_is_no_other() -> None:
     gone = make_worker("a")
     gone.address = f"127.0.0.1:{free_port()}"
     router = FakeRouter([gone])
-    async with running_gateway(routers=[router]) as gateway:
+    async with running_gateway(routers=[router], options=ServingOptions(migration_limit=1)) as gateway:
         gateway.tell("joined", gone.member)
         assert (await gateway.chat()).status_code == 503
         router.queries.clear()
@@ -245,7 +245,7 @@ async def test_a_rejection_in_mid_answer_is_tried_again_within_the_limit() -> No
     router.decide = lambda query: (
         rejection(Rejection.CODE_OVERLOADED) if query.excluded_workers else router.first(query)
     )
-    async with running_gateway(worker, routers=[router]) as gateway:
+    async with running_gateway(worker, routers=[router], options=ServingOptions(migration_limit=1)) as gateway:
         response = await gateway.chat(stream=True)
     assert '"error"' in response.text.strip().split("\n\n")[-1]
-    assert len(worker.requests) == 4  # at first, and after a pause for each of the moves
+    assert len(worker.requests) == 2  # at first, and after the pause before the one move

@@ -13,6 +13,7 @@ import pytest
 from armature.cli.launch import ServiceLauncher
 from armature.cli.supervisor import Cell, State, Supervised
 from armature.runtime.errors import StartError
+from tests.support.eventually import eventually
 
 FAKE = str(Path(__file__).with_name("fake_service.py"))
 
@@ -190,6 +191,18 @@ async def test_a_process_that_joins_later_is_kept_and_one_that_leaves_is_forgott
         assert first.state is State.STOPPED and cell.processes == [second]
         os.kill(pid_of(second), 9)
         await bench.until(lambda: second.restarts == 1 and second.state is State.READY)
+
+
+async def test_one_that_leaves_while_it_starts_is_told_so_that_it_can_leave_the_cell_as_well(bench: Bench) -> None:
+    async with a_cell() as cell:
+        group: list[Supervised] = []
+        await cell.start(group)
+        slow = bench.service("slow", "mute", timeout_s=60.0)
+        cell.add(slow, group)
+        await eventually(lambda: "slow starts" in bench.lines(), what="it loads")
+        await cell.remove(slow, group)
+        assert not cell.processes
+    assert bench.lines() == ["slow starts", "slow told to stop"]
 
 
 async def test_one_that_fails_at_its_start_is_tried_again_until_it_leaves(bench: Bench) -> None:

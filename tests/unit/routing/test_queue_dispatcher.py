@@ -130,6 +130,17 @@ def test_requests_wait_for_the_first_worker_of_a_model_that_a_planner_brings_bac
     assert told(dispatcher.drain(40.1)) == [("r", "a1")]
 
 
+def test_requests_that_come_while_the_last_worker_drains_wait_for_the_next() -> None:
+    dispatcher = promised()
+    dispatcher.core.put_worker(replace(worker("a1"), is_draining=True))
+    (outcome,) = dispatcher.submit(ask("r"), 0.0)
+    assert isinstance(outcome.answer, Queued)
+    dispatcher.core.remove_worker("a1")
+    assert dispatcher.drain(0.1) == []
+    dispatcher.core.put_worker(worker("a2"))
+    assert told(dispatcher.drain(5.0)) == [("r", "a2")]
+
+
 def test_a_model_that_nobody_brings_back_is_refused_at_once_also_to_those_who_wait() -> None:
     dispatcher = promised()
     dispatcher.submit(ask("r"), 0.0)

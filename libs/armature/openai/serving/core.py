@@ -39,6 +39,7 @@ from armature.openai.tenancy.quotas import Quotas
 from armature.openai.tools import no_tool_format
 from armature.routing.hints import MAX_TTFT_TARGET_S, Hints
 from armature.runtime.channels import ChannelPool
+from armature.runtime.lingering import Lingering
 from armature.runtime.roster import MemberChange
 from armature.v1.common_pb2 import Grammar
 
@@ -63,6 +64,7 @@ class ServingCore:
         """Owns what is done besides answering requests."""
         self.bodies = BodyRoom(self.options.max_body_bytes_in_all)
         self.catalog = ModelCatalog(tasks, secret, self.options, tokenizers or {})
+        self._planners = Lingering(lambda change: self.catalog.member_changed(change, time.time()))
         self.doorkeeper = Doorkeeper()
         """Finds out who is calling; everybody may, until it is given keys."""
         self.quotas = Quotas(own_id, "", None)
@@ -93,7 +95,10 @@ class ServingCore:
 
     def member_changed(self, change: MemberChange) -> None:
         """Somebody has come, changed or left."""
-        self.catalog.member_changed(change, time.time())
+        if change.member.kind == "planner":
+            self._planners(change)
+        else:
+            self.catalog.member_changed(change, time.time())
         self._local_router.member_changed(change)
         self._router.member_changed(change)
         self._workers.member_changed(change)

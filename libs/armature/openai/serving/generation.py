@@ -47,8 +47,9 @@ log = logging.getLogger(__name__)
 
 PREDICTION_FACTOR = 4.0
 """How far a first token may be behind the router's prediction before its worker's silence counts as a stall."""
-LAST_RESORT_PAUSE_S = 0.25
-"""Before a request goes back to a worker that has failed it, because there is no other."""
+LAST_RESORT_PAUSES_S = (0.25, 2.0, 8.0)
+"""Before a request goes back to a worker that has failed it, because there is no other: the first time, the second and
+from then on. A dead one is told of as living until its lease has ended, 10 s as a rule; then nobody is sent there."""
 
 CANCELLED, ERROR = "cancelled", "error"
 """Why an answer was not completed: the client left, or something failed."""
@@ -201,7 +202,7 @@ class Generation:
             if not self._excluded:
                 raise rejected(placement.rejected)
             # Only workers that have failed this request are left, and one of them may be back.
-            await asyncio.sleep(LAST_RESORT_PAUSE_S)
+            await asyncio.sleep(LAST_RESORT_PAUSES_S[min(self.migrations, len(LAST_RESORT_PAUSES_S)) - 1])
             self._excluded.clear()
 
     def _open(self, attempt_id: str, assignment: Assignment) -> DecodeCall:

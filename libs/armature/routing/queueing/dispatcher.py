@@ -256,9 +256,11 @@ class Dispatcher:
     def _place(self, query: Query, now_s: float, *, is_owed: bool = False) -> Placed | Rejected | None:
         """Place it now; None: it had better wait. One that has waited longest goes wherever it fits."""
         core = self.core
+        if core.awaited_s(query.model) is not None:
+            return None
         snapshot = core.look(query, now_s)
         if isinstance(snapshot, Rejected):
-            return snapshot if core.awaited_s(query.model) is None else None
+            return snapshot
         judgement = judge(snapshot, core.policy)
         if judgement is None:
             is_able = able(snapshot)[: snapshot.roster.num_decoders].any()
