@@ -5,6 +5,7 @@ pasted. Order in a stream: chunks with text (chat's first one has the role), a c
 with the usage if asked for, `[DONE]`.
 """
 
+import datetime
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -268,7 +269,7 @@ def info_dict(info: ServingInfo) -> dict[str, Any]:
 
 
 def model_entry(card: ModelCard, created: int) -> dict[str, Any]:
-    """A model as OpenAI lists it, with what vLLM adds; what is ours stands in `armature`."""
+    """A model as OpenAI lists it, with what vLLM and Anthropic add; what is ours stands in `armature`."""
     return {
         "id": card.name,
         "object": "model",
@@ -277,6 +278,11 @@ def model_entry(card: ModelCard, created: int) -> dict[str, Any]:
         "root": card.name,
         "parent": None,
         "max_model_len": card.context_length,
+        "type": "model",
+        "display_name": card.name,
+        "created_at": datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat().replace("+00:00", "Z"),
+        "max_input_tokens": card.context_length,
+        "max_tokens": card.context_length,
         "armature": {
             "block_size": card.block_size,
             "vocab_size": card.vocab_size,

@@ -30,6 +30,11 @@ MAX_COMPLETIONS = 1024
 
 # Templates know `system`; `developer` is OpenAI's newer word for it.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+NO_EFFORT = "none"
+"""The `reasoning_effort` of an answer that is not thought about."""
+THINKING_VARIABLES = ("enable_thinking", "thinking")
+"""By which chat templates are told whether the model is to think before it answers."""
+
 _TEMPLATE_OWN = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 
 
@@ -164,7 +169,8 @@ def _message(where: str, message: Message, called: dict[str, str]) -> dict[str, 
     if message.audio:
         raise unsupported(f"{where}.audio", "not implemented; leave it out")
     may_be_empty = role == "assistant" and bool(message.tool_calls)
-    rendered: dict[str, Any] = {"role": role, "content": _content(where, message.content, may_be_empty)}
+    content = message.content if message.content is not None or role != "assistant" else message.refusal
+    rendered: dict[str, Any] = {"role": role, "content": _content(where, content, may_be_empty)}
     name = message.name
     if role == "tool":
         if not message.tool_call_id:
@@ -174,19 +180,18 @@ def _message(where: str, message: Message, called: dict[str, str]) -> dict[str, 
     if name is not None:
         rendered["name"] = name
     if role == "assistant":
-        rendered |= _said_otherwise(where, message, called)
+        rendered |= _said_otherwise(message, called)
     return rendered
 
 
-def _said_otherwise(where: str, message: Message, called: dict[str, str]) -> dict[str, Any]:
+def _said_otherwise(message: Message, called: dict[str, str]) -> dict[str, Any]:
     """What an assistant's message has besides its content; templates ask whether the keys are there."""
     rendered: dict[str, Any] = {}
     if message.reasoning_content:
         rendered["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         rendered["tool_calls"] = [
-            rendered_call(call.id, call.function.name, call.function.arguments, f"{where}.tool_calls[{index}]")
-            for index, call in enumerate(message.tool_calls)
+            rendered_call(call.id, call.function.name, call.function.arguments) for call in message.tool_calls
         ]
         called.update({call.id: call.function.name for call in message.tool_calls})
     return rendered
@@ -201,13 +206,14 @@ def _content(where: str, content: str | list[ContentPart] | None, may_be_empty: 
         raise invalid(f"{where}.content", "must be a string or a list of text parts")
     texts: list[str] = []
     for index, part in enumerate(content):
-        if part.type != "text":
+        if part.type not in ("text", "refusal"):
             raise unsupported(
                 f"{where}.content[{index}].type", f"only text parts are implemented, not '{part.type[:40]}'"
             )
-        if part.text is None:
-            raise invalid(f"{where}.content[{index}].text", "a text part needs a text")
-        texts.append(part.text)
+        text = part.text if part.type == "text" else part.refusal
+        if text is None:
+            raise invalid(f"{where}.content[{index}].{part.type}", "a text part needs a text")
+        texts.append(text)
     return "\n".join(texts)
 
 
@@ -218,6 +224,8 @@ def _template_variables(body: ChatBody, tools: ToolUse) -> dict[str, Any]:
             raise invalid("chat_template_kwargs", f"'{name[:40]}' is not a variable that a request may set")
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
+    if body.reasoning_effort == NO_EFFORT:
+        variables = dict.fromkeys(THINKING_VARIABLES, False) | variables
     if tools.definitions:
         variables["tools"] = tools.definitions
     return variables

@@ -19,6 +19,7 @@ B = TypeVar("B", bound=msgspec.Struct)
 class ContentPart(msgspec.Struct):
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class CalledFunction(msgspec.Struct):
@@ -39,6 +40,7 @@ class Message(msgspec.Struct):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
     function_call: Any = None
     audio: Any = None
 
@@ -110,6 +112,7 @@ class Body(msgspec.Struct, kw_only=True):
     function_call: Any = None
     modalities: Any = None
     audio: Any = None
+    moderation: Any = None
     web_search_options: Any = None
     suffix: Any = None
     use_beam_search: Any = None

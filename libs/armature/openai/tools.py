@@ -55,23 +55,27 @@ def tools_of(tools: Any, choice: Any, is_parallel: bool | None) -> ToolUse:
         if name in parameters:
             raise invalid(f"tools[{index}].function.name", f"there is another function '{name}'")
         parameters[name] = schema
+    choice, allowed = _allowed(choice, parameters)
     if choice == "none":
         return NO_TOOLS
-    return ToolUse(definitions, parameters, _must_call(choice, parameters), is_parallel is not False)
+    if len(allowed) < len(parameters):
+        definitions = [tool for tool in definitions if tool["function"]["name"] in allowed]
+    return ToolUse(definitions, allowed, _must_call(choice, allowed), is_parallel is not False)
 
 
-def rendered_call(call_id: str, name: str, arguments: str, where: str = "tool_calls") -> dict[str, Any]:
+def rendered_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
     """A call as chat templates expect it: its arguments are an object, not text.
 
-    Raises:
-        ApiError: 400, the arguments are no JSON object.
+    A model may have written something else, as when its answer was cut off. What it wrote is told as the text it is,
+    so that the conversation can go on, if the template can tell it.
     """
+    decoded: Any
     try:
         decoded = json.loads(arguments or "{}")
     except (ValueError, RecursionError):
         decoded = None
     if not isinstance(decoded, dict):
-        raise invalid(f"{where}.function.arguments", "must be a JSON object as text")
+        decoded = arguments
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": decoded}}
 
 
@@ -114,6 +118,31 @@ def _function(where: str, tool: Any) -> tuple[str, Mapping[str, Any]]:
     return name, cast(dict[str, Any], schema or {})
 
 
+def _allowed(choice: Any, parameters: Tools) -> tuple[Any, Tools]:
+    """A choice without the form that allows some functions only, and those that it allows."""
+    if not isinstance(choice, dict) or cast(dict[str, Any], choice).get("type") != "allowed_tools":
+        return choice, parameters
+    match cast(dict[str, Any], choice).get("allowed_tools"):
+        case {"mode": "auto" | "required" as mode, "tools": [*tools]}:
+            names = [tool["function"]["name"] for tool in tools if _is_named(tool)]
+        case _:
+            raise invalid("tool_choice.allowed_tools", 'must be {"mode": "auto" or "required", "tools": [...]}')
+    if len(names) < len(tools) or not names:
+        raise invalid("tool_choice.allowed_tools.tools", 'must be some {"type": "function", "function": {"name": ...}}')
+    for name in names:
+        if name not in parameters:
+            raise invalid("tool_choice.allowed_tools.tools", f"there is no function '{name[:128]}' in tools")
+    return mode, {name: schema for name, schema in parameters.items() if name in names}
+
+
+def _is_named(tool: Any) -> bool:
+    match tool:
+        case {"function": {"name": str()}}:
+            return True
+        case _:
+            return False
+
+
 def _must_call(choice: Any, parameters: Tools) -> Sequence[str]:
     if choice is None or choice in _CHOICES:
         return tuple(parameters) if choice == "required" else ()
@@ -128,4 +157,6 @@ def _must_call(choice: Any, parameters: Tools) -> Sequence[str]:
 
 def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+    arguments = function["arguments"]
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": text}}

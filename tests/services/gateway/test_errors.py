@@ -36,6 +36,7 @@ async def test_http_mistakes_have_their_status() -> None:
             (await client.put("/v1/completions", json=BODY), 405, "method_not_allowed"),
             (await client.post("/v1/models", json=BODY), 405, "method_not_allowed"),
             (await client.get("/v1/nothing"), 404, "unknown_url"),
+            (await client.post("/chat/completions", json=BODY), 404, "unknown_url"),
             (await client.get("/v1/models/nobody/at/all"), 404, "model_not_found"),
             (await client.post(CHAT, data={"model": MODEL}), 415, "unsupported_media_type"),
             (
@@ -55,6 +56,7 @@ async def test_http_mistakes_have_their_status() -> None:
         ]
         for response, status, code in cases:
             assert (response.status_code, told(response)["code"]) == (status, code)
+        assert "at /v1/chat/completions" in told(cases[4][0])["message"]
         assert cases[0][0].headers["allow"] == "POST"
         assert (await client.post(CHAT, content=json.dumps(BODY))).status_code == 200  # no content type at all
         utf8 = {"content-type": "application/json; charset=utf-8"}

@@ -85,6 +85,43 @@ async def test_the_whole_conversation_reaches_the_template() -> None:
     assert request.sampling.temperature == 0.5
 
 
+async def test_what_agents_send_with_everything_is_taken() -> None:
+    """Of a context that they would have edited they hear that it was not."""
+    edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    document = {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": "Of maps."},
+        "title": "Atlas",
+    }
+    found = {"type": "search_result", "source": "x", "title": "Found", "content": [{"type": "text", "text": "It."}]}
+    more = {
+        "messages": [{"role": "user", "content": [document, found, {"type": "text", "text": "Where?"}]}],
+        "context_management": edits, "metadata": {"user_id": "u"}, "service_tier": "auto", "container": None,
+        "thinking": {"type": "between_tools"}, "mcp_servers": [],
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "scope": "global"}}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}, "defer_loading": True}],
+        "tool_choice": {"type": "none"},
+    }  # fmt: skip
+    worker = make_worker()
+    async with running_gateway(worker) as gateway:
+        whole = await gateway.client.post("/v1/messages?beta=true", json=BODY | more)
+        streamed = await gateway.client.post("/v1/messages?beta=true", json=BODY | more | {"stream": True})
+        plain = await gateway.client.post("/v1/messages", json=BODY)
+    assert whole.json()["context_management"] == {"applied_edits": []}
+    (delta,) = [event for event in events_of(streamed) if event["type"] == "message_delta"]
+    assert delta["context_management"] == {"applied_edits": []}
+    assert "context_management" not in plain.json()
+    assert "Atlas\nOf maps.\nFound\nIt.\nWhere?" in prompt_of(worker.requests[0])
+
+
+async def test_models_are_listed_for_both_kinds_of_clients() -> None:
+    async with running_gateway(make_worker()) as gateway, gateway.anthropic() as client, gateway.openai() as other:
+        (model,) = [one async for one in client.models.list()]
+        (same,) = [one async for one in other.models.list()]
+    assert (model.type, model.display_name, model.max_input_tokens) == ("model", MODEL, 512)
+    assert model.created_at.timestamp() == same.created
+
+
 async def test_an_answer_ends_for_length_or_at_a_stop_sequence_and_says_at_which() -> None:
     async with running_gateway(make_worker()) as gateway, gateway.anthropic() as client:
         cut = await client.messages.create(model=MODEL, max_tokens=3, messages=HELLO)
@@ -147,6 +184,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "messages[1].role"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].source.type"),
     ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "x"}]}]}, "tool_use_id"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"stop_sequences": [""]}, "stop_sequences"),

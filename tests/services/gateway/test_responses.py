@@ -204,7 +204,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"conversation": "c"}, "conversation"),
     ({"prompt": {"id": "p"}}, "prompt"),
     ({"truncation": "auto"}, "truncation"),
-    ({"max_tool_calls": 3}, "max_tool_calls"),
+    ({"max_tool_calls": 0}, "max_tool_calls"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"metadata": {"a": 5}}, "metadata"),
     ({"metadata": {"a" * 65: "b"}}, "metadata"),

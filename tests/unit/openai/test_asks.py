@@ -19,6 +19,14 @@ PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS, "strict": True}}
 
 
+TIME = {"type": "function", "function": {"name": "get_time"}}
+
+
+def allowing(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 def called(arguments: str, **fields: Any) -> dict[str, Any]:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
     return {"role": "assistant", "content": None, "tool_calls": [call]} | fields
@@ -140,8 +148,10 @@ WRONG_CHATS: list[tuple[dict[str, Any], str, str]] = [
         "messages[0].tool_calls[0].id",
         "missing_required_parameter",
     ),
-    ({"messages": [called("[1]")]}, "messages[0].tool_calls[0].function.arguments", "invalid_value"),
-    ({"messages": [called('{"a"')]}, "messages[0].tool_calls[0].function.arguments", "invalid_value"),
+    ({"tools": [WEATHER], "tool_choice": allowing()}, "tool_choice.allowed_tools.tools", "invalid_value"),
+    ({"tools": [WEATHER], "tool_choice": allowing("other")}, "tool_choice.allowed_tools.tools", "invalid_value"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools", "invalid_value"),
+    ({"moderation": {}}, "moderation", "unsupported_parameter"),
     ({"messages": [{**USER, "function_call": {"name": "f"}}]}, "messages[0].function_call", "unsupported_parameter"),
     ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
     ({"function_call": "f"}, "function_call", "unsupported_parameter"),
@@ -338,6 +348,24 @@ def test_messages_are_rendered_as_role_and_text() -> None:
     )
 
 
+def test_no_effort_means_no_thinking_unless_the_templates_variables_say_so() -> None:
+    prompt = chat(reasoning_effort="none").prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.variables == {"enable_thinking": False, "thinking": False, "reasoning_effort": "none"}
+    prompt = chat(reasoning_effort="none", chat_template_kwargs={"thinking": True}).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.variables["thinking"] is True
+
+
+@pytest.mark.parametrize(
+    "said", [{"content": None, "refusal": "No."}, {"content": [{"type": "refusal", "refusal": "No."}]}]
+)
+def test_an_answer_that_another_model_refused_to_give_stays_in_the_conversation(said: dict[str, Any]) -> None:
+    prompt = chat(messages=[USER, {"role": "assistant", **said}, USER]).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages[1] == {"role": "assistant", "content": "No."}
+
+
 def test_calls_and_their_results_are_rendered_as_templates_expect_them() -> None:
     result = {"role": "tool", "tool_call_id": "call_1", "content": "22 °C"}
     ask = chat(messages=[USER, called('{"city": "Paris"}', reasoning_content="Hm."), result], tools=[WEATHER])
@@ -374,6 +402,14 @@ def test_calls_and_their_results_are_rendered_as_templates_expect_them() -> None
         (
             {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
             ToolUse([WEATHER], {"get_weather": PARAMETERS}, ("get_weather",)),
+        ),
+        (
+            {"tools": [TIME, WEATHER], "tool_choice": allowing("get_weather")},
+            ToolUse([WEATHER], {"get_weather": PARAMETERS}),
+        ),
+        (
+            {"tools": [WEATHER, TIME], "tool_choice": allowing("get_time", "get_weather", mode="required")},
+            ToolUse([WEATHER, TIME], {"get_weather": PARAMETERS, "get_time": {}}, ("get_weather", "get_time")),
         ),
     ],
 )

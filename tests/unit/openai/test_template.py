@@ -7,6 +7,7 @@ import pytest
 
 from armature.openai.errors import ApiError
 from armature.openai.template import ChatTemplate, load_chat_template
+from armature.openai.tools import rendered_call
 
 MESSAGES = [{"role": "user", "content": "<hi>"}]
 
@@ -98,6 +99,14 @@ def test_arguments_are_objects_or_text_as_the_template_wants_them() -> None:
         assert template.render(CALLED) == '{"a": "é"}'
     with pytest.raises(ApiError, match="refuses these messages"):
         ChatTemplate(source.replace("ARGUMENTS", "1 + c.function.arguments"), {}).render(CALLED)
+
+
+def test_arguments_that_are_no_object_are_told_as_the_text_they_are() -> None:
+    cut = [{"role": "assistant", "content": "", "tool_calls": [rendered_call("x", "f", '{"a": "é')]}]
+    source = "{% for m in messages %}{% for c in m.tool_calls %}{{ ARGUMENTS }}{% endfor %}{% endfor %}"
+    assert ChatTemplate(source.replace("ARGUMENTS", "'' + c.function.arguments"), {}).render(cut) == '{"a": "é'
+    quoted = ChatTemplate(source.replace("ARGUMENTS", "c.function.arguments | tojson"), {}).render(cut)
+    assert json.loads(quoted) == '{"a": "é'
 
 
 def test_tools_are_none_where_a_request_has_none() -> None:

@@ -31,9 +31,13 @@ class _Open:
 class MessageAnswer:
     """One answer as it is made. Begin it, feed it, then `finish` it, once."""
 
-    def __init__(self, request_id: str, model: str, *, is_streamed: bool, shows_thinking: bool) -> None:
+    def __init__(
+        self, request_id: str, model: str, *, is_streamed: bool, shows_thinking: bool, tells_edits: bool = False
+    ) -> None:
         self._request_id = request_id
         self._shows_thinking = shows_thinking
+        self._extra: dict[str, Any] = {"context_management": {"applied_edits": []}} if tells_edits else {}
+        """Told at the end."""
         self._events = TypedEvents(is_streamed=is_streamed, is_numbered=False)
         self._open: _Open | None = None
         self._content: list[dict[str, Any]] = []
@@ -72,7 +76,7 @@ class MessageAnswer:
         message["stop_reason"] = reason
         message["stop_sequence"] = stop_sequence if reason == "stop_sequence" else None
         message["usage"] = _usage(usage)
-        extra = {} if info is None else {"armature": info_dict(info)}
+        extra = self._extra if info is None else self._extra | {"armature": info_dict(info)}
         message.update(extra)
         delta = {key: message[key] for key in ("stop_reason", "stop_sequence")}
         self._events.tell("message_delta", delta=delta, usage=message["usage"], **extra)

@@ -11,7 +11,7 @@ import msgspec
 
 from armature.openai.anthropic.messages import chat_messages, system_text
 from armature.openai.anthropic.schema import Block, CacheControl, CountBody, MessagesBody, OutputConfig, Tool
-from armature.openai.asks import chat_ask
+from armature.openai.asks import THINKING_VARIABLES, chat_ask
 from armature.openai.errors import invalid, unsupported
 from armature.openai.extensions import ArmatureOptions, HintOptions
 from armature.openai.renaming import renaming
@@ -30,8 +30,7 @@ NAMES = (
 )
 """What chat's fields are called here."""
 
-THINKING_VARIABLES = ("enable_thinking", "thinking")
-"""By which chat templates are told whether the model is to think before it answers."""
+THINKING_KINDS = ("enabled", "disabled", "adaptive", "between_tools")
 
 _ALIKE = ("model", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -40,7 +39,6 @@ _CACHE_TTL_S = {"5m": 300.0, "1h": 3600.0}
 REFUSED = (
     ("container", "there are no containers or skills here; leave it out"),
     ("mcp_servers", "tools are called by the client; leave it out and declare them as tools"),
-    ("context_management", "conversations are never shortened; send what is to stay"),
 )
 
 
@@ -99,11 +97,11 @@ def _chat_body(body: CountBody) -> ChatBody:
 
 
 def _variables(body: CountBody) -> dict[str, Any]:
-    """Thinking is off unless it is asked for, as in Anthropic's API; `adaptive` leaves it to the model."""
+    """Thinking is off unless it is asked for, as in Anthropic's API; others leave it to the model when to think."""
     kind = body.thinking.type if body.thinking else "disabled"
-    if kind not in ("enabled", "disabled", "adaptive"):
-        raise unsupported("thinking.type", f"must be enabled, disabled or adaptive, not '{kind[:40]}'")
-    told = {} if kind == "adaptive" else dict.fromkeys(THINKING_VARIABLES, kind == "enabled")
+    if kind not in THINKING_KINDS:
+        raise unsupported("thinking.type", f"must be one of {', '.join(THINKING_KINDS)}, not '{kind[:40]}'")
+    told = {} if kind in ("adaptive", "between_tools") else dict.fromkeys(THINKING_VARIABLES, kind == "enabled")
     return told | (body.chat_template_kwargs or {})
 
 

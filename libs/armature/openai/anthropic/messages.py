@@ -93,8 +93,22 @@ def _text(where: str, content: str | list[Block]) -> str:
 
 
 def _text_of(where: str, block: Block) -> str:
+    if block.type == "search_result":
+        return _titled(block, _text(f"{where}.content", block.content or ""))
+    if block.type == "document":
+        match block.source:
+            case {"type": "text", "data": str(text)}:
+                return _titled(block, text)
+            case _:
+                raise unsupported(
+                    f"{where}.source.type", 'only documents as plain text, {"type": "text"}, are known here'
+                )
     if block.type != "text":
         raise unsupported(f"{where}.type", f"only text is implemented here, not '{block.type[:40]}'")
     if block.text is None:
         raise invalid(f"{where}.text", "a text block needs a text")
     return block.text
+
+
+def _titled(block: Block, text: str) -> str:
+    return f"{block.title}\n{text}" if block.title else text

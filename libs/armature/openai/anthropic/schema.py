@@ -1,7 +1,8 @@
 """The bodies of `/v1/messages` and `/v1/messages/count_tokens`, as msgspec structs.
 
 Fields that stand here and would change the answer's meaning, but are not implemented, are refused by `asks`; others of
-Anthropic's API are ignored.
+Anthropic's API are ignored. Of `context_management`, which agents send with everything, the answer tells that no edit
+was applied.
 """
 
 from typing import Any
@@ -29,6 +30,8 @@ class Block(msgspec.Struct):
     is_error: bool | None = None
     thinking: str | None = None
     cache_control: CacheControl | None = None
+    source: Any = None
+    title: str | None = None
 
 
 class InputMessage(msgspec.Struct):

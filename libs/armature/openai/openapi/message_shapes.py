@@ -51,6 +51,11 @@ class MessageUsage(Shape):
     output_tokens_details: MessageOutputDetails
 
 
+class ContextManagement(Shape):
+    applied_edits: list[None]
+    """None ever is."""
+
+
 class AnswerMessage(Shape):
     """The model's message."""
 
@@ -62,6 +67,7 @@ class AnswerMessage(Shape):
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: MessageUsage
+    context_management: ContextManagement | UnsetType = UNSET
     armature: ServingInfo | UnsetType = UNSET
 
 
@@ -111,6 +117,7 @@ class ContentBlockStop(Shape, tag="content_block_stop", tag_field="type"):
 class MessageDelta(Shape, tag="message_delta", tag_field="type"):
     delta: EndOfMessage
     usage: MessageUsage
+    context_management: ContextManagement | UnsetType = UNSET
     armature: ServingInfo | UnsetType = UNSET
 
 

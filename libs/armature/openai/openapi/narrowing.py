@@ -37,7 +37,7 @@ _NUMBERS: Mapping[str, Mapping[str, tuple[float, float]]] = {
 _WORDS: Mapping[str, Mapping[str, Iterable[str]]] = {
     "Message": {"role": ROLES},
     "InputMessage": {"role": messages.ROLES},
-    "ContentPart": {"type": ("text",)},
+    "ContentPart": {"type": ("text", "refusal")},
     "ResponseFormat": {"type": ("text", "json_object", "json_schema")},
 }
 _NEUTRAL = {name: (None, *neutral) for name, neutral, _ in UNSUPPORTED}

@@ -263,12 +263,20 @@ class Model(Shape):
     root: str
     parent: None
     max_model_len: int
+    type: Literal["model"]
+    display_name: str
+    created_at: str
+    max_input_tokens: int
+    max_tokens: int
     armature: ModelDetails
 
 
 class Models(Shape):
     object: Literal["list"]
     data: list[Model]
+    has_more: Literal[False]
+    first_id: str | None
+    last_id: str | None
 
 
 class Health(Shape):

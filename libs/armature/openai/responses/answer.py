@@ -220,7 +220,7 @@ def _response_object(response_id: str, body: ResponseBody, created_s: int) -> di
         "incomplete_details": None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
-        "max_tool_calls": None,
+        "max_tool_calls": body.max_tool_calls,
         "metadata": body.metadata or {},
         "model": body.model,
         "output": [],

@@ -14,7 +14,7 @@ from armature.openai.errors import invalid, unsupported
 from armature.openai.renaming import renaming
 from armature.openai.responses.items import chat_messages
 from armature.openai.responses.schema import Format, Item, ResponseBody
-from armature.openai.rules import RANGES, Ask
+from armature.openai.rules import RANGES, Ask, check_ranges
 from armature.openai.schema import ChatBody, JsonSchemaFormat, Message, ResponseFormat
 
 LOGPROBS = "message.output_text.logprobs"
@@ -40,7 +40,6 @@ _ALIKE = (
 REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("conversation", (), "use previous_response_id"),
     ("prompt", (), "prompt templates are not stored here; send the input itself"),
-    ("max_tool_calls", (), "there are no built-in tools; leave it out"),
     ("context_management", ([],), "conversations are never shortened; send what is to stay as input"),
     ("moderation", (), "answers are not moderated; leave it out"),
     ("truncation", ("disabled",), "conversations are never cut; send what is to stay as input"),
@@ -57,6 +56,7 @@ def check_body(body: ResponseBody) -> None:
         value = getattr(body, name)
         if value is not None and not any(type(value) is type(one) and value == one for one in neutral):
             raise unsupported(name, fix)
+    check_ranges({"max_tool_calls": body.max_tool_calls})  # of built-in tools, of which there are none
     if body.background and body.store is False:
         raise invalid("background", 'not possible with "store": false: nobody could ask for the response')
     if body.max_output_tokens is not None and not RANGES["max_tokens"].holds(body.max_output_tokens):

@@ -42,6 +42,7 @@ class ResponseBody(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     background: bool | None = None
     max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: int | None = None
@@ -59,7 +60,6 @@ class ResponseBody(msgspec.Struct, kw_only=True):
 
     conversation: Any = None
     prompt: Any = None
-    max_tool_calls: Any = None
     context_management: Any = None
     moderation: Any = None
 

@@ -33,8 +33,9 @@ class MessagesEndpoint(Endpoint):
             with renaming(NAMES):
                 job = await self._core.prepare(call.request_id, ask, call.started_s, call.traceparent)
             answer = MessageAnswer(
-                call.request_id, body.model, is_streamed=is_streamed, shows_thinking=shows_thinking(body)
-            )
+                call.request_id, body.model, is_streamed=is_streamed, shows_thinking=shows_thinking(body),
+                tells_edits=body.context_management is not None,
+            )  # fmt: skip
             await self._make(self._core.generation(job), answer, exchange if is_streamed else None)
             if is_streamed:
                 await exchange.send_events(answer.take_events(), is_last=True)

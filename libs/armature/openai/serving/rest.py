@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from armature.openai.answers import model_entry
@@ -78,7 +78,9 @@ class _Views:
     async def models(self, request: Request) -> Response:
         served = self._core.catalog.served()
         entries = [model_entry(card, created_s) for card, created_s in served.values()]
-        return JsonResponse({"object": "list", "data": entries})
+        ids = [entry["id"] for entry in entries] or [None]
+        pages = {"has_more": False, "first_id": ids[0], "last_id": ids[-1]}  # which Anthropic's clients look for
+        return JsonResponse({"object": "list", "data": entries, **pages})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["model"]
@@ -124,12 +126,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     if error.status_code == 404:
-        return _error(request, ApiError(404, f"There is nothing at {path}", code="unknown_url"))
+        there = f"/v1{path}"
+        hint = f", but at {there}" if any(_path_of(route) == there for route in request.app.routes) else ""
+        return _error(request, ApiError(404, f"There is nothing at {path}{hint}", code="unknown_url"))
     if error.status_code == 405:
         allowed = ", ".join(_methods(request))
         message = f"{request.method} is not possible at {path}, only {allowed}"
         return _error(request, ApiError(405, message, code="method_not_allowed"), {"allow": allowed})
     return _error(request, ApiError(error.status_code, str(error.detail)))
+
+
+def _path_of(route: BaseRoute) -> str:
+    return route.path if isinstance(route, Route) else ""
 
 
 def _methods(request: Request) -> list[str]:
