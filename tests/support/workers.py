@@ -154,8 +154,8 @@ async def worker(setup: Setup) -> AsyncIterator[Worker]:
         await server.start()
         await engine.start(host.on_step)
         endless: list[asyncio.Task[None]] = []
-        if host.offloader is not None:
-            endless.append(running.create_task(host.offloader.run()))
+        if host.exchange.offloader is not None:
+            endless.append(running.create_task(host.exchange.offloader.run()))
         try:
             yield Worker(host, engine, runner, server, channels, server.address, records)
         finally:
@@ -223,7 +223,7 @@ async def _serve(setup: Setup) -> None:
         while await reader.readline():
             costs = running.load.step_costs
             report = running.load._asdict() | {"step_costs": costs and asdict(costs)}
-            print(json.dumps(report | {"stagings": len(running.host.stagings)}), flush=True)
+            print(json.dumps(report | {"stagings": len(running.host.exchange.stagings)}), flush=True)
 
 
 if __name__ == "__main__":

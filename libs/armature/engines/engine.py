@@ -7,7 +7,7 @@ never calls `on_step` from two steps at a time and never after `stop` has return
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from armature.blocks.hashing import BlockDigest
 from armature.index.tiers import Tier
@@ -56,7 +56,7 @@ class EngineInfo:
     """What does not change in an engine's life."""
 
     name: str
-    """`torch` or `simulated`."""
+    """`torch`, `simulated` or `vllm`."""
     model: str
     model_path: str
     context_length: int
@@ -75,12 +75,10 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """Continuous batching over a paged KV cache."""
+    """Continuous batching over a paged KV cache. One that lets others at its blocks is a `BlockEngine`."""
 
     @property
     def info(self) -> EngineInfo: ...
-    @property
-    def memory(self) -> BlockMemory: ...
 
     async def start(self, on_step: Callable[[StepOutput], None]) -> None:
         """Begin to compute; `on_step` is called on this event loop, once a step that has something to tell."""
@@ -108,6 +106,17 @@ class Engine(Protocol):
         A request whose remote blocks are being read must first be ended with `finish_remote`. Unknown ids are ignored.
         """
         ...
+
+
+@runtime_checkable
+class BlockEngine(Engine, Protocol):
+    """An engine whose blocks come from and go to others: prefill workers, peers, tiers below the device.
+
+    Only it is given requests with `remote` and PREFILL ones.
+    """
+
+    @property
+    def memory(self) -> BlockMemory: ...
 
     def land(self, request_id: str, num_blocks: int) -> None:
         """The first `num_blocks` reserved blocks hold verified bytes and may be shared."""

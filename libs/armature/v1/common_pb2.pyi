@@ -359,7 +359,7 @@ class WorkerInfo(_message.Message):
     max_num_batched_tokens: _builtins.int
     """Tokens in one engine step."""
     engine: _builtins.str
-    """`torch` or `simulated`."""
+    """`torch`, `simulated` or `vllm`."""
     handoff: Global___Handoff.ValueType
     kv_fingerprint: _builtins.bytes
     """Digest of everything that must be equal for KV bytes to be exchanged: model weights' identity, dtype, layout.

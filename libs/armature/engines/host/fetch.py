@@ -13,7 +13,7 @@ import grpc
 from opentelemetry.trace import Span
 
 from armature.blocks.hashing import DIGEST_BYTES
-from armature.engines.engine import Engine
+from armature.engines.engine import BlockEngine
 from armature.engines.host import metrics
 from armature.engines.host.avoided import Avoided
 from armature.engines.host.landing import Landing, LandingReport, explain, reason_of
@@ -79,7 +79,7 @@ class Fetcher:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: BlockEngine,
         transports: Transports,
         channels: ChannelPool,
         spawn: Spawn,

@@ -7,16 +7,14 @@ and the engine does so only when no transport writes to its blocks any more.
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-
-from opentelemetry.trace import Span
+from dataclasses import replace
 
 from armature.blocks.hashing import BlockHasher
 from armature.engines.engine import Engine
 from armature.engines.host import metrics
+from armature.engines.host.client_stream import ClientStream, Generation
 from armature.engines.host.conversion import (
     FINISH_REASONS,
-    TOKEN_ID_BYTES,
     check_grammar,
     check_lengths,
     check_model,
@@ -28,53 +26,19 @@ from armature.engines.host.conversion import (
     unpack_tokens,
 )
 from armature.engines.host.duty import Duty
-from armature.engines.host.fetch import Fetcher, FetchOrder, FetchReport, count
-from armature.engines.host.tiers.onboarder import Keeper, Onboarder, OnboardReport
-from armature.engines.host.token_stream import TokenStream
+from armature.engines.host.fetch import FetchReport
+from armature.engines.host.remote_prompts import RemotePrompts
+from armature.engines.host.tiers.onboarder import OnboardReport
 from armature.runtime import telemetry
 from armature.runtime.errors import ArmatureError, CallerError, UnavailableError
 from armature.runtime.pulse import Pulse
 from armature.runtime.tasks import Spawn
 from armature.scheduling.request import FinishReason, Request, Reserved, TokenOutput
 from armature.v1 import common_pb2 as common
-from armature.v1.worker_pb2 import DecodeRequest, PrefillStart, PrefillTarget, WorkerError
+from armature.v1.worker_pb2 import DecodeRequest, PrefillTarget, WorkerError
 
 MAX_COMPILING = 256
 """Requests that may wait for their grammars; one takes a millisecond, and the same one again nothing."""
-
-
-@dataclass(slots=True, eq=False)
-class ClientStream:
-    """One open `Decode.Stream` and the requests on it that have not ended."""
-
-    tokens: TokenStream = field(default_factory=TokenStream)
-    live: dict[int, "Generation"] = field(default_factory=dict[int, "Generation"])
-
-
-@dataclass(slots=True, eq=False)
-class Generation:
-    """One request, until the engine has forgotten it."""
-
-    engine_id: str
-    stream_id: int
-    stream: ClientStream | None
-    """None once the client has been told the end."""
-    request: DecodeRequest
-    prompt_tokens: int
-    next_index: int
-    """Of the output token that comes next."""
-    span: Span
-    timer: asyncio.TimerHandle | None = None
-    fetching: asyncio.Task[None] | None = None
-    report: FetchReport | OnboardReport | None = None
-    onboarding: OnboardReport | None = None
-    cached_tokens: int = -1
-    """-1 until the first token."""
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the client has been told the end."""
-        return self.stream is None
 
 
 class Generations:
@@ -84,18 +48,17 @@ class Generations:
         self,
         engine: Engine,
         hasher: BlockHasher,
-        fetcher: Fetcher,
-        onboarder: Onboarder,
+        remote: RemotePrompts | None,
         *,
         duty: Duty,
         member_id: str,
         spawn: Spawn,
     ) -> None:
+        """`remote`: fetches prompts that others compute or have cached; None: all are computed here."""
         self._engine = engine
         self._hasher = hasher
-        self._fetcher = fetcher
+        self._remote = remote
         self._duty = duty
-        self._onboarder = onboarder
         self._member_id = member_id
         self._spawn = spawn
         self._all: dict[str, Generation] = {}
@@ -173,56 +136,8 @@ class Generations:
 
     def on_reserved(self, reserved: Reserved) -> None:
         """There is room for a prompt's blocks: fetch them, if they are still wanted."""
-        generation = self._all.get(reserved.request_id)
-        if not reserved.block_ids:
-            return
-        if generation is None or generation.stream is None:
-            self._engine.finish_remote(reserved.request_id, 0)
-            return
-        request = generation.request
-        if request.prefill.is_offload:
-            generation.report = self._onboarder.begin(reserved, self._keeper(request.prefill), self._fetcher.costs())
-            return
-        start = PrefillStart(
-            request_id=request.request_id,
-            model=request.model,
-            token_ids=request.token_ids[: TOKEN_ID_BYTES * generation.prompt_tokens],
-            cache_namespace=request.cache_namespace,
-            first_block=reserved.first_block,
-            transport=self._fetcher.transports.names[0],
-            kv_fingerprint=self._engine.info.kv_fingerprint,
-            priority=request.priority,
-            tenant=request.tenant,
-            cached_only=request.prefill.cached_only,
-            keep_s=request.keep_s,
-        )
-        order = FetchOrder(request.prefill.address, start, reserved, telemetry.traceparent_of(generation.span))
-        generation.report = report = FetchReport()
-        self._spawn(self._fetch(generation, order, report))
-
-    def _keeper(self, target: PrefillTarget) -> Keeper:
-        """Another node's kv-offload; reading from there is like reading from a peer."""
-        return Keeper(
-            target.worker_id,
-            target.address,
-            read=self._fetcher.measured,
-            answered=lambda _: None,
-            ended=count,
-            is_asked_for_all=True,
-        )
-
-    async def _fetch(self, generation: Generation, order: FetchOrder, report: FetchReport) -> None:
-        if generation.has_ended:
-            # Ended before this task began; a task that is cancelled so early would never come to its `finally`.
-            self._engine.finish_remote(order.reserved.request_id, 0)
-            return
-        generation.fetching = asyncio.current_task()
-        try:
-            await self._fetcher.fetch(order, report)
-        finally:
-            generation.fetching = None
-            if generation.has_ended:
-                self._engine.abort(generation.engine_id)
+        assert self._remote is not None, "an engine that keeps its blocks to itself has reserved room for others'"
+        self._remote.begin(self._all.get(reserved.request_id), reserved)
 
     # --- one request
 
@@ -255,7 +170,7 @@ class Generations:
             max_tokens=request.max_tokens,
             root=self._hasher.root(request.model, request.cache_namespace),
             sampling=sampling,
-            remote=self._wants_fetch(request, prompt_tokens),
+            remote=self._remote is not None and self._remote.wants(request, prompt_tokens),
             cached_only=request.prefill.cached_only,
             priority=request.priority,
             tenant=request.tenant,
@@ -282,26 +197,6 @@ class Generations:
             self._forget(generation, FinishReason.CANCELLED)
         else:
             self._engine.submit(replace(order, grammar=compiled))
-
-    def _wants_fetch(self, request: DecodeRequest, prompt_tokens: int) -> bool:
-        """Whether somebody else is to compute the prompt, and can."""
-        info, target = self._engine.info, request.prefill
-        if not request.HasField("prefill") or prompt_tokens <= info.block_size:
-            return False
-        if not (self._duty.has_helpers or target.cached_only):
-            return False
-        if request.sampling.HasField("prompt_logprobs"):  # of fetched tokens nobody has any
-            return False
-        if target.handoff != common.HANDOFF_PULL:
-            metrics.fetch_failures.labels("handoff").inc()
-            return False
-        if target.kv_fingerprint != info.kv_fingerprint:
-            metrics.fetch_failures.labels("fingerprint").inc()
-            return False
-        if target.address in self._fetcher.avoided:
-            metrics.fetch_failures.labels("avoided").inc()
-            return False
-        return True
 
     def _tell(self, generation: Generation, stream: ClientStream, output: TokenOutput) -> None:
         reason = output.finish_reason
@@ -378,7 +273,8 @@ class Generations:
             generation.fetching.cancel()  # and then aborted, see `_fetch`
         else:
             self._engine.abort(generation.engine_id)
-            self._onboarder.cancel(generation.engine_id)
+            if self._remote is not None:
+                self._remote.cancel(generation.engine_id)
 
     def _detach(self, generation: Generation) -> None:
         if generation.stream is not None:

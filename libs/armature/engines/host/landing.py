@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from armature.engines.engine import Engine
+from armature.engines.engine import BlockEngine
 from armature.runtime.tasks import forget_outcome
 from armature.scheduling.request import Reserved
 from armature.transfer.region import ReadError
@@ -42,7 +42,7 @@ class Landing:
     """One reservation. `measured` is told the bytes and seconds of every read."""
 
     def __init__(
-        self, engine: Engine, reserved: Reserved, report: LandingReport, measured: Callable[[int, float], None]
+        self, engine: BlockEngine, reserved: Reserved, report: LandingReport, measured: Callable[[int, float], None]
     ) -> None:
         self._engine = engine
         self._reserved = reserved

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from armature.engines.engine import Engine
+from armature.engines.engine import BlockEngine
 from armature.engines.host.duty import Duty
 from armature.engines.host.staging import StagedPrompt, Stagings
 from armature.runtime import telemetry
@@ -26,7 +26,7 @@ START_TIMEOUT_S = 10.0
 class PrefillServicer(worker_pb2_grpc.PrefillServicer):
     """One call for each prompt."""
 
-    def __init__(self, engine: Engine, stagings: Stagings, transports: Transports, duty: Duty) -> None:
+    def __init__(self, engine: BlockEngine, stagings: Stagings, transports: Transports, duty: Duty) -> None:
         self._duty = duty
         self._memory = engine.memory
         self._block_size = engine.info.block_size

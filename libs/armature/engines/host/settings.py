@@ -23,16 +23,19 @@ class WorkerSettings(CommonSettings):
     reasoning_parser: Literal["auto", "none", "think", "mistral", "granite", "harmony"] = option(
         "auto", help="how the model writes its reasoning; none leaves it in the answers"
     )
-    engine: Literal["torch", "simulated"] = option(
-        "torch", help="simulated makes up tokens, to try a cell without compute"
+    engine: Literal["torch", "simulated", "vllm"] = option(
+        "torch", help="vllm where it is installed; simulated makes up tokens, to try a cell without compute"
     )
+    vllm_args: str = option("", help='more of vLLM\'s engine arguments, as JSON such as {"tensor_parallel_size": 2}')
     device: str = option("auto", help="where torch computes: auto, cpu, cuda, cuda:1")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", help="of weights and KV; the same in a cell"
     )
     threads: int = option(0, help="CPU threads of torch; 0 takes all cores, lower it where workers share a machine")
     block_size: int = option(16, help="tokens in a KV block, the same in the whole cell")
-    kv_cache_bytes: int = option(256 * 1024 * 1024, help="size of the KV pool; as much as fits beside the weights")
+    kv_cache_bytes: int = option(
+        256 * 1024 * 1024, help="size of the KV pool; as much as fits beside the weights, 0 with vllm"
+    )
     num_blocks: int = option(0, help="size of the KV pool in blocks instead; 0: kv_cache_bytes decides")
     context_length: int = option(0, help="most tokens of prompt and answer; 0: what the model allows")
     max_num_seqs: int = option(16, help="requests in one step; higher for throughput, lower for a shorter step")

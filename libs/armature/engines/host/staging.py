@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from armature.blocks.hashing import BlockHasher
 from armature.blocks.leases import LeaseTable
-from armature.engines.engine import Engine
+from armature.engines.engine import BlockEngine
 from armature.engines.host import metrics
 from armature.engines.host.conversion import check_model, check_prompt, unpack_tokens
 from armature.engines.host.tiers.onboarder import Onboarder, OnboardReport
@@ -47,7 +47,7 @@ class Stagings:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: BlockEngine,
         transports: Transports,
         hasher: BlockHasher,
         *,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from armature.engines.host.client_stream import ClientStream
 from armature.engines.host.conversion import pack_tokens
-from armature.engines.host.generation import ClientStream
 from armature.runtime import telemetry
 from armature.scheduling.request import StepOutput
 from armature.transfer.source import Source
@@ -147,7 +147,7 @@ async def test_a_source_without_nixl_is_read_over_grpc() -> None:
 async def test_blocks_travel_while_the_prompt_is_being_computed() -> None:
     async with pair(SLOW) as (far, near, client):
         answer = await client.ask(PROMPT, prefill=far.target())
-        await eventually(lambda: near.host.fetcher.bytes_per_s > 0)
+        await eventually(lambda: near.host.exchange.fetcher.bytes_per_s > 0)
         assert (await far.load())["waiting_prefill_tokens"] > 500
         await answer.wait()
         assert answer.info.transferred_tokens == BLOCKS * 16
@@ -157,7 +157,7 @@ async def test_a_prefill_worker_that_dies_costs_time_only(transport: str) -> Non
     async with pair(replace(SLOW, transport=transport)) as (far, near, client):
         expected = await local_tokens(client)
         answer = await client.ask(PROMPT, prefill=far.target())
-        await eventually(lambda: near.host.fetcher.bytes_per_s > 0)
+        await eventually(lambda: near.host.exchange.fetcher.bytes_per_s > 0)
         killed_s = time.monotonic()
         await far.kill()
         await answer.wait()
@@ -183,7 +183,7 @@ async def test_blocks_of_a_late_read_stay_out_of_use_until_the_peer(
         expected = await local_tokens(client)
         warm = await (await client.ask(PROMPT[:40], prefill=far.target(), cache_namespace="warm")).wait()
         assert warm.info.transport == "nixl"
-        near.host.fetcher.transports = Freezing(near.host.fetcher.transports, far.process.pid)
+        near.host.exchange.fetcher.transports = Freezing(near.host.exchange.fetcher.transports, far.process.pid)
         answer = await client.ask(PROMPT, prefill=far.target())
         await answer.wait()
         assert answer.tokens == expected
@@ -197,7 +197,7 @@ async def test_a_frozen_peer_over_grpc_ends_with_its_deadline() -> None:
     decode = Setup(transport="grpc", read_timeout_s=0.4)
     async with pair(Setup(role="prefill", transport="grpc"), decode) as (far, near, client):
         expected = await local_tokens(client)
-        near.host.fetcher.transports = Freezing(near.host.fetcher.transports, far.process.pid)
+        near.host.exchange.fetcher.transports = Freezing(near.host.exchange.fetcher.transports, far.process.pid)
         answer = await (await client.ask(PROMPT, prefill=far.target())).wait()
         assert answer.tokens == expected
         await until_free(near)
@@ -221,7 +221,7 @@ async def test_a_prefill_worker_that_does_not_answer_is_not_waited_for_long() ->
 async def test_a_prefill_worker_that_stops_computing_is_given_up() -> None:
     async with pair(SLOW, Setup(prefill_timeout_s=0.3)) as (far, near, client):
         answer = await client.ask(PROMPT, prefill=far.target())
-        await eventually(lambda: near.host.fetcher.bytes_per_s > 0)
+        await eventually(lambda: near.host.exchange.fetcher.bytes_per_s > 0)
         freeze(far.process.pid)
         await answer.wait()
         assert answer.tokens == await local_tokens(client)
@@ -291,7 +291,7 @@ async def test_a_request_that_ends_while_it_is_fetched_ends_everywhere(how: str)
     ):
         timeout_s = 0.3 if how == "its deadline" else 0.0
         answer = await client.ask(PROMPT, prefill=far.target(), timeout_s=timeout_s)
-        await eventually(lambda: near.host.fetcher.bytes_per_s > 0)
+        await eventually(lambda: near.host.exchange.fetcher.bytes_per_s > 0)
         if how == "a cancel":
             await client.cancel(answer)
         elif how == "a broken stream":
@@ -305,7 +305,7 @@ async def test_a_request_that_ends_while_it_is_fetched_ends_everywhere(how: str)
             assert far.runner.steps <= steps + 4, "it was computed on"
         assert far.runner.steps < BLOCKS
         await until_free(near)
-        assert not len(far.host.stagings)
+        assert not len(far.host.exchange.stagings)
 
 
 async def test_a_request_cancelled_before_there_was_room_for_it_fetches_nothing() -> None:
@@ -325,7 +325,7 @@ async def test_a_process_that_ends_in_the_middle_of_a_fetch_ends_without_a_furth
     with pytest.raises(ExceptionGroup) as ended:
         async with worker(SLOW) as far, worker(Setup()) as near, decode_client(near.address) as client:
             await client.ask(PROMPT, prefill=far.target())
-            await eventually(lambda: near.host.fetcher.bytes_per_s > 0)
+            await eventually(lambda: near.host.exchange.fetcher.bytes_per_s > 0)
             raise KeyError("the only reason")
     leaves = ended.value
     while isinstance(leaves, ExceptionGroup):
@@ -367,7 +367,7 @@ async def test_spans_of_a_request_nest_from_the_gateway_to_the_prefill_worker() 
             ):
                 await (await client.ask(PROMPT, prefill=far.target(), traceparent=parent)).wait()
                 await until_free(near)
-                await eventually(lambda: not len(far.host.stagings))
+                await eventually(lambda: not len(far.host.exchange.stagings))
         finally:
             await asyncio.to_thread(telemetry.shutdown_tracing)
         spans = {received.name: received.span for received in sink.spans}

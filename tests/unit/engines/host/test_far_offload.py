@@ -41,7 +41,7 @@ async def places() -> AsyncGenerator[tuple[list[int], FakeOffload, Worker, Decod
         decode_client(near.address) as near_client,
         decode_client(far.address) as client,
     ):
-        tiers = near.host.tiers
+        tiers = near.host.exchange.tiers
         assert tiers is not None
         tiers.on_change(below.joined())
         try:
@@ -52,7 +52,7 @@ async def places() -> AsyncGenerator[tuple[list[int], FakeOffload, Worker, Decod
             tiers.on_change(MemberChange("left", below.member))
         yield answer.tokens, below, far, client
         await eventually(lambda: far.load.free_blocks == far.load.total_blocks)
-        assert not len(far.host.onboarder) and not len(far.host.generations)
+        assert not len(far.host.exchange.onboarder) and not len(far.host.generations)
 
 
 async def test_what_another_nodes_kv_offload_keeps_is_read_and_counts_as_cached() -> None:
@@ -69,7 +69,7 @@ async def test_what_another_nodes_kv_offload_keeps_is_read_and_counts_as_cached(
         assert answer.tokens == alone.tokens
         again = await (await client.ask(PROMPT)).wait()
         assert (again.tokens, again.info.cached_tokens) == (tokens, 240)
-        assert far.host.fetcher.bytes_per_s > 0
+        assert far.host.exchange.fetcher.bytes_per_s > 0
         await below.is_ended.wait()
 
 

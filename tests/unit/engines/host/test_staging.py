@@ -66,7 +66,7 @@ async def read_blocks(running: Worker, staging_id: str, block_ids: list[int]) ->
 
 def is_free(running: Worker) -> bool:
     load = running.load
-    return load.free_blocks == load.total_blocks and not load.staged_blocks and not len(running.host.stagings)
+    return load.free_blocks == load.total_blocks and not load.staged_blocks and not len(running.host.exchange.stagings)
 
 
 async def test_blocks_are_announced_chunk_by_chunk_with_the_digests_of_the_prompt() -> None:
@@ -184,7 +184,7 @@ async def test_computing_stops_with_the_call_and_blocks_stay_for_their_lease() -
         assert running.load.staged_blocks >= 2
         block_ids = [block_id for update in updates for block_id in update.blocks.block_ids]
         assert len(await read_blocks(running, info.staging_id, block_ids)) == 2 * 4096
-        assert len(running.host.stagings) == 1
+        assert len(running.host.exchange.stagings) == 1
 
 
 async def test_a_lease_that_runs_out_frees_the_blocks() -> None:
@@ -223,7 +223,7 @@ async def test_draining_waits_for_readers_and_refuses_new_ones() -> None:
         call = await begin(stub, running)
         await read_all(call)
         draining = asyncio.create_task(running.host.drain())
-        await eventually(lambda: running.host.stagings.is_draining)
+        await eventually(lambda: running.host.exchange.stagings.is_draining)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await (await begin(stub, running)).read()
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE

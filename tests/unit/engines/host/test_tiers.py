@@ -41,14 +41,14 @@ class Place:
 
     def lose(self) -> None:
         """The kv-offload goes away."""
-        assert self.worker.host.tiers is not None
-        self.worker.host.tiers.on_change(MemberChange("left", self.below.member))
+        assert self.worker.host.exchange.tiers is not None
+        self.worker.host.exchange.tiers.on_change(MemberChange("left", self.below.member))
 
 
 @asynccontextmanager
 async def place(setup: Setup = SMALL) -> AsyncIterator[Place]:
     async with worker(setup) as near:
-        tiers = near.host.tiers
+        tiers = near.host.exchange.tiers
         assert tiers is not None
         async with fake_offload(tiers.layout) as below, decode_client(near.address) as client:
             tiers.on_change(below.joined())
@@ -73,7 +73,7 @@ async def test_what_the_device_has_evicted_is_read_back() -> None:
         assert onboarded == [(common.TIER_G2, 240)] * 3
         assert {(one.info.onboard_asked_tokens, one.info.onboard_found_tokens) for one in answers} == {(240, 240)}
         assert metric("onboarded_blocks", tier="g2") - before == 45
-        assert here.worker.host.tiers is not None and Tier.G2 in here.worker.host.tiers.speeds
+        assert here.worker.host.exchange.tiers is not None and Tier.G2 in here.worker.host.exchange.tiers.speeds
         assert [(len(prompt.digests), prompt.tenant) for prompt in here.below.seen[:3]] == [(15 * 16, "payer")] * 3
         assert set(here.below.tenants) == {"payer"}
 
@@ -124,9 +124,9 @@ async def test_a_client_that_leaves_ends_what_is_read_for_him() -> None:
         await here.client.cancel(answer)
         await answer.wait()
         await here.below.is_ended.wait()
-        assert here.worker.host.onboarder is not None
+        assert here.worker.host.exchange.onboarder is not None
         await eventually(lambda: here.worker.load.free_blocks == here.worker.load.total_blocks)
-        assert not len(here.worker.host.onboarder) and not len(here.worker.host.generations)
+        assert not len(here.worker.host.exchange.onboarder) and not len(here.worker.host.generations)
 
 
 async def test_a_kv_offload_that_does_not_answer_is_not_waited_for_again_and_again() -> None:
@@ -146,7 +146,7 @@ async def test_a_prefill_worker_reads_back_what_others_then_read_from_it() -> No
         worker(Setup(transport="grpc", num_blocks=31)) as near,
         decode_client(near.address) as client,
     ):
-        tiers = far.host.tiers
+        tiers = far.host.exchange.tiers
         assert tiers is not None
         async with fake_offload(tiers.layout) as below:
             tiers.on_change(below.joined())
@@ -165,7 +165,7 @@ async def test_a_prefill_worker_reads_back_what_others_then_read_from_it() -> No
 
 async def test_blocks_of_another_layout_are_left_alone() -> None:
     async with worker(SMALL) as near:
-        tiers = near.host.tiers
+        tiers = near.host.exchange.tiers
         assert tiers is not None
         other = common.KvLayout(kv_fingerprint=b"another model", block_bytes=tiers.layout.block_bytes)
         async with fake_offload(other) as below:

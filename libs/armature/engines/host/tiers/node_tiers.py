@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from armature.blocks.events import KvEventKind
-from armature.engines.engine import Engine
+from armature.engines.engine import BlockEngine
 from armature.engines.host import metrics
 from armature.engines.host.tiers.onboarder import Keeper, OnboardReport, layout_of
 from armature.engines.host.tiers.speeds import TierSpeeds
@@ -36,7 +36,7 @@ _KINDS = {
 class NodeTiers:
     """Follows the kv-offload of `node` that keeps blocks like the engine's. Is told of every change among such."""
 
-    def __init__(self, engine: Engine, node: str, channels: ChannelPool, spawn: Spawn) -> None:
+    def __init__(self, engine: BlockEngine, node: str, channels: ChannelPool, spawn: Spawn) -> None:
         self._engine = engine
         self._node = node
         self._channels = channels

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 
-from armature.engines.engine import Engine
+from armature.engines.engine import BlockEngine
 from armature.engines.host import metrics
 from armature.engines.host.tiers.node_tiers import NodeTiers
 from armature.index.tiers import Tier
@@ -59,7 +59,7 @@ class Offloader:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: BlockEngine,
         transports: Transports,
         node: NodeTiers,
         address: Callable[[], str],

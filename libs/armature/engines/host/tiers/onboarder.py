@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from armature.engines.engine import Engine
+from armature.engines.engine import BlockEngine
 from armature.engines.host import metrics
 from armature.engines.host.avoided import Avoided
 from armature.engines.host.landing import Landing, LandingReport, explain, reason_of
@@ -99,7 +99,7 @@ class Onboarder:
     """Onboards for one engine; as many prompts at a time as the scheduler reserves room for."""
 
     def __init__(
-        self, engine: Engine, transports: Transports, channels: ChannelPool, spawn: Spawn, avoided: Avoided
+        self, engine: BlockEngine, transports: Transports, channels: ChannelPool, spawn: Spawn, avoided: Avoided
     ) -> None:
         self._engine = engine
         self._transports = transports
@@ -217,7 +217,7 @@ def _has_given_all(update: OnboardUpdate, report: OnboardReport) -> bool:
     return update.done.reason == OnboardDone.REASON_COMPLETE and report.blocks > 0
 
 
-def layout_of(engine: Engine) -> KvLayout:
+def layout_of(engine: BlockEngine) -> KvLayout:
     """What tells blocks of this engine from foreign ones."""
     return KvLayout(kv_fingerprint=engine.info.kv_fingerprint, block_bytes=engine.info.block_bytes)
 
