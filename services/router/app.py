@@ -55,7 +55,7 @@ async def app(runtime: Runtime[RouterSettings]) -> None:
         servicer = RouterServicer(Dispatcher(core), cell.members, history, changed, assumptions.note, peers, gate)
         runtime.tasks.create_task(servicer.run(), name="queue")
         runtime.server.add(router_pb2_grpc.add_RouterServicer_to_server, servicer, "armature.v1.Router")
-        runtime.server.stream_lean("/armature.v1.Router/Route", servicer.Route, RouteRequest.FromString)
+        runtime.server.talk_lean("/armature.v1.Router/Route", servicer.begin, RouteRequest.FromString)
         await runtime.serve()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -29,6 +30,7 @@ from services.router.explain import Explainer
 _in_flight = Gauge("armature_router_requests_in_flight", "Placed requests that have not ended.")
 _gateways = Gauge("armature_router_gateways", "Open Route streams.")
 
+_Send = Callable[[router_pb2.RouteResponse], None]
 Assume = Callable[[str, bytes], None]
 """Is told of every prompt that was placed: on which worker, and its blocks' hashes as they travel."""
 
@@ -60,7 +62,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         self._gate = gate or NewsGate()
         self._explainer = Explainer(history, {name: load_policy(name) for name in shipped_policies()})
         self._numbers = itertools.count(1)
-        self._streams: dict[str, Outbox[router_pb2.Placement]] = {}
+        self._streams: dict[str, _RouteStream] = {}
         """By owner."""
         self._asked: dict[int, tuple[Query, router_pb2.Query]] = {}
         """Queries without a final answer, by the identity of what the core was asked."""
@@ -71,19 +73,32 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
     async def Route(
         self, request_iterator: AsyncIterator[router_pb2.RouteRequest], context: Any
     ) -> AsyncIterator[router_pb2.RouteResponse]:
-        owner = str(next(self._numbers))
-        answers = self._streams[owner] = Outbox[router_pb2.Placement]()
-        _gateways.inc()
-        reading = asyncio.create_task(self._read(owner, request_iterator, answers), name="queries of a gateway")
+        answers = Outbox[router_pb2.RouteResponse]()
+        stream = self.begin(answers.put)
+
+        async def read() -> None:
+            async for request in request_iterator:
+                stream.take(request)
+                await answers.taken()
+
+        reading = asyncio.create_task(read(), name="queries of a gateway")
         reading.add_done_callback(lambda _: answers.complete())
         try:
             async for batch in answers.batches():
-                yield router_pb2.RouteResponse(placements=batch)
+                for response in batch:
+                    yield response
             await reading
         finally:
             reading.cancel()
-            _gateways.dec()
-            self._forget(owner)
+            stream.close()
+
+    def begin(self, send: _Send) -> "_RouteStream":
+        """Begin a Route stream whose answers go to `send`."""
+        owner = str(next(self._numbers))
+        _gateways.inc()
+        hear = partial(self._hear, owner)
+        stream = self._streams[owner] = _RouteStream(send, hear, partial(self._forget, owner))
+        return stream
 
     async def Explain(self, request: router_pb2.ExplainRequest, context: Any) -> router_pb2.ExplainResponse:
         return self._explainer.explain(request, time.monotonic())
@@ -113,20 +128,16 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
             decision_metrics.measure_queue(dispatcher.by_band())
             self._has_queued.clear()
 
-    async def _read(
-        self, owner: str, requests: AsyncIterator[router_pb2.RouteRequest], answers: Outbox[router_pb2.Placement]
-    ) -> None:
-        async for request in requests:
-            # Progress first: a request that is placed again has ended before.
-            for progress in request.progress:
-                self._note(owner, progress)
-            for query in request.queries:
-                self._submit(owner, query)
-            if request.queries and not len(self._dispatcher):
-                self._gate.hold()
-            else:
-                self._gate.open()
-            await answers.taken()
+    def _hear(self, owner: str, request: router_pb2.RouteRequest) -> None:
+        # Progress first: a request that is placed again has ended before.
+        for progress in request.progress:
+            self._note(owner, progress)
+        for query in request.queries:
+            self._submit(owner, query)
+        if request.queries and not len(self._dispatcher):
+            self._gate.hold()
+        else:
+            self._gate.open()
 
     def _note(self, owner: str, progress: router_pb2.Progress) -> None:
         self._changed.set()
@@ -143,6 +154,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         self._tell_peers(owner, progress.request_id, progress.kind)
 
     def _forget(self, owner: str) -> None:
+        _gateways.dec()
         del self._streams[owner]
         self._requests.forget(owner)
         self._asked = {key: one for key, one in self._asked.items() if one[0].owner != owner}
@@ -198,3 +210,38 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                 self._assume(worker_id, query.sequence_hashes)
         if self._peers is not None:
             self._peers.placed(answer)
+
+
+class _RouteStream:
+    """One gateway's stream; placements that become known together are sent in one message."""
+
+    def __init__(
+        self, send: _Send, hear: Callable[[router_pb2.RouteRequest], None], forget: Callable[[], None]
+    ) -> None:
+        self._send, self._hear, self._forget = send, hear, forget
+        self._ready: list[router_pb2.Placement] = []
+        self._is_sending = False
+        """Whether somebody is about to send what is ready."""
+
+    def take(self, request: router_pb2.RouteRequest) -> None:
+        self._is_sending = True
+        try:
+            self._hear(request)
+        finally:
+            self._flush()
+
+    def close(self) -> None:
+        self._ready.clear()
+        self._forget()
+
+    def put(self, placement: router_pb2.Placement) -> None:
+        self._ready.append(placement)
+        if not self._is_sending:
+            self._is_sending = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_sending = False
+        if self._ready:
+            ready, self._ready = self._ready, []
+            self._send(router_pb2.RouteResponse(placements=ready))

@@ -1,7 +1,8 @@
 """Answers streaming methods without grpcio's threads, on a port of its own: for the few streams that carry everything.
 
 See `grpc_wire`. Clients are ordinary gRPC clients, and handlers those of ordinary servicers: asynchronous generators of
-messages and a context. A connection carries one call; everything else a process serves is with grpcio.
+messages and a context. What is answered without waiting is better a `Talk`, which hears of messages where they arrive,
+no task being woken for them. A connection carries one call; everything else a process serves is with grpcio.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
@@ -27,6 +28,35 @@ the answer could be lost on its way."""
 
 Stream = Callable[[Any, Any], AsyncIterator[Any]]
 """A handler: takes an iterator of requests and a context."""
+
+
+class Talk(Protocol):
+    """One call, handled message by message; at its end it is closed."""
+
+    def take(self, request: Any) -> None:
+        """A message has come; what this raises ends the call as it would end a handler's."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Open = Callable[[Callable[[Any], None]], Talk]
+"""Begins a call, given what sends a message to its client."""
+
+
+def talking(begin: Open) -> Stream:
+    """The handler of a method that is a talk."""
+
+    async def handler(requests: "_Requests", context: Any) -> AsyncIterator[Any]:
+        talk = begin(requests.answer)
+        try:
+            await requests.listen(talk.take)
+        finally:
+            talk.close()
+        for response in ():  # it is a generator, as every handler of a stream
+            yield response
+
+    return handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +124,32 @@ class _Context:
         raise grpc.aio.AbortError(details)
 
 
+class _Requests:
+    """What a handler gets: requests to iterate over, or to be told of. Until they are taken, no more than fits the
+    stream's window comes."""
+
+    def __init__(self, connection: "_Connection", read: Callable[[bytes], Any]) -> None:
+        self._connection, self._read = connection, read
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        connection = self._connection
+        while await connection.has_arrived():
+            while connection.inbox:
+                yield self._read(connection.inbox.popleft())
+
+    async def listen(self, take: Callable[[Any], None]) -> None:
+        """Have `take` told of each, where it arrives, until the last, as long as the client takes answers.
+
+        Raises:
+            Exception: what `take` has raised.
+        """
+        await self._connection.listen(lambda message: take(self._read(message)))
+
+    def answer(self, response: Any) -> None:
+        """Send a message."""
+        self._connection.send(response.SerializeToString())
+
+
 class _Connection(LeanStream):
     """A connection, and the one call on it."""
 
@@ -101,8 +157,11 @@ class _Connection(LeanStream):
         self._answer = GrpcAnswer(max_message_bytes=server.max_message_bytes)
         super().__init__(self._answer, PING_AFTER_S, PING_TIMEOUT_S)
         self._server = server
-        self._inbox: deque[bytes] = deque()
+        self.inbox: deque[bytes] = deque()
         self._arrived, self._writable = asyncio.Event(), asyncio.Event()
+        self._listener: Callable[[bytes], None] | None = None
+        self._heard_out: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the listener has heard all, or has raised."""
         self._call: asyncio.Task[None] | None = None
         self.ended.add_done_callback(self._over)
 
@@ -122,8 +181,10 @@ class _Connection(LeanStream):
             super().data_received(data)
 
     def _take(self, messages: list[bytes]) -> None:
-        self._inbox += messages
-        if messages or self._answer.is_heard_out:
+        self.inbox += messages
+        if self._listener is not None:
+            self._tell(self._listener)
+        elif messages or self._answer.is_heard_out:
             self._arrived.set()
         if self._call is None and self._answer.path:
             self._call = asyncio.create_task(self._serve(), name=f"call of {self._answer.path}")
@@ -132,6 +193,44 @@ class _Connection(LeanStream):
 
     def _on_writable(self) -> None:
         self._writable.set()
+        if self._listener is not None:
+            self._tell(self._listener)
+            self._flush()
+
+    def _tell(self, listener: Callable[[bytes], None]) -> None:
+        if self._heard_out.done():
+            return
+        try:
+            while self.inbox and self.is_writable:
+                listener(self.inbox.popleft())
+        except Exception as error:
+            self._heard_out.set_exception(error)
+            return
+        if not self.inbox:
+            self._answer.grant()
+            if self._answer.is_heard_out:
+                self._heard_out.set_result(None)
+
+    async def listen(self, listener: Callable[[bytes], None]) -> None:
+        """Have it told of messages until the last, or until it raises."""
+        self._listener = listener
+        try:
+            self._tell(listener)
+            self._flush()
+            await self._heard_out
+        finally:
+            self._listener = None
+
+    async def has_arrived(self) -> bool:
+        """Wait until the inbox, which is empty, has something; False: nothing comes any more."""
+        self._answer.grant()
+        self._flush()
+        while not self.inbox:
+            if self._answer.is_heard_out:
+                return False
+            self._arrived.clear()
+            await self._arrived.wait()
+        return True
 
     def _look(self) -> None:
         super()._look()
@@ -169,22 +268,10 @@ class _Connection(LeanStream):
                 self._end(self._answer.ended)
 
     async def _respond(self, served: Served, context: _Context) -> None:
-        responses: Any = served.handler(self._requests(served.read), context)
+        responses: Any = served.handler(_Requests(self, served.read), context)
         async with aclosing(responses):
             async for response in responses:
                 while not self.is_writable:
                     self._writable.clear()
                     await self._writable.wait()
                 self.send(response.SerializeToString())
-
-    async def _requests(self, read: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-        inbox = self._inbox
-        while True:
-            while inbox:
-                yield read(inbox.popleft())
-            self._answer.grant()
-            self._flush()
-            if self._answer.is_heard_out:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()

@@ -18,7 +18,7 @@ from armature.runtime.channels import MAX_MESSAGE_BYTES
 from armature.runtime.connection_age import ConnectionAge
 from armature.runtime.errors import StartError
 from armature.runtime.health import Health
-from armature.runtime.lean_server import LeanServer, Served, Stream
+from armature.runtime.lean_server import LeanServer, Open, Served, Stream, talking
 from armature.runtime.tls import TlsFiles
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -91,6 +91,10 @@ class RpcServer:
         """Answer a method that streams both ways also without grpcio, which is worth it where one call carries much;
         before `start`. `method` is its path, `/armature.v1.Router/Route`, `read` makes a request of its bytes."""
         self._lean.methods[method] = Served(self._boundary.streaming(method, handler), refusing(read))
+
+    def talk_lean(self, method: str, begin: Open, read: Read) -> None:
+        """Likewise a method whose messages are answered without waiting; `begin` is called for each call of it."""
+        self.stream_lean(method, talking(begin), read)
 
     def guard(self, guard: Guard) -> None:
         """Have `guard` told every call's method and metadata first; it raises for those that it does not let in."""

@@ -52,7 +52,7 @@ class Routing:
         servicer = RouterServicer(self.dispatcher, self.cell.members, history, changed, gate=gate)
         spawn(servicer.run())
         self.server.add(add_RouterServicer_to_server, servicer, "armature.v1.Router")
-        self.server.stream_lean("/armature.v1.Router/Route", servicer.Route, RouteRequest.FromString)
+        self.server.talk_lean("/armature.v1.Router/Route", servicer.begin, RouteRequest.FromString)
 
     def join(self, *workers: ScriptedWorker) -> None:
         for worker in workers:

@@ -20,7 +20,7 @@ from armature.runtime.tls import TlsFiles
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
 
-ECHO = "/t.Test/Echo"
+ECHO, TALK = "/t.Test/Echo", "/t.Test/Talk"
 
 
 class Echo:
@@ -48,12 +48,29 @@ class Echo:
             self.left += 1
 
 
+class EchoTalk:
+    """The same as a talk, which can't wait."""
+
+    def __init__(self, echo: Echo, send: Callable[[BytesValue], None]) -> None:
+        self._echo, self._send = echo, send
+
+    def take(self, request: BytesValue) -> None:
+        self._echo.heard.append(request.value)
+        if request.value == b"full":
+            raise OverloadedError("no room: ü", retry_after_s=2.0)
+        self._send(request)
+
+    def close(self) -> None:
+        self._echo.left += 1
+
+
 class Serving:
     def __init__(self, echo: Echo, tls: TlsFiles | None) -> None:
         self.echo, self._tls = echo, tls
         self.server = RpcServer("127.0.0.1", tls=tls)
         echo_of: Callable[[Any, Any], AsyncIterator[Any]] = echo.__call__
         self.server.stream_lean(ECHO, echo_of, BytesValue.FromString)
+        self.server.talk_lean(TALK, lambda send: EchoTalk(echo, send), BytesValue.FromString)
         self._channels: list[grpc.aio.Channel] = []
 
     def call(self, path: str = ECHO, **options: Any) -> Any:
@@ -84,10 +101,10 @@ async def serving(tls: TlsFiles | None = None) -> AsyncIterator[Serving]:
         await made.close()
 
 
-async def sends_and_gets(tls: TlsFiles | None) -> None:
+async def sends_and_gets(tls: TlsFiles | None, path: str) -> None:
     sizes = [0, 1, 100, 16_000, 70_000, 0, 3_000_000, *([500] * 300), 1_000_000]
     async with serving(tls) as made:
-        call = made.call(metadata=(("traceparent", "00-1-2-3"),))
+        call = made.call(path, metadata=(("traceparent", "00-1-2-3"),))
         sent = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
 
         async def send() -> None:
@@ -99,17 +116,19 @@ async def sends_and_gets(tls: TlsFiles | None) -> None:
         assert [answer.value async for answer in call] == sent
         await sending
         assert await call.code() is grpc.StatusCode.OK
-        assert made.echo.metadata["traceparent"] == "00-1-2-3"
+        assert made.echo.left == 1
+        assert made.echo.metadata.get("traceparent") == ("00-1-2-3" if path == ECHO else None)
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("is_secure", [False, True])
+@pytest.mark.parametrize("path", [ECHO, TALK])
 def test_messages_of_all_sizes_come_back_in_order(
-    loop: Callable[[], asyncio.AbstractEventLoop], is_secure: bool, tmp_path: Path
+    loop: Callable[[], asyncio.AbstractEventLoop], is_secure: bool, path: str, tmp_path: Path
 ) -> None:
     tls = Authority(tmp_path).issue("both") if is_secure else None
     with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(sends_and_gets(tls))
+        runner.run(sends_and_gets(tls, path))
 
 
 async def ended(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -137,18 +156,33 @@ async def test_calls_end_with_the_status_that_the_handler_gives_them() -> None:
         await eventually(lambda: made.echo.left == 3)
 
 
-async def test_what_is_no_message_is_refused() -> None:
+async def test_what_a_talk_raises_ends_its_call() -> None:
+    async with serving() as made:
+        full = made.call(TALK)
+        for word in (b"hello", b"full", b"too late"):
+            await full.write(BytesValue(value=word))
+        assert await ended(full) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "no room: ü")
+        assert dict(await full.trailing_metadata())["retry-after-s"] == "2"
+        assert made.echo.heard == [b"hello", b"full"]
+        late = made.call(TALK, timeout=0.2)
+        assert (await ended(late))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        await eventually(lambda: made.echo.left == 2)
+
+
+@pytest.mark.parametrize("path", [ECHO, TALK])
+async def test_what_is_no_message_is_refused(path: str) -> None:
     async with serving() as made:
         channel = grpc.aio.insecure_channel(made.server.stream_address)
-        call: Any = channel.stream_stream(ECHO)()
+        call: Any = channel.stream_stream(path)()
         await call.write(b"\xff\xff")
         assert (await ended(call))[0] is grpc.StatusCode.INVALID_ARGUMENT
         await channel.close()
 
 
-async def test_a_caller_that_leaves_ends_the_handler_and_a_stopping_server_its_calls() -> None:
+@pytest.mark.parametrize("path", [ECHO, TALK])
+async def test_a_caller_that_leaves_ends_the_handler_and_a_stopping_server_its_calls(path: str) -> None:
     async with serving() as made:
-        left, cut = made.call(), made.call()
+        left, cut = made.call(path), made.call(path)
         for call in (left, cut):
             await call.write(BytesValue(value=b"hello"))
             assert (await call.read()).value == b"hello"
@@ -173,8 +207,29 @@ async def test_a_connection_carries_one_call_and_the_next_comes_on_another() -> 
 
 
 class Deaf:
-    def on_messages(self, messages: list[bytes]) -> None: ...
+    def __init__(self) -> None:
+        self.num_messages = 0
+
+    def on_messages(self, messages: list[bytes]) -> None:
+        self.num_messages += len(messages)
+
     def on_writable(self) -> None: ...
+
+
+async def test_a_caller_that_does_not_read_is_not_read_from() -> None:
+    async with serving() as made:
+        caller = Deaf()
+        call = await open_call(ChannelPool().method(made.server.stream_address, TALK), caller)
+        call.hold()
+        block, sent = BytesValue(value=bytes(1 << 20)).SerializeToString(), 0
+        while call.is_writable and sent < 200:
+            call.send(block)
+            sent += 1
+            await asyncio.sleep(0.001)
+        assert len(made.echo.heard) < sent < 200
+        call.release()
+        await eventually(lambda: len(made.echo.heard) == caller.num_messages == sent)
+        call.close()
 
 
 async def test_a_handler_that_does_not_listen_stops_its_caller() -> None:
