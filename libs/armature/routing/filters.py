@@ -78,6 +78,8 @@ class Straggler:
     def keep(self, snapshot: Snapshot) -> Flags | None:
         state = snapshot.state
         reference_s = state[at.REFERENCE_S]
+        if 0.0 < np.maximum.reduce(reference_s) <= self.factor * np.minimum.reduce(reference_s):
+            return None  # as nearly always: all have measured themselves, and none is slow
         measured = reference_s[reference_s > 0]
         if not len(measured):
             return None
@@ -110,9 +112,10 @@ class HotSpot:
             raise ValueError(f"factor is {self.factor}; it must be at least 1, or those that are just average go")
 
     def keep(self, snapshot: Snapshot) -> Flags | None:
-        queue_s = np.maximum(snapshot.state[at.BUSY_UNTIL_S] - snapshot.now_s, 0.0)
-        if np.maximum.reduce(queue_s) <= self.slack_s:
+        busy_until_s = snapshot.state[at.BUSY_UNTIL_S]
+        if np.maximum.reduce(busy_until_s) - snapshot.now_s <= self.slack_s:
             return None
+        queue_s = np.maximum(busy_until_s - snapshot.now_s, 0.0)
         decoders, kept = snapshot.roster.num_decoders, np.empty(len(queue_s), np.bool_)
         for part in (slice(0, decoders), slice(decoders, None)):
             if len(queue_s[part]):

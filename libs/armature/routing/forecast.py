@@ -102,10 +102,10 @@ def compute_s(rows: Floats, tokens: Floats, cached_tokens: Floats) -> Floats:
 
 def local_ways(snapshot: Snapshot, slots: Slots, forecast: Forecast) -> Ways:
     """The prompt is computed where it is decoded; one way for each of the columns."""
-    state, overlap, queue_s = snapshot.state, snapshot.overlap, snapshot.queue_s
+    state, overlap, queue_s, needed = snapshot.state, snapshot.overlap, snapshot.queue_s, snapshot.needed_blocks
     if len(slots) < state.shape[1]:
         # [:, slots] takes four times as long.
-        state, overlap, queue_s = state.take(slots, axis=1), overlap[slots], queue_s[slots]
+        state, overlap, queue_s, needed = state.take(slots, axis=1), overlap[slots], queue_s[slots], needed[slots]
     ways = Ways(slots, state, overlap)
     block_size, prompt_tokens = state[at.BLOCK_SIZE], snapshot.query.prompt_tokens
     cached = overlap * block_size
@@ -114,8 +114,9 @@ def local_ways(snapshot: Snapshot, slots: Slots, forecast: Forecast) -> Ways:
     _fetch(snapshot, ways, forecast)
     ways.own_tokens, ways.own_s = ways.tokens, ways.prefill_s
     ways.queue_s = queue_s
-    total_tokens = prompt_tokens + snapshot.query.hints.expected_output_tokens
-    ways.room_s = forecast.room_s(state, total_tokens // block_size + 1 - overlap)
+    if expected_tokens := snapshot.query.hints.expected_output_tokens:
+        needed = (prompt_tokens + expected_tokens) // block_size + 1
+    ways.room_s = forecast.room_s(state, needed - overlap)
     ways.first_s = state[at.FIRST_S]
     return ways
 
@@ -129,7 +130,7 @@ def _fetch(snapshot: Snapshot, ways: Ways, forecast: Forecast) -> None:
         if depths is not None:
             _onboard(snapshot, ways, i, depths[ways.decode])
     block_s = ways.rows[at.BLOCK_PULL_S]
-    if not block_s.any():
+    if not np.count_nonzero(block_s):
         return
     for first, end in snapshot.roster.peers:
         source = first + int(snapshot.overlap[first:end].argmax())

@@ -41,7 +41,10 @@ class Decision:
         if self.snapshot is None:
             return _OVERHEAD_BYTES
         seen = self.snapshot
-        columns = (seen.state, seen.queue_s, seen.depths, seen.overlap, *seen.lower_depths, seen.active_depths)
+        columns = (
+            seen.state, seen.queue_s, seen.depths, seen.overlap, seen.needed_blocks, *seen.lower_depths,
+            seen.active_depths,
+        )  # fmt: skip
         return _OVERHEAD_BYTES + sum([column.nbytes for column in columns if column is not None])
 
 

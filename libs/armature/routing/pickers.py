@@ -55,7 +55,7 @@ class Lowest:
 
 
 def _least_busy(snapshot: Snapshot, ways: Ways, equals: Slots) -> int:
-    state, requests = snapshot.state, ways.rows[at.REQUESTS, equals]
+    state, requests = snapshot.state, ways.rows[at.REQUESTS][equals]
     if ways.prefill is not None:
         helpers = ways.prefill[equals]
         requests = requests + np.where(helpers >= 0, state[at.REQUESTS, helpers], 0.0)
@@ -64,12 +64,10 @@ def _least_busy(snapshot: Snapshot, ways: Ways, equals: Slots) -> int:
         is_remote = ways.prefill[equals] >= 0
         if not is_remote.all():
             equals = equals[~is_remote]
-    for values, sign in ((ways.overlap, -1), (ways.rows[at.TURN], 1)):
-        if len(equals) == 1:
-            break
-        keys = sign * values[equals]
-        equals = equals[keys == np.minimum.reduce(keys)]
-    return int(equals[0])
+    if len(equals) > 1:
+        overlap = ways.overlap[equals]
+        equals = equals[overlap == np.maximum.reduce(overlap)]
+    return int(equals[ways.rows[at.TURN][equals].argmin()])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

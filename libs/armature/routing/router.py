@@ -219,8 +219,9 @@ class RoutingCore:
         kept: Sequence[Kept] = ()
         if below and len(self.stores) and state[at.BLOCK_PULL_S].any():
             kept = self.stores.keeping(self.index, below, roster, state)
+        needed = query.prompt_tokens // state[at.BLOCK_SIZE] + 1
         return Snapshot(
-            query, now_s, roster, state, queue_s, depths, overlap, lower, active, session, lots, indexed, kept
+            query, now_s, roster, state, queue_s, depths, overlap, lower, active, session, lots, indexed, needed, kept
         )  # fmt: skip
 
     def _lower_depths(self, pool: _Pool, below: Mapping[Tier, Ends], device: Floats) -> tuple[Floats | None, ...]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from armature.routing import columns as at
 from armature.routing.columns import Flags, Floats, Roster
 from armature.routing.decision import Query
 
@@ -61,6 +60,8 @@ class Snapshot(NamedTuple):
     """Two random numbers from 0 to 1, for policies that draw lots."""
     indexed: Floats
     """Those of `depths` that the index says; the others were placed a moment ago."""
+    needed_blocks: Floats
+    """Blocks for the prompt and its first token, by worker."""
     kept: Sequence[Kept] = ()
     """What kv-offloads keep of the prompt: those with the longest runs."""
 
@@ -68,8 +69,3 @@ class Snapshot(NamedTuple):
     def source_ids(self) -> Sequence[str]:
         """Whom blocks can be read from: the workers, and behind them those of `kept`."""
         return (*self.roster.worker_ids, *[kept.store_id for kept in self.kept])
-
-    @property
-    def needed_blocks(self) -> Floats:
-        """Blocks for the prompt and its first token, by worker."""
-        return self.query.prompt_tokens // self.state[at.BLOCK_SIZE] + 1
