@@ -180,10 +180,11 @@ class Observer:
         return sum([one.cached_share for one in self._ended]) / len(self._ended) if self._ended else 0.0
 
     def _arrivals(self, cached_share: float) -> Arrivals:
-        """Prompts as they came; of outputs only the distribution is known, so recent ones are dealt out in turn."""
+        """Prompts as they came; of outputs only the distribution is known, so those that ended are dealt out in turn,
+        the last ones to the last prompts: both may have changed together."""
         if not self._asked:
             return NO_ARRIVALS
         asked = np.array(self._asked, dtype=np.float64)
         outputs = np.array([one.output_tokens for one in self._ended] or [1], dtype=np.float64)
         cached = np.floor(asked[:, 1] * cached_share)
-        return Arrivals(asked[:, 0], asked[:, 1] - cached, cached, np.resize(outputs, len(asked)))
+        return Arrivals(asked[:, 0], asked[:, 1] - cached, cached, np.resize(outputs[::-1], len(asked))[::-1])

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from armature.planning.decision import Decision, Reason
 from armature.planning.fleet import Counts, Fleet
@@ -134,7 +134,17 @@ def test_engines_slower_than_their_model_get_more_workers() -> None:
     assert slow.decisions[-1].counts.total > exact.decisions[-1].counts.total
 
 
-def test_roles_change_when_long_prompts_become_long_answers() -> None:
+class Shift(NamedTuple):
+    """What a planner did about it."""
+
+    before: Counts
+    at_once: Counts
+    late: Counts
+    flips: int
+    starts: int
+
+
+def shifted(max_workers: int) -> Shift:
     """Prompts of a second need many prefill workers; then short prompts with long answers need decode workers."""
     policy = planner_policy_of(
         {
@@ -142,10 +152,11 @@ def test_roles_change_when_long_prompts_become_long_answers() -> None:
             "targets": {"ttft_s": 3.0, "itl_s": 0.02},
             "pattern_s": 60.0,
             "flip_after_s": 15.0,
+            "limits": {"max_workers": max_workers},
         }
     )
-    planner, observer, counts = Planner(policy, kind()), Observer(), Counts(0, 6, 2)
-    flips, starts = 0, 0
+    planner, observer = Planner(policy, kind()), Observer()
+    counts, seen, flips, starts = Counts(0, 6, 2), list[Counts](), 0, 0
     for tick in range(60):
         tokens, outputs = (1000, 10) if tick < 30 else (50, 600)
         for i in range(60):
@@ -157,9 +168,20 @@ def test_roles_change_when_long_prompts_become_long_answers() -> None:
             flips += decision.flips.to_decode
             starts += max(decision.counts.total - counts.total, 0)
         counts = decision.counts
-    assert counts.decode > 2
-    assert flips >= 1
-    assert flips >= starts
+        seen.append(counts)
+    return Shift(seen[29], seen[30], seen[-1], flips, starts)
+
+
+def test_what_long_answers_need_is_there_as_soon_as_the_first_have_ended() -> None:
+    shift = shifted(max_workers=64)
+    assert shift.at_once.decode > shift.before.decode
+    assert shift.late.prefill < shift.before.prefill
+
+
+def test_where_nobody_may_start_roles_change_when_long_prompts_become_long_answers() -> None:
+    shift = shifted(max_workers=5)
+    assert shift.late.decode > shift.before.decode
+    assert shift.flips >= 1 and not shift.starts
 
 
 def test_the_first_minute_is_not_held_against_later_forecasts() -> None:
