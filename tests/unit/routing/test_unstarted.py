@@ -43,6 +43,25 @@ def test_of_each_other_tenant_as_much_counts_as_of_its_own(placements: list[tupl
     assert unstarted.requests() == {tenant: count for tenant, count in expected.items() if count}
 
 
+def test_workers_come_and_go_without_end() -> None:
+    unstarted = Unstarted()
+    state = np.zeros((at.NUM_ROWS, 100))
+    for generation in range(5):
+        names = [f"w{generation}-{number:02}" for number in range(100)]
+        roster = roster_of([worker(name) for name in names])
+        for name in names:
+            unstarted.add("x", name, 3.0)
+            unstarted.add("y", name, 1.0)
+        assert set(unstarted.queue_s("x", roster, state, np.full(100, 10.0))) == {10.0}
+        assert set(unstarted.queue_s("y", roster, state, np.full(100, 4.0))) == {2.0}
+        for name in names:
+            unstarted.remove("x", name, 3.0)
+        assert set(unstarted.queue_s("x", roster, state, np.full(100, 4.0))) == {3.0}
+        for name in names:
+            unstarted.remove("y", name, 1.0)
+        assert set(unstarted.queue_s("y", roster, state, np.full(100, 4.0))) == {4.0}
+
+
 def test_a_tenant_goes_where_it_has_little_itself_whatever_others_have_there() -> None:
     core = cell("a1", "a2")
     for tokens, elsewhere in ((6000, "a2"), (9000, "a1")):
