@@ -8,9 +8,9 @@ from starlette.types import ASGIApp
 from armature.console.opening import open_console
 from armature.openai.kserve.servicer import KServeServicer
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_server import HttpServer, bound_socket
+from armature.openai.serving.http.server import HttpServer, bound_socket
 from armature.openai.serving.request_log import open_request_log
-from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.responses.store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tenancy.opening import open_tenancy
 from armature.runtime import allocator, service

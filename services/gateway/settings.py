@@ -3,10 +3,10 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from armature.openai.serving.certificate import Certificate
+from armature.openai.serving.http.certificate import Certificate
+from armature.openai.serving.http.seats import SeatOptions
 from armature.openai.serving.options import ServingOptions
-from armature.openai.serving.response_store import StoreOptions
-from armature.openai.serving.seats import SeatOptions
+from armature.openai.serving.responses.store import StoreOptions
 from armature.runtime.connection_age import ConnectionAge
 from armature.runtime.redis_client import RedisSettings
 from armature.runtime.settings import option

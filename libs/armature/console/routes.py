@@ -16,7 +16,7 @@ from armature.console import decisions
 from armature.console.feed import CrowdedError, Feed
 from armature.console.shapes import MAX_CANDIDATES, Decisions
 from armature.openai.errors import ApiError, invalid, overloaded
-from armature.openai.serving.http_io import Exchange, header
+from armature.openai.serving.http.exchange import Exchange, header
 from armature.runtime.channels import ChannelPool
 from armature.runtime.errors import NotFoundError
 from armature.v1.common_pb2 import Member

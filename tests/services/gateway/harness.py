@@ -17,11 +17,11 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_server import HttpServer
+from armature.openai.serving.http.seats import SeatOptions
+from armature.openai.serving.http.server import HttpServer
 from armature.openai.serving.options import ServingOptions
-from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.responses.store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
-from armature.openai.serving.seats import SeatOptions
 from armature.openai.tokenization import ModelTokenizer
 from armature.runtime.channels import ChannelPool
 from armature.runtime.roster import MemberChange

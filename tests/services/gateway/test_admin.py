@@ -13,8 +13,8 @@ import pytest
 
 from armature.cli.main import main
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_server import HttpServer
-from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.http.server import HttpServer
+from armature.openai.serving.responses.store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tenancy import key_etcd
 from armature.openai.tenancy.admin import Admin, KeyStore

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from armature.openai.serving.http_server import HttpServer
-from armature.openai.serving.response_store import ResponseStore, StoreOptions
+from armature.openai.serving.http.server import HttpServer
+from armature.openai.serving.responses.store import ResponseStore, StoreOptions
 from armature.openai.serving.rest import make_rest_app
 from armature.runtime.processes import start_valkey
 from armature.runtime.redis_client import RedisClient

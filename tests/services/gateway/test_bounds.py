@@ -11,11 +11,11 @@ import pytest
 from prometheus_client import REGISTRY
 from starlette.types import Receive, Scope, Send
 
-from armature.openai.serving.certificate import Certificate
-from armature.openai.serving.http_io import ClientLeftError, Exchange
-from armature.openai.serving.http_server import HttpServer
+from armature.openai.serving.http.certificate import Certificate
+from armature.openai.serving.http.exchange import ClientLeftError, Exchange
+from armature.openai.serving.http.seats import SPARE_SEATS_OF_ONE, SeatOptions
+from armature.openai.serving.http.server import HttpServer
 from armature.openai.serving.options import ServingOptions
-from armature.openai.serving.seats import SPARE_SEATS_OF_ONE, SeatOptions
 from tests.services.gateway.harness import MODEL, Gateway, make_worker, running_gateway
 from tests.support.certificates import Authority
 from tests.support.connections import clients_of

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from armature.openai.serving.http_io import Exchange
-from armature.openai.serving.http_protocol import MAX_HEAD_BYTES, Client
-from armature.openai.serving.http_server import HttpServer
+from armature.openai.serving.http.exchange import Exchange
+from armature.openai.serving.http.protocol import MAX_HEAD_BYTES, Client
+from armature.openai.serving.http.server import HttpServer
 from tests.services.gateway.harness import EOS, MODEL, encode, make_worker, running_gateway
 from tests.support.connections import connected, is_connected, port_of
 from tests.support.eventually import eventually

@@ -11,8 +11,8 @@ import pytest
 from armature.console.feed import MAX_WATCHERS
 from armature.console.routes import PAGE
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_server import HttpServer
-from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.http.server import HttpServer
+from armature.openai.serving.responses.store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tenancy.keys import KeyBook, KeyTable, digest_of
 from tests.services.gateway.console import Watched

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from armature.openai.errors import ApiError
-from armature.openai.serving.http_io import requested_timeout_s
+from armature.openai.serving.http.exchange import requested_timeout_s
 from armature.openai.tenancy.admission import current_admission
 from armature.v1.router_pb2 import Placement, Query, Waiting
 from tests.services.gateway.fakes import FakeRouter, breaking_after

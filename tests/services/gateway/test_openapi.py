@@ -14,8 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from armature.openai.openapi.shapes import ServingInfo
-from armature.openai.serving.http_server import HttpServer
-from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.http.server import HttpServer
+from armature.openai.serving.responses.store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.openai.tenancy.admin import Admin
 from armature.openai.tenancy.key_file import KeyFile

@@ -8,7 +8,7 @@ import pytest
 
 from armature.openai.errors import ApiError
 from armature.openai.responses.record import MAX_CONVERSATION_BYTES, Record
-from armature.openai.serving.response_store import ResponseStore, StoreOptions
+from armature.openai.serving.responses.store import ResponseStore, StoreOptions
 from armature.runtime.children import Child
 from armature.runtime.processes import start_valkey
 from armature.runtime.redis_client import RedisClient

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from armature.cli.main import main
-from armature.openai.serving.certificate import Certificate
-from armature.openai.serving.http_server import HttpServer
-from armature.openai.serving.response_store import ResponseStore
+from armature.openai.serving.http.certificate import Certificate
+from armature.openai.serving.http.server import HttpServer
+from armature.openai.serving.responses.store import ResponseStore
 from armature.openai.serving.rest import make_rest_app
 from armature.runtime.errors import StartError
 from armature.runtime.tls import TlsFiles

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armature.openai.serving.seats import SPARE_SEATS, SPARE_SEATS_OF_ONE, Seat, SeatOptions, Seats
+from armature.openai.serving.http.seats import SPARE_SEATS, SPARE_SEATS_OF_ONE, Seat, SeatOptions, Seats
 
 HOSTS = ("10.0.0.1", "10.0.0.2", "::1", "2001:db8::1", "2001:db8:0:1::1")
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from armature.openai.errors import ApiError
-from armature.openai.serving import tapes as module
-from armature.openai.serving.tapes import Tape, Tapes
+from armature.openai.serving.responses import tapes as module
+from armature.openai.serving.responses.tapes import Tape, Tapes
 
 EVENT = b"event: x\ndata: {}\n\n"
 

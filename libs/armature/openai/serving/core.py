@@ -18,11 +18,11 @@ from armature.openai.parsers.families import Reading
 from armature.openai.prompt_scores import check_scores
 from armature.openai.rules import Ask, ChatPrompt, TextPrompt, TokenPrompt, check_against_model, check_token_ids
 from armature.openai.serving.backlog import Backlog
-from armature.openai.serving.bodies import BodyRoom
 from armature.openai.serving.catalog import ModelCatalog, ServedModel
 from armature.openai.serving.choices import Choices
 from armature.openai.serving.embedder import Embedder
 from armature.openai.serving.generation import Generation
+from armature.openai.serving.http.bodies import BodyRoom
 from armature.openai.serving.job import Job
 from armature.openai.serving.local_router import LocalRouter
 from armature.openai.serving.metrics import INFLIGHT, PREPARE_S

@@ -15,16 +15,16 @@ from armature.openai.answers import model_entry
 from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, internal
 from armature.openai.openapi.routes import Description
-from armature.openai.serving.background import Background
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.endpoints import GenerateEndpoint
-from armature.openai.serving.json_response import JsonResponse
-from armature.openai.serving.messages_endpoint import CountTokensEndpoint, MessagesEndpoint
-from armature.openai.serving.response_store import ResponseStore
-from armature.openai.serving.response_views import ResponseViews
-from armature.openai.serving.responses_endpoint import ResponsesEndpoint
-from armature.openai.serving.tapes import Tapes
-from armature.openai.serving.text_endpoints import DetokenizeEndpoint, EmbeddingsEndpoint, TokenizeEndpoint
+from armature.openai.serving.endpoints.generate import GenerateEndpoint
+from armature.openai.serving.endpoints.messages import CountTokensEndpoint, MessagesEndpoint
+from armature.openai.serving.endpoints.responses import ResponsesEndpoint
+from armature.openai.serving.endpoints.texts import DetokenizeEndpoint, EmbeddingsEndpoint, TokenizeEndpoint
+from armature.openai.serving.http.json_response import JsonResponse
+from armature.openai.serving.responses.background import Background
+from armature.openai.serving.responses.store import ResponseStore
+from armature.openai.serving.responses.tapes import Tapes
+from armature.openai.serving.responses.views import ResponseViews
 
 
 def make_rest_app(core: ServingCore, responses: ResponseStore, more: Sequence[Route] = ()) -> ASGIApp:

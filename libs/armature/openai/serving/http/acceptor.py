@@ -11,8 +11,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from armature.openai.serving.http.seats import Seat, Seats
 from armature.openai.serving.metrics import CONNECTIONS, CONNECTIONS_REFUSED
-from armature.openai.serving.seats import Seat, Seats
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError
-from armature.openai.serving.http_io import Exchange
-from armature.openai.serving.http_protocol import CLOSE
-from armature.openai.serving.seats import Reason
+from armature.openai.serving.http.exchange import Exchange
+from armature.openai.serving.http.protocol import CLOSE
+from armature.openai.serving.http.seats import Reason
 
 SPARE_IDLE_TIMEOUT_S = 5
 HEALTH_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})

@@ -15,9 +15,9 @@ from armature.openai.rules import Ask, TextPrompt
 from armature.openai.schema import BodyDecoder, ChatBody, CompletionBody
 from armature.openai.serving.choices import Choices, best
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
+from armature.openai.serving.endpoints.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.serving.generation import Generation
-from armature.openai.serving.http_io import Exchange
+from armature.openai.serving.http.exchange import Exchange
 from armature.openai.serving.job import Job
 
 Kind = Literal["chat", "completion"]

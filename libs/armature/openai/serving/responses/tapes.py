@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from armature.openai.errors import ApiError
-from armature.openai.serving.background import Background, Name
+from armature.openai.serving.responses.background import Background, Name
 from armature.runtime.pulse import Pulse
 from armature.runtime.redis_client import RedisClient, RedisUnavailableError
 

@@ -12,9 +12,9 @@ from armature.openai.assembler import Piece
 from armature.openai.renaming import renaming
 from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
+from armature.openai.serving.endpoints.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.serving.generation import Generation
-from armature.openai.serving.http_io import Exchange
+from armature.openai.serving.http.exchange import Exchange
 
 
 class MessagesEndpoint(Endpoint):

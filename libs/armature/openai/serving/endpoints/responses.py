@@ -18,14 +18,14 @@ from armature.openai.responses.items import input_items
 from armature.openai.responses.record import Record
 from armature.openai.responses.schema import Item, ResponseBody
 from armature.openai.schema import BodyDecoder
-from armature.openai.serving.background import Background, Name
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
+from armature.openai.serving.endpoints.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.serving.generation import Generation
-from armature.openai.serving.http_io import Exchange, requested_timeout_s
+from armature.openai.serving.http.exchange import Exchange, requested_timeout_s
 from armature.openai.serving.job import Job
-from armature.openai.serving.response_store import ResponseStore
-from armature.openai.serving.tapes import Tape, Tapes, error_event
+from armature.openai.serving.responses.background import Background, Name
+from armature.openai.serving.responses.store import ResponseStore
+from armature.openai.serving.responses.tapes import Tape, Tapes, error_event
 
 _encode = msgspec.json.Encoder().encode
 

@@ -10,12 +10,12 @@ from starlette.routing import Route
 
 from armature.openai.errors import ApiError, invalid
 from armature.openai.responses.record import Record
-from armature.openai.serving.background import Background
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_io import EVENT_STREAM
-from armature.openai.serving.json_response import JsonResponse
-from armature.openai.serving.response_store import ResponseStore, unavailable
-from armature.openai.serving.tapes import Tapes, error_event
+from armature.openai.serving.http.exchange import EVENT_STREAM
+from armature.openai.serving.http.json_response import JsonResponse
+from armature.openai.serving.responses.background import Background
+from armature.openai.serving.responses.store import ResponseStore, unavailable
+from armature.openai.serving.responses.tapes import Tapes, error_event
 from armature.runtime.redis_client import RedisUnavailableError
 
 CANCEL_TIMEOUT_S = 4.0

@@ -9,7 +9,7 @@ import msgspec
 
 from armature.openai.schema import BodyDecoder
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.endpoint import CLIENT_LEFT, Call, Endpoint
+from armature.openai.serving.endpoints.endpoint import CLIENT_LEFT, Call, Endpoint
 from armature.openai.texts import (
     DetokenizeBody,
     EmbeddingBody,

@@ -13,8 +13,8 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from armature.openai.errors import ApiError, invalid
-from armature.openai.serving.bodies import Body
-from armature.openai.serving.http_protocol import CLOSE, Client
+from armature.openai.serving.http.bodies import Body
+from armature.openai.serving.http.protocol import CLOSE, Client
 from armature.openai.tenancy.admission import current_admission
 
 Headers = Sequence[tuple[bytes, bytes]]

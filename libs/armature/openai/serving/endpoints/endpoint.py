@@ -14,7 +14,7 @@ from armature.openai.anthropic.errors import in_words_of
 from armature.openai.errors import ApiError, internal
 from armature.openai.rules import Ask
 from armature.openai.serving.core import ServingCore
-from armature.openai.serving.http_io import (
+from armature.openai.serving.http.exchange import (
     ClientLeftError,
     Exchange,
     check_headers,

@@ -9,11 +9,11 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
-from armature.openai.serving.acceptor import Acceptor
-from armature.openai.serving.certificate import Certificate
-from armature.openai.serving.http_protocol import LEAST_BYTES_PER_S, WRITE_TIMEOUT_S, BoundedProtocol
-from armature.openai.serving.seats import Seat, SeatOptions, Seats
-from armature.openai.serving.spare_seats import SPARE_IDLE_TIMEOUT_S, told_to_come_back
+from armature.openai.serving.http.acceptor import Acceptor
+from armature.openai.serving.http.certificate import Certificate
+from armature.openai.serving.http.protocol import LEAST_BYTES_PER_S, WRITE_TIMEOUT_S, BoundedProtocol
+from armature.openai.serving.http.seats import Seat, SeatOptions, Seats
+from armature.openai.serving.http.spare_seats import SPARE_IDLE_TIMEOUT_S, told_to_come_back
 from armature.runtime.addresses import join_host_port
 from armature.runtime.errors import StartError
 

@@ -1,0 +1,1 @@
+"""The HTTP port: connections and their bounds, one exchange on them, TLS."""
