@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour schemas test test-slow test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway plan-claims test-plan clean
+.PHONY: help setup serve tour schemas test test-slow test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway plan-claims campaign-sizes test-plan clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -102,6 +102,10 @@ test-plan: setup $(SILICON)/.installed ## Run the tests that need the silicon ta
 
 campaign-planner: setup ## Planners under load that comes, doubles, shifts and vanishes while leaders die; a quarter of an hour
 	@$(BIN)/python -m tests.campaigns.planner
+
+# Public traces are not part of the repository; half an hour on an idle core. SIZES="--full --seeds 101" for less or more.
+campaign-sizes: setup ## Fleets sized for superposed traces in TRACES=DIR, beside rivals and foresight; goes on where it was
+	@$(BIN)/python -m tests.campaigns.fleet_sizes --traces $(TRACES) --results .campaign-sizes $(SIZES)
 
 clean: ## Remove what make and the tests have made
 	@rm -rf $(VENV) $(LITELLM) $(SILICON) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist

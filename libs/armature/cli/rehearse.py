@@ -44,6 +44,10 @@ def add_rehearse(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add("--itl-s", type=float, default=None, metavar="SECONDS", help="target, instead of the policy's")
     text = "until a worker that is asked for is ready (default: %(default)g)"
     add("--start-up-s", type=float, default=60.0, metavar="SECONDS", help=text)
+    text = "nothing is told of the first so many seconds, in which planners have seen little (default: %(default)g)"
+    add("--warm-up-s", type=float, default=0.0, metavar="SECONDS", help=text)
+    text = "replay in outline, without the router's queue and tiers: many times as fast, and near enough for sizing"
+    add("--outline", action="store_true", help=text)
     add("--policy", default=DEFAULT_POLICY, metavar="NAME", help="who places requests (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of all that is drawn by lot (default: %(default)s)")
     add_cell(command)
@@ -71,7 +75,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         errors = Console(stderr=True)
         rehearsal = Rehearsal(
             trace, room, kind, policy, load_policy(args.policy), start, args.start_up_s, args.seed,
-            lambda text: errors.print(text, style="dim"),
+            lambda text: errors.print(text, style="dim"), args.outline, args.warm_up_s,
         )  # fmt: skip
         results = rehearsal.run(rivals)
     except (PolicyError, ValueError) as error:

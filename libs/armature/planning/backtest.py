@@ -1,8 +1,8 @@
 """Which forecast to believe, and how much to add to it: each is held to what came after it had spoken.
 
 What is forecast is the highest window until a worker that is started now would be ready, at a quantile: the point
-forecast, and on top the quantile of how far earlier ones of the same forecaster fell short. The forecaster with the
-least loss at that quantile (pinball loss: Koenker and Bassett, 1978) is the one to follow.
+forecast, and on top the quantile of how far earlier ones of the same forecaster fell short. The first
+forecaster is followed until another has clearly less loss at that quantile (pinball loss: Koenker and Bassett, 1978).
 """
 
 import math
@@ -18,6 +18,8 @@ from armature.planning.forecast import Constant, Forecaster
 Floats = NDArray[np.float64]
 
 _FIRST = "constant"
+_CLEARLY = 0.8
+"""Times the loss of the first forecaster: what errs a little less has been lucky, and changing one's mind costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,9 @@ class Backtest:
         self._told.append(_Told(self._num_windows, peaks))
         losses = {name: self._loss(name) for name in peaks if self._errors.get(name)}
         best = min(losses, key=lambda name: (losses[name], name)) if losses else next(iter(peaks))
+        first = next(iter(peaks))
+        if first in losses and losses[best] > _CLEARLY * losses[first]:
+            best = first
         return Forecast(max(peaks[best] + self._margin(best), 0.0), peaks[best], best, losses)
 
     def _judge(self, num_windows: int) -> None:

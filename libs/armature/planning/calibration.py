@@ -9,6 +9,8 @@ _LEAST, _MOST = 0.6, 1.6
 """What is believed: beyond it something else is wrong."""
 _WEIGHT = 0.3
 _LEAST_REQUESTS = 30
+_NEAR = 0.6
+"""Share of the target from which on it matters: how far a light load is off says nothing of a heavy one."""
 _BUSIEST = 0.9
 """Above this load queues say more of what was before than of the model."""
 
@@ -46,11 +48,11 @@ class Calibration:
     def learn(self, demand: Demand, now_s: float) -> None:
         """Compare the stretch with what it should have been under `demand`."""
         expected = self._capacity.predict(demand, self._counts)
-        share = self._capacity.targets.quantile
+        targets, old = self._capacity.targets, self.correction
         if expected.load < _BUSIEST:
-            old = self.correction
-            ttft = _towards(old.ttft, self._ttft_s, share, expected.ttft_s)
-            self.correction = Correction(ttft, _towards(old.itl, self._itl_s, share, expected.itl_s))
+            ttft = _towards(old.ttft, _at(self._ttft_s, targets.quantile), expected.ttft_s, targets.ttft_s)
+            itl = _towards(old.itl, _at(self._itl_s, targets.quantile), expected.itl_s, targets.itl_s)
+            self.correction = Correction(ttft, itl)
         self._restart(now_s, self._counts)
 
     def _restart(self, now_s: float, counts: Counts) -> None:
@@ -58,8 +60,13 @@ class Calibration:
         self._ttft_s, self._itl_s = Sketch(), Sketch()
 
 
-def _towards(old: float, measured: Sketch, share: float, expected: float) -> float:
-    if measured.count < _LEAST_REQUESTS or not expected > 0:
+def _at(measured: Sketch, share: float) -> float:
+    """The quantile; 0 of too few."""
+    return measured.quantile(share) if measured.count >= _LEAST_REQUESTS else 0.0
+
+
+def _towards(old: float, measured_s: float, expected_s: float, target_s: float) -> float:
+    if not (measured_s > 0 and expected_s > 0) or max(measured_s, expected_s * old) < _NEAR * target_s:
         return old
-    ratio = min(max(measured.quantile(share) / expected, _LEAST), _MOST)
+    ratio = min(max(measured_s / expected_s, _LEAST), _MOST)
     return old + _WEIGHT * (ratio - old)

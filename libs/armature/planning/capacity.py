@@ -71,6 +71,9 @@ class Capacity:
     def __init__(self, kind: WorkerKind, targets: Targets) -> None:
         self.kind = kind
         self.targets = targets
+        self._jobs: Jobs | None = None
+        self._known: dict[Counts, Met] = {}
+        """What those jobs would meet: neighbours are asked for again when a decision is told."""
 
     def predict(self, demand: "Demand", counts: Counts, correction: Correction = EXACT) -> Predicted:
         """Under that demand; without enough workers of each role nothing is met.
@@ -82,13 +85,9 @@ class Capacity:
             raise ValueError(f"{counts}: prediction knows either aggregated workers, or prefill and decode workers")
         if not len(demand.jobs.arrival_s):
             return Predicted(0.0, 0.0, 0.0, 0.0)
-        if counts.aggregated:
-            met = meet_aggregated(demand.jobs, self.kind, counts.aggregated)
-        elif counts.prefill and counts.decode:
-            met = meet_disaggregated(demand.jobs, self.kind, counts.prefill, counts.decode)
-        else:
+        if not counts.aggregated and not (counts.prefill and counts.decode):
             return Predicted(float("inf"), float("inf"), float("inf"), float("inf"))
-        return self._predicted(met, correction)
+        return self._predicted(self._met(demand.jobs, counts), correction)
 
     def holds(self, predicted: Predicted, aim: Aim | None = None) -> bool:
         """Whether what is aimed at, or else the targets, is met and memory suffices."""
@@ -119,14 +118,17 @@ class Capacity:
         )  # fmt: skip
 
     def least_aggregated(
-        self, demand: "Demand", most: int, *, headroom: float = 1.0, correction: Correction = EXACT
+        self, demand: "Demand", most: int, *, headroom: float = 1.0, correction: Correction = EXACT, near: int = 0
     ) -> int:
-        """The fewest that hold the targets, or come near to what `most` would reach; 0 if nothing is asked."""
+        """The fewest that hold the targets, or come near to what `most` would reach; 0 if nothing is asked.
+
+        The search begins at `near`, so that a good guess spares most of it.
+        """
         if not len(demand.jobs.arrival_s):
             return 0
         aim = self.aim(demand, headroom, correction)
         return _least(
-            lambda count: self.holds(self.predict(demand, Counts(count), correction), aim), most, _busy(demand)
+            lambda count: self.holds(self.predict(demand, Counts(count), correction), aim), most, _busy(demand), near
         )  # fmt: skip
 
     def least_disaggregated(
@@ -148,6 +150,18 @@ class Capacity:
             return met.load < 1.0 and met.ttft_s <= aim.ttft_s
 
         return Counts(0, _least(begins, most, _busy(demand)), num_decode)
+
+    def _met(self, jobs: Jobs, counts: Counts) -> Met:
+        if self._jobs is not jobs:
+            self._jobs = jobs
+            self._known.clear()
+        if counts not in self._known:
+            self._known[counts] = (
+                meet_aggregated(jobs, self.kind, counts.aggregated)
+                if counts.aggregated
+                else meet_disaggregated(jobs, self.kind, counts.prefill, counts.decode)
+            )
+        return self._known[counts]
 
     def _predicted(self, met: Met, correction: Correction) -> Predicted:
         share = self.targets.quantile
@@ -189,12 +203,21 @@ def _busy(demand: Demand) -> int:
     return int(float(demand.jobs.prefill_s.sum()) / span_s(demand.jobs))
 
 
-def _least(holds: Callable[[int], bool], most: int, too_few: int = 0) -> int:
+def _least(holds: Callable[[int], bool], most: int, too_few: int = 0, near: int = 0) -> int:
     """The smallest number above `too_few` from which on it holds; `most` if it never does."""
-    low = min(max(too_few, 0), most - 1)
-    high, step = low + 1, 1
-    while high < most and not holds(high):
-        low, high, step = high, min(high + step, most), 2 * step
+    floor = min(max(too_few, 0), most - 1)
+    low, high = floor, min(max(near, floor + 1), most)
+    step = 1
+    if high == most or holds(high):
+        # Downwards from where it holds, in growing steps; that nobody needs more than `most` is taken for granted.
+        while high - low > 1 and holds(max(high - step, floor + 1)):
+            high, step = max(high - step, floor + 1), 2 * step
+        low = max(high - step, floor)
+    else:
+        low, high = high, min(high + 1, most)
+        while high < most and not holds(high):
+            step *= 2
+            low, high = high, min(high + step, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)

@@ -5,6 +5,7 @@ be ready, at a quantile, sets the rate at which the recent pattern of arrivals i
 the targets there are wanted. More workers come at once. Fewer stay only when for a while no step has wanted more.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,6 +25,11 @@ from armature.planning.queueing import span_s
 
 _BUSY_SHARE = 0.7
 """Windows with at least so much of the busiest one's work are the pattern: quiet ones don't show what a burst is."""
+_MOST_REPLAYED = 2000
+"""Requests of the pattern that are replayed on candidates: more take longer and say the same."""
+_ROUNDING = 1e-9
+_ALIKE = 1.3
+"""Times the load, up or down, within which workers are needed in proportion."""
 _TYPICAL_BATCH = 32
 """Answers in a step of a worker that is well used: what a token costs is shared among them."""
 
@@ -46,6 +52,14 @@ class _Wanted:
     counts: Counts
 
 
+class _Yield(NamedTuple):
+    """How many workers a load was found to need."""
+
+    at_s: float
+    load: float
+    workers: int
+
+
 class Planner:
     """One model's fleet of workers of one kind."""
 
@@ -58,6 +72,7 @@ class Planner:
         self._wanted: deque[_Wanted] = deque()
         self._loads: deque[tuple[float, float, float]] = deque()
         """Ends of steps, their lengths, and the work that came in them."""
+        self._yields: deque[_Yield] = deque()
         self._loads_s = 0.0
         """Time that they cover, at most a window."""
         self._asked_s = 0.0
@@ -70,10 +85,11 @@ class Planner:
         self._policy, self._kind = policy, kind
         self._capacity = Capacity(kind, policy.targets)
         self._calibration.adopt(self._capacity)
+        self._yields.clear()
 
     def pace(self, arrivals: Arrivals, load: float) -> float:
         """How many times as fast these must come for their busiest windows to be that load; 1 if there are none."""
-        pattern = _busiest(self._demand(arrivals), self._policy.window_s)
+        pattern = _busiest(self._demand(arrivals), self._policy.averaged_s)
         return load * span_s(pattern.jobs) / float(pattern.work.sum()) if len(pattern.work) and load > 0 else 1.0
 
     def step(self, seen: Seen) -> Decision:
@@ -114,7 +130,7 @@ class Planner:
 
     def _load(self, now_s: float) -> float:
         """Over the last window, in workers that are busy all the time."""
-        while len(self._loads) > 1 and self._loads[0][0] <= now_s - self._policy.window_s:
+        while len(self._loads) > 1 and self._loads[0][0] <= now_s - self._policy.averaged_s:
             self._loads.popleft()
         return sum(work_s for _, _, work_s in self._loads) / sum(took_s for _, took_s, _ in self._loads)
 
@@ -133,7 +149,7 @@ class Planner:
         forecast = self._backtest.forecast(num_windows) if self._is_warm else Forecast(load, load, "none")
         backlog = self._backlog(seen, recent) / (start_up_s + policy.interval_s)
         load = forecast.value + backlog
-        pattern = _busiest(recent, policy.window_s)
+        pattern = _latest(_busiest(recent, policy.averaged_s))
         if not len(pattern.work):
             return _Foreseen(forecast, load, backlog, pattern)
         usual = float(pattern.work.sum()) / span_s(pattern.jobs)
@@ -161,7 +177,7 @@ class Planner:
     def _wish(self, seen: Seen, foreseen: _Foreseen) -> Wish:
         """What to change, after all that speaks against it."""
         policy, now = self._policy, seen.fleet.wanted
-        least = self._least(foreseen)
+        least = self._steadied(seen.now_s, foreseen.load, self._least(foreseen, now.aggregated))
         if policy.limits.min_workers == 0:
             # Until it is idle, what keeps the model served stays.
             one = Counts(aggregated=1) if policy.mode == "aggregated" else Counts(0, 1, 1)
@@ -177,7 +193,8 @@ class Planner:
             wish = wish._replace(reason=Reason.BACKLOG, text=f"{wish.text}; much waits already")
         return within(wish, now, policy, self._kind)
 
-    def _least(self, foreseen: _Foreseen) -> Counts:
+    def _least(self, foreseen: _Foreseen, near: int) -> Counts:
+        """Of each role; `near`: aggregated workers that are likely."""
         policy = self._policy
         # Beyond the limits, too: it is to be told that they are in the way.
         most = 2 * policy.limits.most(self._kind)
@@ -185,12 +202,22 @@ class Planner:
         if policy.mode == "aggregated":
             return Counts(
                 self._capacity.least_aggregated(
-                    foreseen.demand, most, headroom=policy.headroom, correction=correction
+                    foreseen.demand, most, headroom=policy.headroom, correction=correction, near=near
                 )
             )  # fmt: skip
         return self._capacity.least_disaggregated(
             foreseen.demand, most, headroom=policy.headroom, correction=correction
         )  # fmt: skip
+
+    def _steadied(self, now_s: float, load: float, least: Counts) -> Counts:
+        """What such loads needed in the mean of the pattern's time: which requests are replayed is chance."""
+        if not least.aggregated or load <= 0:
+            return least
+        self._yields.append(_Yield(now_s, load, least.aggregated))
+        while self._yields[0].at_s < now_s - self._policy.pattern_s / 2:
+            self._yields.popleft()
+        alike = [one for one in self._yields if load / _ALIKE <= one.load <= load * _ALIKE]
+        return Counts(math.ceil(load * sum([one.workers / one.load for one in alike]) / len(alike) - _ROUNDING))
 
     def _remember(self, now_s: float, counts: Counts) -> None:
         self._wanted.append(_Wanted(now_s, counts))
@@ -252,6 +279,13 @@ def _step(counts: Counts, change: int) -> Counts | None:
     role = max(range(3), key=lambda i: counts[i])
     changed = [count + change if i == role else count for i, count in enumerate(counts)]
     return Counts(*changed) if min(changed) >= 0 else None
+
+
+def _latest(demand: Demand) -> Demand:
+    """As many as are replayed."""
+    return Demand(
+        type(demand.jobs)(*(column[-_MOST_REPLAYED:] for column in demand.jobs)), demand.work[-_MOST_REPLAYED:]
+    )
 
 
 def _busiest(demand: Demand, window_s: float) -> Demand:

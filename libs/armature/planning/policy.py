@@ -55,7 +55,7 @@ class ForecastPolicy:
     quantile: float = 0.95
     """Of the highest demand until a new worker would be ready. Higher: dearer, and fewer bursts come as a surprise."""
     forecasters: Mapping[str, Forecaster] = field(default_factory=dict[str, Forecaster])
-    """Candidates; the one that has erred least lately is followed."""
+    """Candidates; the first is followed until another has clearly erred less."""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:
@@ -79,7 +79,9 @@ class PlannerPolicy:
     interval_s: float = 15.0
     """Between decisions. Shorter follows faster."""
     window_s: float = 60.0
-    """Over which demand is averaged, and targets are promised: bursts within it are what queues are for."""
+    """Over which targets are promised."""
+    demand_s: float = 0.0
+    """Over which demand is averaged: bursts within it are what queues are for. 0: half of `window_s`."""
     pattern_s: float = 300.0
     """Of recent arrivals, whose busiest windows are replayed on candidates."""
     start_up_s: float = 60.0
@@ -99,10 +101,16 @@ class PlannerPolicy:
         check_numbers(self, above_zero=("headroom", "interval_s", "window_s", "pattern_s"))
         if self.headroom > 1:
             raise ValueError(f"headroom is {self.headroom}; it must be at most 1: 0.9 plans with 90 % of the targets")
-        if self.window_s < self.interval_s:
-            raise ValueError(f"window_s is {self.window_s}; it must be at least interval_s, {self.interval_s}")
-        if self.pattern_s < self.window_s:
-            raise ValueError(f"pattern_s is {self.pattern_s}; it must be at least window_s, {self.window_s}")
+        for name, value in (("window_s", self.window_s), ("demand_s", self.averaged_s)):
+            if value < self.interval_s:
+                raise ValueError(f"{name} is {value}; it must be at least interval_s, {self.interval_s}")
+            if self.pattern_s < value:
+                raise ValueError(f"pattern_s is {self.pattern_s}; it must be at least {name}, {value}")
+
+    @property
+    def averaged_s(self) -> float:
+        """Over which demand is averaged."""
+        return self.demand_s or max(self.window_s / 2, self.interval_s)
 
 
 def planner_policy_of(given: Mapping[str, Any], name: str = "policy") -> PlannerPolicy:

@@ -65,23 +65,31 @@ def windows_of(record: Record, targets: Targets, window_s: float) -> list[Window
 
 
 def sizing_of(
-    record: Record, course: Sequence[Level], targets: Targets, *, window_s: float, gpus: int, changes: int
-) -> Sizing:  # fmt: skip
-    """From the beginning to the last arrival: what happens afterwards is nobody's choice."""
+    record: Record,
+    course: Sequence[Level],
+    targets: Targets,
+    *,
+    window_s: float,
+    gpus: int,
+    changes: int,
+    from_s: float = 0.0,
+) -> Sizing:
+    """From the first whole window after `from_s` to the last arrival: what happens afterwards is nobody's choice."""
+    from_s = -(-from_s // window_s) * window_s
     end_s = max(float(record.times("arrival_s").max(initial=0.0)), 1e-9)
     totals = [level.total for level in course]
     ends_s = [level.at_s for level in course[1:]] + [end_s]
     held_s = [
-        max(min(until_s, end_s) - level.at_s, 0.0) * total
+        max(min(until_s, end_s) - max(level.at_s, from_s), 0.0) * total
         for level, total, until_s in zip(course, totals, ends_s, strict=True)
     ]
     worker_s = sum(held_s)
     return Sizing(
-        windows_of(record, targets, window_s),
+        [window for window in windows_of(record, targets, window_s) if window.from_s >= from_s],
         worker_s * gpus / 3600,
         changes,
         max(totals, default=0),
-        worker_s / end_s,
+        worker_s / max(end_s - from_s, 1e-9),
         len(record) - int(record.is_served().sum()),
     )
 

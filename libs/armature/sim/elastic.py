@@ -7,19 +7,44 @@ rather than another started; one that still starts goes before one that works.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from armature.planning.decision import Decision, Plans
 from armature.planning.fleet import NOBODY, Counts, Fleet
 from armature.planning.observer import Backlog, Observer
-from armature.routing.worker import Role
+from armature.routing.worker import Role, Worker
+from armature.scheduling.request import EngineLoad
 from armature.sim.clock import Clock
-from armature.sim.routers import Routers
-from armature.sim.site import Site
 
 _ROLES = (Role.AGGREGATED, Role.PREFILL, Role.DECODE)
 _LOOKS_S = 0.5
 """Between looks at a worker that drains."""
+
+
+class Engine(Protocol):
+    """What a fleet needs to know of a worker's engine."""
+
+    @property
+    def load(self) -> EngineLoad: ...
+    @property
+    def has_work(self) -> bool: ...
+
+
+class Place(Protocol):
+    """Where a worker can be."""
+
+    worker: Worker
+    is_up: bool
+
+    @property
+    def engine(self) -> Engine: ...
+
+
+class Directory(Protocol):
+    """Who is told which workers there are."""
+
+    def put_worker(self, worker: Worker) -> None: ...
+    def describe(self, worker: Worker) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +89,7 @@ class _State(Enum):
 class _Place:
     """A site, and what it is for the fleet."""
 
-    site: Site
+    site: Place
     number: int
     state: _State = _State.AWAY
     role: Role = Role.AGGREGATED
@@ -73,10 +98,15 @@ class _Place:
 
 
 class Elastic:
-    """All sites of a cell; most may be away. `leave` takes a site out of the simulation, empty."""
+    """All sites of a cell, by worker; most may be away. `leave` takes a worker out of the simulation, idle."""
 
     def __init__(
-        self, scaling: Scaling, clock: Clock, routers: Routers, sites: Mapping[str, Site], leave: Callable[[Site], None]
+        self,
+        scaling: Scaling,
+        clock: Clock,
+        routers: Directory,
+        sites: Mapping[str, Place],
+        leave: Callable[[str], None],
     ) -> None:
         if scaling.start.total > len(sites):
             raise ValueError(f"{scaling.start} are to be there from the start, but there is room for {len(sites)}")
@@ -173,7 +203,7 @@ class Elastic:
             self._clock.at(now_s + _LOOKS_S, lambda at_s: self._look(place, changes, at_s))
             return
         self._enter(place, _State.AWAY)
-        self._leave(place.site)
+        self._leave(place.site.worker.worker_id)
         self._note(now_s)
 
     def _flip(self, old: Role, new: Role, count: int) -> None:

@@ -212,8 +212,9 @@ class Simulation:
     def _on_end(self, now_s: float) -> None:
         self._arrivals.on_end(now_s)
 
-    def _leave(self, site: Site) -> None:
+    def _leave(self, worker_id: str) -> None:
         """A worker that has nothing to do any more goes."""
+        site = self._sites[worker_id]
         site.die()
         self._levels.on_death(site, self._clock.now_s)
         self._tell_node(site)

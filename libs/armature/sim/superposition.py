@@ -37,9 +37,12 @@ def superposed(trace: Trace, copies: int, rng: Rng, spread_s: float = float("inf
 
 
 def _shifted(one: TraceRequest, copy: int, shift_s: float, span_s: float, first_content: int) -> TraceRequest:
-    return replace(
-        one,
-        arrival_s=(one.arrival_s + shift_s) % span_s if span_s else one.arrival_s,
-        contents=[first_content + content for content in one.contents],
-        session_id=f"{one.session_id}.{copy}" if one.session_id else "",
+    return TraceRequest(
+        (one.arrival_s + shift_s) % span_s if span_s else one.arrival_s,
+        one.prompt_tokens,
+        one.output_tokens,
+        [first_content + content for content in one.contents],
+        one.tenant,
+        f"{one.session_id}.{copy}" if one.session_id else "",
+        one.priority,
     )

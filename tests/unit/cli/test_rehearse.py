@@ -33,6 +33,17 @@ def test_every_way_gets_a_row_and_the_planner_says_why(tmp_path: Path, capsys: p
     assert first["rejected"]
 
 
+def test_a_replay_in_outline_leaves_the_first_minutes_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "all.json"
+    common = [*TRAFFIC[:1], "rate=3", "--requests", "500", *TRAFFIC[4:], "--against", "", "--workers", "4", "--outline"]
+    assert main(["rehearse", *common, "--warm-up-s", "70", "--json", str(out)]) == 0
+    told = json.loads(out.read_text())["results"]["usual"]
+    assert min([window["from_s"] for window in told["windows"]]) == 120.0
+    assert told["unserved"] == 0
+    assert "it must leave a window" in failure(capsys, *common, "--warm-up-s", "1000")
+    assert "left out of a replay in outline" in failure(capsys, *common, "--pull")
+
+
 def test_prefill_and_decode_workers_are_sized_apart(tmp_path: Path) -> None:
     policy = tmp_path / "split.yaml"
     policy.write_text("mode: disaggregated\ntargets: {ttft_s: 8.0, itl_s: 0.3}\nlimits: {max_workers: 16}\n")

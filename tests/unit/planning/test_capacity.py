@@ -90,3 +90,11 @@ def test_prediction_is_the_same_each_time() -> None:
     capacity, asked = Capacity(kind(), TARGETS), demand(3.0, output_tokens=40)
     assert len({capacity.predict(asked, Counts(5)) for _ in range(3)}) == 1
     assert np.isfinite(capacity.predict(asked, Counts(5)).ttft_s)
+
+
+@pytest.mark.parametrize("near", [0, 1, 5, 9, 39, 40, 77])
+def test_wherever_the_search_begins_it_ends_at_the_same_number(near: int) -> None:
+    asked = demand(7.0)
+    assert Capacity(kind(), TARGETS).least_aggregated(asked, 40, near=near) == Capacity(
+        kind(), TARGETS
+    ).least_aggregated(asked, 40)

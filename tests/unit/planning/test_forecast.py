@@ -93,3 +93,21 @@ def test_forecasting_nothing_is_refused() -> None:
         Backtest(ALL, 0.9).forecast(0)
     with pytest.raises(ValueError, match="quantile is 1"):
         Backtest(ALL, 1)
+
+
+def test_the_first_forecaster_is_followed_until_another_has_clearly_erred_less() -> None:
+    rng = random.Random(3)
+    noise = [10 + rng.gauss(0, 1) for _ in range(200)]
+    forecasters: dict[str, Forecaster] = {"long": Constant(windows=40), "short": Constant(windows=4)}
+    backtest = Backtest(forecasters, 0.9)
+
+    def follow(series: list[float]) -> list[str]:
+        names: list[str] = []
+        for value in series:
+            backtest.add(value)
+            names.append(backtest.forecast(4).forecaster)
+        return names
+
+    assert set(follow(noise)[60:]) == {"long"}
+    steps = [10.0 * (1 + i // 20 % 5) for i in range(200)]
+    assert follow(steps)[-1] == "short"
