@@ -5,6 +5,8 @@ ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
 ARG SERVICE
+# For workers: `vllm` brings that, which pins its own versions, instead of the engine of ours.
+ARG ENGINE
 # Where packages come from, and so whether torch computes on CUDA or on CPUs only, is whoever builds to say.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -13,7 +15,9 @@ RUN python -m venv /opt/armature
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # What others have written changes seldom: with packages of ours that are empty, this layer holds all of it.
 RUN mkdir -p libs/armature services && touch libs/armature/__init__.py services/__init__.py
-RUN /opt/armature/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[${SERVICE}]"
+RUN if test "${ENGINE}" = vllm; \
+    then /opt/armature/bin/pip install --no-cache-dir --disable-pip-version-check ".[vllm]"; \
+    else /opt/armature/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[${SERVICE}]"; fi
 COPY libs libs
 COPY services services
 RUN /opt/armature/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --force-reinstall .

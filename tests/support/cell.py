@@ -28,6 +28,8 @@ class Service:
     env: Mapping[str, str]
     log: Path
     package: str = "services"
+    python: str = sys.executable
+    ready_timeout_s: float = READY_TIMEOUT_S
     process: asyncio.subprocess.Process | None = None
     member_id: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
@@ -35,11 +37,11 @@ class Service:
     async def spawn(self) -> None:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *tethered([sys.executable, "-m", f"{self.package}.{self.module}", *self.flags]),
+                *tethered([self.python, "-m", f"{self.package}.{self.module}", *self.flags]),
                 env={**os.environ, **self.env}, stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         assert self.process.stdout is not None
-        async with asyncio.timeout(READY_TIMEOUT_S):
+        async with asyncio.timeout(self.ready_timeout_s):
             while line := (await self.process.stdout.readline()).decode():
                 if line.startswith("READY "):
                     _, _, self.member_id, *addresses = line.split()
@@ -123,11 +125,14 @@ async def running_cell(
     worker_flags: tuple[str, ...] = (),
     flags: Mapping[str, tuple[str, ...]] | None = None,
     env: Mapping[str, str] | None = None,
+    worker_python: str = sys.executable,
+    ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> AsyncIterator[Cell]:
     """Start a whole cell, in a namespace named like `folder`, and stop it.
 
     Each of `fleets` is a process with so many simulated workers. `worker_flags` go to every worker,
     `flags` to services by their module, e.g. `{"router": (...)}`. `kv_offload` starts one with these flags.
+    `worker_python` is the interpreter of an environment that has another engine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     extra = flags or {}
@@ -150,6 +155,10 @@ async def running_cell(
         log = folder / f"fleet-{i}.log"
         services[f"fleet-{i}"] = Service(f"fleet-{i}", "simulated_fleet", own, env or {}, log, package="tests.support")
     cell = Cell(services)
+    for service in services.values():
+        service.ready_timeout_s = ready_timeout_s
+    for worker in cell.workers():
+        worker.python = worker_python
     try:
         # Workers load a model: a few at once keeps two cores busy without starving the first READY.
         await asyncio.gather(*(service.spawn() for service in services.values()))

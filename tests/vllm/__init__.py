@@ -1,0 +1,1 @@
+"""Tests that need vLLM, which has an environment of its own: `make test-vllm` runs them."""
