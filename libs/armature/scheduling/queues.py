@@ -58,7 +58,7 @@ class Queues:
         self.leave(job)
         self._turns.begin(job.rank[1])
         if not self.waiting:
-            self._turns.rest()
+            self._turns.tidy()
         job.advance(Event.ADMIT)
         insort(self.prefilling, job, key=by_rank)
 
@@ -78,6 +78,8 @@ class Queues:
                 self.waiting.remove(job)
         elif job.state is State.PREFILLING:
             self.prefilling.remove(job)
+            if not self.prefilling and not self.waiting:
+                self._turns.rest()
         elif job.state is State.DECODING:
             self.decoding.remove(job)
 

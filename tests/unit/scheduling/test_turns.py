@@ -107,10 +107,49 @@ def test_who_stays_below_an_equal_share_goes_before_others_with_some_requests_at
     assert abs(tokens["quiet"] - tokens["loud"]) <= 100 + 50, "what was earned by waiting is used up"
 
 
-def test_when_nobody_waits_what_was_done_is_done() -> None:
+def test_when_nothing_is_left_to_compute_everybody_begins_anew() -> None:
     turns = Turns(50)
     before = [turns.take("loud", 100) for _ in range(3)]
     turns.begin(before[-1])
     turns.rest()
-    loud, quiet = (turns.take(tenant, 100) for tenant in ("loud", "quiet"))
-    assert (loud, quiet) == (before[-1] + 100, before[-1] + 50)
+    assert [turns.take(tenant, 100) for tenant in ("loud", "quiet")] == [before[-1] + 100] * 2
+
+
+def test_tenants_that_were_here_long_ago_are_forgotten_while_others_keep_their_turns() -> None:
+    tidied, kept = Turns(50), Turns(50)
+    for turns in (tidied, kept):
+        turns.take("gone", 10)
+        for _ in range(3):
+            turns.begin(turns.take("here", 100))
+    tidied.tidy()
+    for tenant in ("here", "gone"):
+        assert tidied.take(tenant, 10) == kept.take(tenant, 10)
+
+
+def test_who_had_more_while_there_was_room_for_all_does_not_stand_behind_all_that_others_pile_up() -> None:
+    line = Line(credit=1000)
+    for _ in range(100):
+        for tenant, tokens in (("steady", 60), ("steady", 60), ("loud", 30)):
+            line.come(tenant, tokens)
+            assert line.serve()[0] == tenant
+    served: list[str] = []
+    for _ in range(20):
+        for tenant in ("loud",) * 10 + ("steady",):
+            line.come(tenant, 60)
+        served += [line.serve()[0] for _ in range(3)]
+    assert served.count("steady") == 20
+    assert "steady" in served[:3]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 50)), max_size=60), st.data())
+def test_a_tenant_is_never_overtaken_by_its_own_later_requests(
+    arrivals: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    line, latest = Line(credit=100), dict[str, float]()
+    for tenant, tokens in arrivals:
+        line.come(tenant, tokens)
+        turn = line.waiting[-1][0]
+        assert turn >= latest.get(tenant, turn)
+        latest[tenant] = turn
+        if data.draw(st.booleans()):
+            line.serve()
