@@ -11,7 +11,8 @@ from armature.runtime.tls import TlsFiles
 from armature.third_party.etcd.v3 import etcd_pb2_grpc as rpc
 
 # etcd answers pings on a connection without calls by closing it; it has a watch or a call every few seconds anyway.
-_OPTIONS = dict(CHANNEL_OPTIONS) | {"grpc.keepalive_permit_without_calls": 0}
+# What goes to and fro is small: to probe how much the connection could carry at once would only wake idle processes.
+_OPTIONS = dict(CHANNEL_OPTIONS) | {"grpc.keepalive_permit_without_calls": 0, "grpc.http2.bdp_probe": 0}
 
 
 class Endpoint:
