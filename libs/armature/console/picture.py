@@ -284,7 +284,7 @@ def _planner(member: Member, known: _Known) -> shapes.Planner:
         reason=stats.plan.reason,
         text=stats.plan.text,
         obstacles=[*stats.obstacles],
-        log=[shapes.PlanEntry(at=entry.at_s, text=entry.text) for entry in stats.log],
+        log=[shapes.PlanEntry(at=entry.at_s, text=entry.text, done=list(entry.done)) for entry in stats.log],
     )
 
 

@@ -116,6 +116,8 @@ class PlanEntry(Shape):
     at: float
     """Unix time."""
     text: str
+    done: list[str]
+    """What was carried out of it."""
 
 
 class Planner(Member):

@@ -100,7 +100,7 @@ class Capacity:
         if not np.isfinite(predicted.load):
             return "a role has no worker"
         if predicted.load >= 1.0:
-            return f"prompts alone are {predicted.load:.2g} times what it can compute"
+            return f"prompts alone are {predicted.load:.3g} times what it can compute"
         if predicted.kv_share > _ROOM:
             return f"answers would take {predicted.kv_share:.0%} of its places or KV memory"
         if predicted.ttft_s > aim.ttft_s:

@@ -197,7 +197,18 @@ function planned(id, one, now) {
     h("ul", { class: "counts" }, counts.map((role) => h("li", {}, h("span", { class: "role", "data-role": role }, role), h("b", {}, one.ready[role]), one.wanted[role] === one.ready[role] ? null : h("span", {}, " → ", h("b", {}, one.wanted[role])), one.starting[role] ? h("small", {}, ` ${one.starting[role]} starting`) : null))),
     one.text ? h("p", {}, h("span", { class: "tag", "data-tone": "idle" }, one.reason), " ", one.text) : h("p", { class: "empty" }, "It has not made a plan yet."),
     one.obstacles.map((why) => h("p", { class: "notice", "data-tone": "warn" }, why)),
-    one.log.length ? h("ol", { class: "log" }, one.log.slice(-6).reverse().map((entry) => h("li", {}, h("time", {}, ago(now - entry.at)), entry.text))) : null,
+    one.log.length ? h("ol", { class: "log" }, one.log.slice(-6).reverse().map((entry) => noted(entry, now))) : null,
+  );
+}
+
+// What was decided, and dimmer, what was thought of it.
+function noted(entry, now) {
+  const [decided, ...thoughts] = entry.text.split("; ");
+  return h(
+    "li",
+    {},
+    h("time", {}, ago(now - entry.at)),
+    h("div", {}, h("b", {}, decided), thoughts.length ? h("span", { class: "dim" }, ` ${thoughts.join("; ")}`) : null, entry.done.length ? h("div", {}, entry.done.join(", ")) : null),
   );
 }
 
