@@ -1,5 +1,6 @@
 """Composes a planner: routers' and workers' streams in, orders to a connector out, by whoever is elected."""
 
+import asyncio
 import time
 
 from armature.connectors.advice import AdviceConnector
@@ -8,6 +9,7 @@ from armature.connectors.local import LocalConnector
 from armature.connectors.role import RoleConnector, Roles
 from armature.planning.observer import Observer
 from armature.runtime import service
+from armature.runtime.election import Election
 from armature.runtime.member_streams import MemberStreams
 from armature.runtime.membership import OWN_PREFIX, MemberChange
 from armature.runtime.placement import WORKER_KINDS
@@ -21,6 +23,9 @@ from armature.v1 import planner_pb2_grpc
 from armature.v1.common_pb2 import PlannerInfo
 from services.planner.servicer import PlannerServicer
 from services.planner.settings import PlannerSettings
+
+_DEFERENCE_LEASES = 1.5
+"""Times a lease: by then a standby has taken over from whoever is gone."""
 
 
 async def app(runtime: Runtime[PlannerSettings]) -> None:
@@ -50,7 +55,7 @@ async def app(runtime: Runtime[PlannerSettings]) -> None:
         feed.on_arrival = steering.asked
         await _follow_routers(runtime, feed)
         spawn(_promise(runtime, steering), name="promise")
-        spawn(election.run(), name="election")
+        spawn(_stand(runtime, election), name="election")
         spawn(steering.run(), name="steps")
         await runtime.serve()
     finally:
@@ -74,6 +79,14 @@ async def _promise(runtime: Runtime[PlannerSettings], steering: Steering) -> Non
         if (promise := steering.promise()) != told:
             await runtime.update_planner(promise)
             told = promise
+
+
+async def _stand(runtime: Runtime[PlannerSettings], election: Election) -> None:
+    """Whoever has been here for longer knows the traffic, and workers that have left: it has the seat first."""
+    planners = await runtime.view("planner")
+    if planners.members:
+        await asyncio.sleep(_DEFERENCE_LEASES * runtime.settings.lease_ttl_s)
+    await election.run()
 
 
 def _connector(runtime: Runtime[PlannerSettings], board: WorkerBoard) -> Connector:
