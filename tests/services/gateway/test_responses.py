@@ -153,6 +153,23 @@ async def test_a_response_that_is_cut_is_incomplete() -> None:
     assert (last["type"], last["response"]["output"][0]["status"]) == ("response.incomplete", "incomplete")
 
 
+async def test_items_of_earlier_responses_can_be_referred_to_as_if_they_were_sent_again() -> None:
+    worker = make_worker()
+    async with running_gateway(worker) as gateway, gateway.openai() as client:
+        first = await client.responses.create(model=MODEL, input="x")
+        asked = (await client.responses.input_items.list(first.id)).data
+        references: Any = [{"type": "item_reference", "id": item.id} for item in (*asked, *first.output)]
+        question: Any = {"role": "user", "content": "And then?"}
+        by_reference = await client.responses.create(model=MODEL, input=[*references, question])
+        await client.responses.create(model=MODEL, input=question["content"], previous_response_id=first.id)
+        kept = (await client.responses.input_items.list(by_reference.id, order="asc")).data
+        await client.responses.delete(first.id)
+        with pytest.raises(openai.BadRequestError, match="there is no item"):
+            await client.responses.create(model=MODEL, input=references)
+    assert worker.requests[1].token_ids == worker.requests[2].token_ids
+    assert [item.type for item in kept] == ["message"] * 3
+
+
 async def test_log_probabilities_stand_at_the_text() -> None:
     async with running_gateway(make_worker(batch=3)) as gateway, gateway.openai() as client:
         options: dict[str, Any] = {"top_logprobs": 2, "include": ["message.output_text.logprobs"]}
@@ -195,7 +212,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0].type"),
     ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
     ({"input": [{"type": "computer_call"}]}, "input[0].type"),
-    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].id"),
+    ({"input": [{"type": "item_reference", "id": ["x"]}]}, "input[0].id"),
+    ({"input": [{"type": "item_reference", "id": "msg_" + "0" * 24 + "o0"}]}, "input[0].id"),
     ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"temperature": 3}, "temperature"),

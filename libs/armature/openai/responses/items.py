@@ -1,5 +1,6 @@
 """Items of a conversation: checked, named, and as the messages that a chat template knows."""
 
+import re
 from collections.abc import Sequence
 
 from armature.openai.errors import invalid
@@ -17,6 +18,10 @@ from armature.openai.schema import CalledFunction, Message, ToolCall
 MAX_ITEMS = 4096
 """In one request."""
 
+REFERENCE = "item_reference"
+"""The type of an item that only names one of an earlier response."""
+
+_OWN_ID = re.compile(r"[a-z]+_([0-9a-f]{24})[io][0-9]+")
 _ROLES = ("user", "assistant", "system", "developer")
 _PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
@@ -34,6 +39,12 @@ def input_items(given: str | Sequence[Item] | None, request_id: str) -> list[Ite
     if len(given) > MAX_ITEMS:
         raise invalid("input", f"at most {MAX_ITEMS} items are possible, not {len(given)}")
     return [_named(f"input[{index}]", item, f"{request_id}i{index}") for index, item in enumerate(given)]
+
+
+def response_of(item_id: str) -> str | None:
+    """The response that an item belongs to, by the id that was given to it here; None: it is not one of ours."""
+    found = _OWN_ID.fullmatch(item_id)
+    return f"resp_{found[1]}" if found else None
 
 
 def _named(where: str, item: Item, name: str) -> Item:

@@ -123,8 +123,6 @@ def known_item(where: str, item: Item) -> KnownItem:
     """
     kind = item.get("type", "message")
     if not isinstance(kind, str) or kind not in _KINDS:
-        if kind == "item_reference":
-            raise unsupported(f"{where}.type", "send the item itself, or previous_response_id")
         known = ", ".join(_KINDS)
         raise unsupported(f"{where}.type", f"only {known} are implemented, not '{str(kind)[:40]}'")
     try:

@@ -77,11 +77,11 @@ def test_errors_name_the_fields_of_the_surface(theirs: str, ours: str) -> None:
     assert (error.status, error.code) == (400, "invalid_value")
 
 
-def test_a_call_whose_arguments_are_no_json_names_the_input() -> None:
-    items = input_items([call("a", "{"), RESULT], "0f")
-    with pytest.raises(ApiError) as caught:
-        response_ask(ResponseBody(model="m"), items)
-    assert caught.value.param == "input"
+def test_a_call_whose_arguments_were_cut_off_stays_in_the_conversation() -> None:
+    items = input_items([call("a", '{"x'), RESULT], "0f")
+    prompt = response_ask(ResponseBody(model="m"), items).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages[0]["tool_calls"][0]["function"]["arguments"] == '{"x'
 
 
 @pytest.mark.parametrize("kind", ["picture", 3, [], {}, None])

@@ -14,7 +14,7 @@ from armature.openai.logprobs import LONG_SCORED_TOKENS, encoded_entries
 from armature.openai.renaming import renaming
 from armature.openai.responses.answer import ResponseAnswer, response_id_of
 from armature.openai.responses.asks import NAMES, check_body, response_ask
-from armature.openai.responses.items import input_items
+from armature.openai.responses.items import REFERENCE, input_items
 from armature.openai.responses.record import Record
 from armature.openai.responses.schema import Item, ResponseBody
 from armature.openai.schema import BodyDecoder
@@ -43,10 +43,12 @@ class ResponsesEndpoint(Endpoint):
     async def answer(self, call: Call, data: bytes) -> int:
         body: ResponseBody = self._decoder.decode(data)
         check_body(body)
-        turn = _Turn(body, input_items(body.input, call.request_id), self._owner)
-        turn.encoded = self._encoded(turn.items, body)
         exchange = call.exchange
         async with exchange:
+            if isinstance(body.input, list) and any(item.get("type") == REFERENCE for item in body.input):
+                body.input = await self._store.resolved(self._owner, body.input)
+            turn = _Turn(body, input_items(body.input, call.request_id), self._owner)
+            turn.encoded = self._encoded(turn.items, body)
             if body.background:
                 begun = await self._begin(call, turn)
                 if begun.tape is None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from armature.openai.errors import ApiError, invalid
+from armature.openai.responses.items import REFERENCE, response_of
 from armature.openai.responses.recent import Recent
 from armature.openai.responses.record import (
     MAX_CONVERSATION_BYTES,
@@ -17,7 +18,11 @@ from armature.openai.responses.record import (
     Record,
     decode_record,
 )
+from armature.openai.responses.schema import Item
 from armature.runtime.redis_client import RedisClient, RedisUnavailableError
+
+MAX_REFERRED_RESPONSES = 64
+"""By the items of one input."""
 
 REPLACE_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Before another try to write what nobody else knows, while Redis is away."""
@@ -127,6 +132,32 @@ class ResponseStore:
             raise ApiError(400, error.message, param="previous_response_id", code=code) from error
         items = [item for record in (*earlier, previous) for item in record.items()]
         return Conversation([*previous.ancestors, previous_id], items, previous.conversation_bytes)
+
+    async def resolved(self, owner: str, items: Sequence[Item]) -> list[Item]:
+        """The items, with those of earlier responses in the places where they are only referred to.
+
+        Raises:
+            ApiError: 400 if one of them is not there, or 503 while nobody can tell.
+        """
+        references = {index: str(item.get("id")) for index, item in enumerate(items) if item.get("type") == REFERENCE}
+        responses = {index: response_of(item_id) for index, item_id in references.items()}
+        known: dict[str, Item] = {}
+        wanted = list(dict.fromkeys([one for one in responses.values() if one is not None]))
+        if len(wanted) > MAX_REFERRED_RESPONSES:
+            raise invalid("input", f"items of at most {MAX_REFERRED_RESPONSES} responses can be referred to at once")
+        for response_id in wanted:
+            try:
+                record = await self.get(owner, response_id)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                continue
+            known |= {item["id"]: item for item in record.items()}
+        for index, item_id in references.items():
+            if item_id not in known:
+                fix = f"there is no item '{item_id[:80]}': its response was not stored, has expired or was deleted"
+                raise invalid(f"input[{index}].id", fix, code="item_not_found")
+        return [known[references[index]] if index in references else item for index, item in enumerate(items)]
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Forget a response.
