@@ -203,12 +203,12 @@ function planned(id, one, now) {
 
 // What was decided, and dimmer, what was thought of it.
 function noted(entry, now) {
-  const [decided, ...thoughts] = entry.text.split("; ");
+  const end = entry.text.indexOf("); ") + 1 || entry.text.length;
   return h(
     "li",
     {},
     h("time", {}, ago(now - entry.at)),
-    h("div", {}, h("b", {}, decided), thoughts.length ? h("span", { class: "dim" }, ` ${thoughts.join("; ")}`) : null, entry.done.length ? h("div", {}, entry.done.join(", ")) : null),
+    h("div", {}, h("b", {}, entry.text.slice(0, end)), h("span", { class: "dim" }, ` ${entry.text.slice(end + 2)}`), entry.done.length ? h("div", {}, entry.done.join(", ")) : null),
   );
 }
 
