@@ -199,10 +199,11 @@ class Generation:
             ROUTE_S.observe(self._now_s() - started_s)
             if placement.HasField("assigned"):
                 return placement.assigned, ledger
-            if not self._excluded:
+            pause_s = LAST_RESORT_PAUSES_S[min(self.migrations, len(LAST_RESORT_PAUSES_S)) - 1]
+            if not self._excluded or self._now_s() + pause_s >= due_s:
                 raise rejected(placement.rejected)
             # Only workers that have failed this request are left, and one of them may be back.
-            await asyncio.sleep(LAST_RESORT_PAUSES_S[min(self.migrations, len(LAST_RESORT_PAUSES_S)) - 1])
+            await asyncio.sleep(pause_s)
             self._excluded.clear()
 
     def _open(self, attempt_id: str, assignment: Assignment) -> DecodeCall:
