@@ -187,6 +187,8 @@ class Steering:
         policy = self._within_reach(self._of_mode(self.policy, observed.fleet), observed.fleet)
         if kind is None:
             obstacles.append("no worker has measured its steps yet: they do so with the first prompts")
+            if not observed.is_stale and not observed.fleet.wanted.total:
+                await self._begin(policy, observed.fleet)
         elif observed.is_stale:
             obstacles.append("who is there is not known at the moment: nothing is decided")
         elif policy.mode == "aggregated" and observed.fleet.wanted.total > observed.fleet.wanted.aggregated:
@@ -212,6 +214,23 @@ class Steering:
         if self._connector.reach is not Reach.FLIPS or not total:
             return policy
         return replace(policy, limits=replace(policy.limits, min_workers=total, max_workers=total, gpus=0))
+
+    async def _begin(self, policy: PlannerPolicy, fleet: Fleet) -> None:
+        """Start a first worker for requests that are held on a promise: whoever has measured one may be gone."""
+        seen = self._observer.take(time.monotonic(), fleet, ())
+        if not (seen.in_flight and self._is_leader() and self.promise().HasField("wakes")):
+            return
+        counts = Counts(1) if policy.mode == "aggregated" else Counts(0, 1, 1)
+        outcome = await self._connector.apply(Order(counts))
+        metrics.count(outcome.problems)
+        entry = LogEntry(
+            kind=LogEntry.KIND_CHANGE,
+            text=f"{counts}: requests are held, and no worker has measured yet what they take",
+            fleet=fleet_to(fleet, counts),
+            done=outcome.done,
+            problems=[problem.text for problem in outcome.problems],
+        )
+        self._note("plan", entry, "" if outcome.done else "undone")
 
     async def _plan(
         self, policy: PlannerPolicy, kind: WorkerKind, observed: Observed, obstacles: Sequence[str]

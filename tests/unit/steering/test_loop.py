@@ -212,6 +212,20 @@ async def test_a_fleet_that_may_vanish_is_promised_to_come_back_and_a_request_br
     assert world.book.noted[-1].plan.reason == "wake" and world.connector.orders[-1].counts == Counts(1)
 
 
+async def test_held_requests_bring_back_a_worker_though_the_planner_has_never_known_one() -> None:
+    world = World(leads=False, policy=replace(POLICY, limits=replace(POLICY.limits, min_workers=0)))
+    world.board.kind, world.connector.fleet = None, Fleet(Counts())
+    steps: list[bool] = []
+    world.connector.before = lambda: steps.append(world.leads)
+    world.observer.arrive(time.monotonic(), 500)
+    await world.run(lambda: len(steps) > 2)
+    assert not world.connector.orders, "it stands by"
+    world.leads = True
+    await world.run(lambda: sum(steps) > 3)
+    assert world.connector.orders == [Order(Counts(1))], "once"
+    assert world.kinds() == [LogEntry.KIND_CHANGE] and "requests are held" in world.book.noted[0].text
+
+
 async def test_where_only_roles_can_change_plans_are_for_as_many_workers_as_there_are() -> None:
     world = World()
     world.connector.reach, world.connector.fleet = Reach.FLIPS, Fleet(Counts(0, 1, 3))
