@@ -31,7 +31,11 @@ RIVALS = ("static", "threshold", "means", "foresight")
 ATTAINED = 0.99
 """Share of windows that a fixed fleet and foresight are given workers for."""
 _MARGINS = (1.5, 1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-"""Shares of the targets that foresight plans with: the leanest that attains is searched by halves."""
+"""Shares of the targets that foresight plans with."""
+_SHARES = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""Of the workers that it takes at the first margin, where that is more than enough."""
+_FORESIGHTS = (*((_MARGINS[0], share) for share in _SHARES), *((margin, 1.0) for margin in _MARGINS))
+"""Leanest first: the leanest that attains is searched by halves."""
 
 
 class Sized(NamedTuple):
@@ -118,19 +122,19 @@ class Rehearsal:
     def _foresight(self, fixed: Sized) -> Sized:
         """The leanest schedule of somebody who knows every request, that attains; or the one that attains most."""
         asked, capacity = _arrivals_of_record(fixed.record), Capacity(self.kind, self.policy.targets)
-        tried: dict[float, Sized] = {}
+        tried: dict[tuple[float, float], Sized] = {}
 
-        def attains(margin: float) -> bool:
+        def attains(lean: tuple[float, float]) -> bool:
             schedule = foresighted(
-                asked, capacity, slot_s=self.policy.window_s, start_up_s=self.start_up_s, headroom=margin,
-                most=self.policy.limits.max_workers,
+                asked, capacity, slot_s=self.policy.window_s, start_up_s=self.start_up_s, headroom=lean[0],
+                share=lean[1], most=self.policy.limits.max_workers,
             )  # fmt: skip
-            tried[margin] = self._simulate("foresight", schedule, schedule.first)
-            return tried[margin].sizing.attained >= ATTAINED
+            tried[lean] = self._simulate("foresight", schedule, schedule.first)
+            return tried[lean].sizing.attained >= ATTAINED
 
-        found = bisect_left(_MARGINS, True, key=attains)
-        if found < len(_MARGINS):
-            return tried[_MARGINS[found]]
+        found = bisect_left(_FORESIGHTS, True, key=attains)
+        if found < len(_FORESIGHTS):
+            return tried[_FORESIGHTS[found]]
         return max([*tried.values(), fixed], key=lambda one: one.sizing.attained)
 
     def _simulate(self, name: str, planner: Plans, start: Counts) -> Sized:

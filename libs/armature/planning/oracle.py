@@ -19,9 +19,13 @@ _MOST_REPLAYED = 2000
 
 
 def foresighted(
-    arrivals: Arrivals, capacity: Capacity, *, slot_s: float, start_up_s: float, headroom: float = 1.0, most: int = 256
-) -> Schedule:
-    """The schedule of aggregated workers for arrivals with their true outputs and cached tokens."""
+    arrivals: Arrivals, capacity: Capacity, *, slot_s: float, start_up_s: float,
+    headroom: float = 1.0, share: float = 1.0, most: int = 256,
+) -> Schedule:  # fmt: skip
+    """The schedule of aggregated workers for arrivals with their true outputs and cached tokens.
+
+    It has `share` of those that hold the targets times `headroom`: prediction may be too careful.
+    """
     end_s = float(arrivals.arrival_s[-1]) if arrivals.num_requests else 0.0
     needed = np.ones(int(end_s / slot_s) + 1, dtype=np.int64)
     for slot in range(len(needed)):
@@ -31,6 +35,7 @@ def foresighted(
         if near.num_requests and near.arrival_s[-1] >= slot * slot_s:
             demand, last = _busiest(demand_of(near, capacity.kind, 0.0)), int(needed[max(slot - 1, 0)])
             needed[slot] = capacity.least_aggregated(demand, most, headroom=headroom, near=last)
+    needed = np.maximum(np.ceil(needed * share - 1e-9), 1).astype(np.int64)
     slots = max(-(-int(start_up_s) // int(max(slot_s, 1))), 0)
     kept = _through_lulls(needed, slots)
     # What is needed within a start-up must have been asked for by now.
