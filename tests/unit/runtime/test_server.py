@@ -394,7 +394,9 @@ async def test_a_call_is_freed_when_it_has_ended_however_it_has_ended(handle: Ha
             before = living("RPCState")
             for _ in range(10):
                 await call_each()
-            await eventually(lambda: living("RPCState") == before, 5.0, what="the calls are gone")
+            await eventually(
+                lambda: living("RPCState")["RPCState"] <= before["RPCState"], 5.0, what="the calls are gone"
+            )
 
 
 async def test_clients_connect_anew_at_a_connections_age_and_notice_nothing() -> None:
