@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from armature.connectors.connector import Connector, Observed, Order, Outcome, Reach
+from armature.connectors.connector import Connector, Observed, Order, Reach
 from armature.planning.decision import Decision
 from armature.planning.fleet import Counts, Fleet, WorkerKind
 from armature.planning.observer import Observer, Seen
@@ -221,16 +221,9 @@ class Steering:
         if not (seen.in_flight and self._is_leader() and self.promise().HasField("wakes")):
             return
         counts = Counts(1) if policy.mode == "aggregated" else Counts(0, 1, 1)
-        outcome = await self._connector.apply(Order(counts))
-        metrics.count(outcome.problems)
-        entry = LogEntry(
-            kind=LogEntry.KIND_CHANGE,
-            text=f"{counts}: requests are held, and no worker has measured yet what they take",
-            fleet=fleet_to(fleet, counts),
-            done=outcome.done,
-            problems=[problem.text for problem in outcome.problems],
-        )
-        self._note("plan", entry, "" if outcome.done else "undone")
+        entry = LogEntry(fleet=fleet_to(fleet, counts))
+        text = f"{counts}: requests are held, and no worker has measured yet what they take"
+        await self._order(entry, text, Order(counts), fleet.wanted)
 
     async def _plan(
         self, policy: PlannerPolicy, kind: WorkerKind, observed: Observed, obstacles: Sequence[str]
@@ -277,15 +270,17 @@ class Steering:
             metrics.orders.labels("told").inc()
             entry.kind, entry.text = LogEntry.KIND_HELD, f"advice, not done: {text}"
             return self._note("plan", entry, "told")
-        outcome = await self._connector.apply(Order(decision.counts, decision.flips))
-        self._applied(entry, text, outcome, seen, decision)
+        order = Order(decision.counts, decision.flips)
+        await self._order(entry, text, order, _turned(seen.fleet.wanted, decision))
         return None
 
-    def _applied(self, entry: LogEntry, text: str, outcome: Outcome, seen: Seen, decision: Decision) -> None:
+    async def _order(self, entry: LogEntry, text: str, order: Order, before: Counts) -> None:
+        """Have it done and put it in the log; `before`: the fleet, with changes of role already made."""
+        outcome = await self._connector.apply(order)
         metrics.count(outcome.problems)
         metrics.orders.labels("problems" if outcome.problems else "done").inc()
         if outcome.done:
-            self._board.expect(_turned(seen.fleet.wanted, decision), decision.counts)
+            self._board.expect(before, order.counts)
         entry.kind, entry.text = LogEntry.KIND_CHANGE, text
         entry.done.extend(outcome.done)
         entry.problems.extend(problem.text for problem in outcome.problems)

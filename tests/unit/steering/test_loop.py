@@ -223,6 +223,7 @@ async def test_held_requests_bring_back_a_worker_though_the_planner_has_never_kn
     world.leads = True
     await world.run(lambda: sum(steps) > 3)
     assert world.connector.orders == [Order(Counts(1))], "once"
+    assert world.board.expected == [(Counts(), Counts(1))], "its start-up is measured"
     assert world.kinds() == [LogEntry.KIND_CHANGE] and "requests are held" in world.book.noted[0].text
 
 

@@ -39,7 +39,6 @@ class KvFeed:
         context = zmq.asyncio.Context.instance()
         with context.socket(zmq.SUB) as socket:
             socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.RCVHWM, 0)  # the loop reads it all, and what waits is small
             socket.setsockopt(zmq.SUBSCRIBE, b"")
             socket.connect(self._endpoint)
             while True:
